@@ -1,0 +1,135 @@
+"""X⁻¹: colour → class (supplement, A.2).
+
+Every inverse maps a maskige (B, D, H, W) to class scores (B, K, H, W); the class is their arg-max.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from gss_lite.color_grid import ColorGrid, build_grid, grid_nearest
+
+GRID_CLASSES = range(32, 4097)  # below, comparing with every colour costs about as much as the look-up and needs no table
+PIXELS_AT_ONCE = {"cpu": 1 << 16, "cuda": 1 << 22}  # what fits a core's cache; enough to fill a GPU
+
+
+def _checked_colors(colors: Tensor) -> Tensor:
+    """β as float32, or ValueError if it is no finite (K, D) matrix of two colours or more."""
+    colors = torch.as_tensor(colors).detach().float()
+    if colors.ndim != 2 or len(colors) < 2 or colors.shape[1] < 1:
+        raise ValueError(f"colors must be a (K, D) matrix with K ≥ 2 rows; got shape {tuple(colors.shape)}")
+    if not bool(torch.isfinite(colors).all()):
+        raise ValueError("colors holds NaN or infinity; a palette needs finite colours")
+    return colors
+
+
+def _pixels(maskige: Tensor, channels: int) -> Tensor:
+    """Maskige (B, D, H, W) → float32 pixels (D, B·H·W); ValueError if it does not have the palette's channels."""
+    if maskige.ndim != 4 or maskige.shape[1] != channels:
+        raise ValueError(f"expected a maskige (B, {channels}, H, W) for colours with {channels} channels; got {tuple(maskige.shape)}")
+    return maskige.movedim(1, 0).reshape(channels, -1).float()
+
+
+class NearestColor(nn.Module):
+    """Training-free X⁻¹ of GSS-FF: the class whose colour is nearest in squared Euclidean distance.
+
+    argmin ‖x̂ − β_k‖² = argmax 2x̂·β_k − ‖β_k‖²: linear in x̂ with a bias per class. Ties go to the lowest id.
+
+    Args:
+        colors: β (K, D), as a rule in [0, 1].
+
+    Raises:
+        ValueError: colors is not a finite (K, D) matrix with K ≥ 2, or (when called) a maskige without D channels.
+    """
+
+    def __init__(self, colors: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("colors", _checked_colors(colors))
+        self._grid: ColorGrid | None = None
+
+    def forward(self, maskige: Tensor) -> Tensor:
+        """Maskige (B, D, H, W) → scores 2x̂·β_k − ‖β_k‖² (B, K, H, W).
+
+        Their arg-max is `classify` except where two colours are equally near up to rounding.
+        """
+        products = torch.einsum("bdhw,kd->bkhw", maskige, self.colors)
+        return 2 * products - self.colors.square().sum(1)[:, None, None]
+
+    @torch.no_grad()
+    def classify(self, maskige: Tensor) -> Tensor:
+        """Maskige (B, D, H, W) → class ids (B, H, W), long.
+
+        Exact: the arg-min over k of the squared differences, added up channel by channel in float32, whatever the
+        values of the maskige. The extra memory does not grow with K, and with H·W only by the ids themselves.
+        From 32 classes on, RGB is answered from a table over the colour cube, built at the first call (0.1 s) and kept.
+        """
+        colors = self.colors.float()
+        pixels = _pixels(maskige, colors.shape[1])
+        if colors.shape[1] == 3 and len(colors) in GRID_CLASSES:
+            if self._grid is None or not self._grid.fits(colors):
+                self._grid = build_grid(colors.clone())
+            ids, outside = grid_nearest(self._grid, pixels)
+            ids[outside] = nearest_by_comparison(pixels.index_select(1, outside), colors)
+        else:
+            ids = nearest_by_comparison(pixels, colors)
+        return ids.view(maskige.shape[0], *maskige.shape[2:])
+
+
+def nearest_by_comparison(pixels: Tensor, colors: Tensor) -> Tensor:
+    """Pixels (D, N) and β (K, D), float32 → ids (N,): every colour in turn, keeping the nearest so far.
+
+    Extra memory: a few floats for each of PIXELS_AT_ONCE pixels, whatever N and K.
+    """
+    ids = torch.zeros(pixels.shape[1], dtype=torch.long, device=pixels.device)
+    at_once = PIXELS_AT_ONCE.get(pixels.device.type, PIXELS_AT_ONCE["cpu"])
+    for start in range(0, pixels.shape[1], at_once):
+        part = pixels[:, start : start + at_once]
+        nearest = ids[start : start + at_once]
+        least = part.new_full((part.shape[1],), torch.inf)
+        for k, color in enumerate(colors.tolist()):
+            distance = torch.zeros_like(least)
+            for values, channel in zip(part, color):
+                distance += (values - channel).square_()
+            nearest.masked_fill_(distance < least, k)  # strict: of two equals the lower id stays
+            torch.minimum(least, distance, out=least)
+    return ids
+
+
+class LeastSquares(nn.Module):
+    """X⁻¹ as printed in (S.8): scores x̂γ with γ = (βᵀβ)⁻¹βᵀ (D, K), the least-squares solution of βγ ≈ 1.
+
+    **This is not a classifier.** βγ is a projection of rank D, so ‖βγ − 1‖² = K − D for every palette that spans the
+    channels, and the arg-max of x̂γ is wrong for most classes even without noise: colours far from black attract the
+    pixels of their neighbours. It is here to be looked at; to read a maskige use `NearestColor`, which adds the bias
+    that (S.8) lacks.
+
+    Args:
+        colors: β (K, D).
+
+    Raises:
+        ValueError: colors is not a finite (K, D) matrix with K ≥ 2, or does not span the D channels, so that βᵀβ has
+            no inverse; or (when called) a maskige without D channels.
+    """
+
+    def __init__(self, colors: Tensor) -> None:
+        super().__init__()
+        beta = _checked_colors(colors).double()
+        rank, channels = int(torch.linalg.matrix_rank(beta)), beta.shape[1]
+        if rank < channels:
+            raise ValueError(
+                f"the {len(beta)} colours span {rank} of {channels} channels, so βᵀβ has no inverse and (S.8) no solution; "
+                f"use a palette with {channels} linearly independent colours"
+            )
+        self.register_buffer("gamma", torch.linalg.solve(beta.T @ beta, beta.T).float())
+
+    def forward(self, maskige: Tensor) -> Tensor:
+        """Maskige (B, D, H, W) → scores x̂γ (B, K, H, W)."""
+        return torch.einsum("bdhw,dk->bkhw", maskige, self.gamma)
+
+    @torch.no_grad()
+    def classify(self, maskige: Tensor) -> Tensor:
+        """Maskige (B, D, H, W) → the arg-max of the scores, (B, H, W) long; see the warning above."""
+        pixels = _pixels(maskige, len(self.gamma)).split(PIXELS_AT_ONCE["cpu"], dim=1)
+        ids = torch.cat([(self.gamma.T @ part).argmax(0) for part in pixels])
+        return ids.view(maskige.shape[0], *maskige.shape[2:])

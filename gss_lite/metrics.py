@@ -1,0 +1,87 @@
+"""Segmentation metrics from one confusion matrix: mIoU, mAcc (mean class recall), aAcc (pixel accuracy)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torchmetrics.classification import MulticlassConfusionMatrix
+from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+IGNORE = 255
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Results in [0, 1]. `iou` and `recall` hold one value per class, NaN for a class that never occurs."""
+
+    miou: float
+    macc: float
+    aacc: float
+    iou: tuple[float, ...]
+    recall: tuple[float, ...]
+
+    def as_dict(self) -> dict:
+        """For run records: NaN becomes None, which JSON can hold."""
+        clean = lambda values: [None if v != v else round(v, 6) for v in values]  # noqa: E731
+        return {"miou": round(self.miou, 6), "macc": round(self.macc, 6), "aacc": round(self.aacc, 6),
+                "iou": clean(self.iou), "recall": clean(self.recall)}
+
+    def table(self, names: tuple[str, ...]) -> str:
+        """A per-class table in percent, for the terminal."""
+        if len(names) != len(self.iou):
+            raise ValueError(f"{len(names)} class names for {len(self.iou)} classes")
+        width = max(map(len, names))
+        percent = lambda v: "   –  " if v != v else f"{100 * v:6.2f}"  # noqa: E731
+        rows = [f"{n:<{width}}  {percent(i)}  {percent(r)}" for n, i, r in zip(names, self.iou, self.recall)]
+        return "\n".join([f"{'class':<{width}}     IoU  recall", *rows])
+
+
+class SegmentationMetrics:
+    """Accumulates a confusion matrix over batches (torchmetrics), ignoring pixels whose true id is 255.
+
+    A class that occurs neither in the truth nor in the prediction is left out of the means, as mmsegmentation does.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        self.num_classes = num_classes
+        self.confusion = MulticlassConfusionMatrix(num_classes, ignore_index=IGNORE, validate_args=False)
+
+    def update(self, predicted: Tensor, target: Tensor) -> None:
+        """Predicted ids 0…K−1 and true ids 0…K−1 or 255, both (B, H, W)."""
+        if predicted.shape != target.shape:
+            raise ValueError(f"prediction {tuple(predicted.shape)} and mask {tuple(target.shape)} must have the same size")
+        self.confusion.to(predicted.device).update(predicted, target.long().to(predicted.device))
+
+    def compute(self) -> Scores:
+        """Scores over everything seen so far."""
+        return scores_from_confusion(self.confusion.compute())
+
+    def reset(self) -> None:
+        """Forget everything seen."""
+        self.confusion.reset()
+
+
+def confusion_matrix(predicted: Tensor, target: Tensor, num_classes: int) -> Tensor:
+    """Counts (K, K), rows true and columns predicted, of one picture's ids (H, W); pixels of true id 255 are left out."""
+    return multiclass_confusion_matrix(predicted, target.long(), num_classes, ignore_index=IGNORE, validate_args=False)
+
+
+def scores_from_confusion(matrix: Tensor) -> Scores:
+    """Confusion matrix (K, K), rows true and columns predicted → Scores."""
+    matrix = matrix.double()
+    hit, true, predicted = matrix.diag(), matrix.sum(1), matrix.sum(0)
+    iou, recall = hit / (true + predicted - hit), hit / true  # 0/0 = NaN: the class does not occur
+    return Scores(
+        float(iou.nanmean()), float(recall.nanmean()), float(hit.sum() / matrix.sum()),
+        tuple(iou.tolist()), tuple(recall.tolist()),
+    )
+
+
+def harmonic_mean(values: Tensor | list[float]) -> float:
+    """n / Σ 1/v over data sets: the figure of MSeg's benchmark (Table 6)."""
+    values = torch.as_tensor(values, dtype=torch.float64)
+    if bool((values <= 0).any()):
+        raise ValueError(f"the harmonic mean needs positive values; got {values.tolist()}")
+    return float(len(values) / values.reciprocal().sum())

@@ -1,0 +1,150 @@
+"""I_ψ, the latent prior p_ψ(z|x): photograph → token logits (supplement, section C; stage II of GSS).
+
+timm backbone → four feature maps (1/4 … 1/32) → multi-level aggregation (an MLP and shifted-window
+Transformer blocks on the 1/4 grid) → one classification over the codebook per grid cell. A light pixel
+branch beside it classifies the pixels directly; it fills the unlabelled ones (§3.3).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import timm
+import torch
+import torch.nn.functional as F
+from timm.models.swin_transformer import SwinTransformerBlock
+from torch import Tensor, nn
+
+
+class PriorOutput(NamedTuple):
+    """Token logits (B, V, H/4, W/4) and the auxiliary branch's class logits (B, K, H/4, W/4)."""
+
+    token_logits: Tensor
+    pixel_logits: Tensor
+
+
+class ConvBNReLU(nn.Sequential):
+    """1×1 convolution without bias, batch norm, ReLU: the unit both branches are built from."""
+
+    def __init__(self, in_dim: int, out_dim: int) -> None:
+        super().__init__(nn.Conv2d(in_dim, out_dim, 1, bias=False), nn.BatchNorm2d(out_dim), nn.ReLU(inplace=True))
+
+
+class WindowBlock(SwinTransformerBlock):
+    """timm's Swin block for feature maps of any size, padded as the released GSS code pads.
+
+    timm shifts first and pads afterwards; the released code (mmsegmentation's Swin) pads first. The two differ
+    wherever a side is no multiple of the window, so the pad is put in front here.
+    """
+
+    def __init__(self, dim: int, heads: int, window: int, ffn_dim: int, shifted: bool) -> None:
+        # input_resolution is only used where the window is not always partitioned, or the mask not dynamic.
+        super().__init__(
+            dim, input_resolution=(window, window), num_heads=heads, window_size=window,
+            shift_size=window // 2 if shifted else 0, mlp_ratio=ffn_dim / dim, always_partition=True, dynamic_mask=True,
+        )
+
+    def _attn(self, x: Tensor) -> Tensor:
+        height, width = x.shape[1:3]
+        pad_h, pad_w = -height % self.window_size[0], -width % self.window_size[1]
+        padded = F.pad(x, (0, 0, 0, pad_w, 0, pad_h))
+        return super()._attn(padded)[:, :height, :width].contiguous()
+
+
+class Aggregation(nn.Module):
+    """Multi-level aggregation: each level → 1×1 conv, all resized to the 1/4 grid, concatenated and fused.
+
+    Args:
+        in_dims: channels of the four levels, finest first.
+        level_dim, out_dim: channels per level and after fusion.
+        order: the order in which levels are concatenated; the released configs put the 1/8 map first (in_index).
+    """
+
+    def __init__(self, in_dims: Sequence[int], level_dim: int, out_dim: int, order: Sequence[int] = (1, 0, 2, 3)) -> None:
+        super().__init__()
+        self.order = tuple(order)
+        self.levels = nn.ModuleList(ConvBNReLU(in_dims[i], level_dim) for i in self.order)
+        self.fuse = ConvBNReLU(level_dim * len(self.order), out_dim)
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """Feature maps, finest first → (B, out_dim, H/4, W/4)."""
+        grid = features[0].shape[2:]
+        maps = [
+            F.interpolate(level(features[i]), size=grid, mode="bilinear", align_corners=False)
+            for i, level in zip(self.order, self.levels)
+        ]
+        return self.fuse(torch.cat(maps, 1))
+
+
+class Prior(nn.Module):
+    """The image encoder I_ψ with its token head and auxiliary pixel head.
+
+    Args:
+        backbone: a timm `features_only` model giving four levels, the finest at 1/4.
+        vocab_size: V, the tokenizer's codes. num_classes: K.
+        level_dim, fuse_dim, token_dim: 384, 512 and 2048 in the paper's models; pixel_dim: 384.
+        depth, heads, window, ffn_dim: of the shifted-window blocks (D = 2 for Swin-L, 6 for R101; 16; 7; 1024).
+    """
+
+    def __init__(
+        self, backbone: nn.Module, vocab_size: int, num_classes: int, *, level_dim: int = 384, fuse_dim: int = 512,
+        token_dim: int = 2048, pixel_dim: int = 384, depth: int = 2, heads: int = 16, window: int = 7,
+        ffn_dim: int = 1024, dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        info = backbone.feature_info
+        if len(info.channels()) != 4 or info.reduction()[0] != 4:
+            raise ValueError(
+                f"the prior needs four feature levels beginning at 1/4; {type(backbone).__name__} gives "
+                f"{list(info.reduction())}. Choose out_indices accordingly (ResNet: 1, 2, 3, 4)."
+            )
+        self.backbone = backbone
+        self.aggregation = Aggregation(info.channels(), level_dim, fuse_dim)
+        self.blocks = nn.Sequential(*(WindowBlock(fuse_dim, heads, window, ffn_dim, shifted=i % 2 == 1) for i in range(depth)))
+        self.norm = nn.LayerNorm(fuse_dim)
+        self.before_tokens = ConvBNReLU(fuse_dim, token_dim)
+        self.dropout = nn.Dropout2d(dropout)
+        self.to_tokens = nn.Conv2d(token_dim, vocab_size, 1)
+        self.pixel_aggregation = Aggregation(info.channels(), pixel_dim, pixel_dim)
+        self.to_classes = nn.Conv2d(pixel_dim, num_classes, 1)
+
+    def forward(self, image: Tensor) -> PriorOutput:
+        """Normalised photograph (B, 3, H, W), H and W multiples of 4 → PriorOutput on the H/4 × W/4 grid."""
+        features = [self._channels_first(f, c) for f, c in zip(self.backbone(image), self.backbone.feature_info.channels())]
+        pixel_logits = self.to_classes(self.dropout(self.pixel_aggregation(features)))
+        return PriorOutput(self.token_logits(features), pixel_logits)
+
+    def token_logits(self, features: Sequence[Tensor]) -> Tensor:
+        """Feature maps, finest first → token logits (B, V, H/4, W/4)."""
+        x = self.aggregation(features).permute(0, 2, 3, 1)  # (B, h, w, C): what Swin blocks work on
+        x = self.norm(self.blocks(x)).permute(0, 3, 1, 2)  # (B, C, h, w)
+        return self.to_tokens(self.dropout(self.before_tokens(x)))
+
+    @staticmethod
+    def _channels_first(feature: Tensor, channels: int) -> Tensor:
+        # timm's Swin gives (B, H, W, C), its convolutional networks (B, C, H, W).
+        return feature if feature.shape[1] == channels else feature.permute(0, 3, 1, 2)
+
+
+def build_backbone(name: str, *, pretrained: bool = False, **kwargs: object) -> nn.Module:
+    """A timm `features_only` backbone by name; keyword arguments go to timm.create_model.
+
+    Raises:
+        ValueError: timm knows no such model.
+        RuntimeError: pretrained weights were asked for and cannot be had. Random weights are never put in their place.
+    """
+    if not timm.is_model(name):
+        near = ", ".join(difflib.get_close_matches(name, timm.list_models(), n=3)) or "none"
+        raise ValueError(f"timm has no model named {name!r}; similar names: {near}. See timm.list_models().")
+    try:
+        return timm.create_model(name, features_only=True, pretrained=pretrained, **kwargs)
+    except Exception as error:
+        if not pretrained:
+            raise
+        raise RuntimeError(
+            f"the pretrained weights of {name!r} could not be loaded ({type(error).__name__}: {error}). They are fetched "
+            "from the Hugging Face hub on first use: connect once, or pass pretrained_cfg_overlay=dict(file=PATH) for a "
+            "local file, or train from scratch with pretrained=False."
+        ) from error

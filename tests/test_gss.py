@@ -1,0 +1,116 @@
+"""GSS assembled: targets with ignored pixels, the loss, prediction, what stays frozen."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from gss_lite.build import build_gss
+from gss_lite.gss import resize_mask
+from gss_lite.palette import IGNORE, paint
+from gss_lite.presets import get_preset
+
+
+@pytest.fixture(scope="module")
+def gss():
+    torch.manual_seed(0)
+    return build_gss(get_preset("scenes-tiny")).eval()
+
+
+def test_targets_are_the_tokens_of_the_painted_mask(gss):
+    mask = torch.randint(0, 11, (2, 32, 48))
+    targets = gss.targets(mask, torch.randn(2, 11, 8, 12))
+    assert torch.equal(targets.tokens, gss.tokenizer.encode(paint(mask, gss.colors)))
+    assert not targets.ignored.any()
+
+
+def test_ignored_pixels_take_the_pixel_branchs_guess(gss):
+    """Eq. 7: c̃ = M_u·c̄ + (1 − M_u)·c."""
+    mask = torch.full((1, 32, 32), 3)
+    mask[0, :, 13:] = IGNORE
+    logits = torch.zeros(1, 11, 8, 8)
+    logits[:, 7] = 5.0
+    filled = mask.masked_fill(mask == IGNORE, 7)
+    assert torch.equal(gss.targets(mask, logits).tokens, gss.tokenizer.encode(paint(filled, gss.colors)))
+
+
+def test_a_token_is_ignored_only_if_all_its_pixels_are(gss):
+    mask = torch.full((1, 32, 32), IGNORE)
+    mask[0, 5, 9] = 0
+    ignored = gss.targets(mask, torch.zeros(1, 11, 8, 8)).ignored
+    assert ignored.sum() == 63 and not ignored[0, 1, 2]
+
+
+def test_stride_eight_targets_are_painted_at_twice_the_crop():
+    from dataclasses import replace
+
+    preset = replace(get_preset("scenes-tiny"), tokenizer={"vocab_size": 16, "stride": 8, "width": 16, "depth": 1})
+    model = build_gss(preset).eval()
+    targets = model.targets(torch.randint(0, 11, (1, 32, 48)), torch.zeros(1, 11, 8, 12))
+    assert targets.mask.shape == (1, 64, 96) and targets.tokens.shape == (1, 8, 12)
+    assert model.predict(torch.randn(1, 3, 32, 48)).mask.shape == (1, 32, 48)
+
+
+def test_loss_is_the_weighted_sum_over_all_positions(gss):
+    image, mask = torch.randn(2, 3, 32, 32), torch.randint(0, 11, (2, 32, 32))
+    mask[:, :, 16:] = IGNORE
+    loss, scalars = gss.losses(image, mask)
+    tokens, pixels = gss.prior(image)
+    targets = gss.targets(mask, pixels)
+    labelled = ~targets.ignored
+    token = F.cross_entropy(tokens.movedim(1, -1)[labelled], targets.tokens[labelled], reduction="sum") / labelled.numel()
+    big = F.interpolate(pixels, size=(32, 32), mode="bilinear", align_corners=False)
+    pixel = F.cross_entropy(big, mask, ignore_index=IGNORE, reduction="sum") / mask.numel()
+    torch.testing.assert_close(loss, 0.8 * token + 0.2 * pixel)
+    torch.testing.assert_close(scalars["token"], token.detach())
+
+
+def test_a_wholly_ignored_picture_gives_a_zero_loss_not_nan(gss):
+    loss, _ = gss.losses(torch.randn(1, 3, 32, 32), torch.full((1, 32, 32), IGNORE))
+    assert loss.item() == 0.0
+
+
+def test_training_leaves_the_tokenizer_as_it_was():
+    torch.manual_seed(0)
+    gss = build_gss(get_preset("scenes-tiny")).train()
+    before = {k: v.clone() for k, v in gss.tokenizer.state_dict().items()}
+    assert not gss.tokenizer.training
+    optimizer = torch.optim.AdamW([p for p in gss.parameters() if p.requires_grad], 1e-3)
+    for _ in range(2):
+        gss.losses(torch.randn(2, 3, 32, 32), torch.randint(0, 11, (2, 32, 32)))[0].backward()
+        optimizer.step()
+    assert all(torch.equal(v, before[k]) for k, v in gss.tokenizer.state_dict().items())
+    assert all(p.grad is not None for p in gss.prior.to_tokens.parameters())
+
+
+@pytest.mark.parametrize("size", [(32, 32), (45, 61), (33, 100)])
+def test_prediction_has_the_size_of_the_picture_whatever_it_is(gss, size):
+    result = gss.predict(torch.randn(2, 3, *size))
+    assert result.mask.shape == result.pixel_mask.shape == (2, *size)
+    assert 0 <= result.mask.min() and result.mask.max() < 11
+
+
+def test_prediction_is_the_chain_of_its_parts(gss):
+    image = torch.randn(1, 3, 64, 64)
+    result = gss.predict(image)
+    tokens = gss.prior(image).token_logits.argmax(1)
+    assert torch.equal(result.tokens, tokens)
+    assert torch.equal(result.mask, gss.inverse.classify(gss.tokenizer.decode(tokens)))
+
+
+def test_reconstruct_takes_any_size(gss):
+    mask = torch.randint(0, 11, (1, 30, 41))
+    ids, tokens = gss.reconstruct(mask)
+    assert ids.shape == mask.shape and tokens.shape == (1, 8, 11)
+
+
+def test_resize_mask_doubles_like_the_released_code():
+    mask = torch.tensor([[[0, 0, 1], [0, 2, 1], [IGNORE, IGNORE, 1]]])
+    big = resize_mask(mask, (6, 6), 3)
+    assert torch.equal(big[:, ::5, ::5], mask[:, ::2, ::2])  # the corners keep their class
+    assert set(big.unique().tolist()) == {0, 1, 2, IGNORE}
+    assert resize_mask(mask, (3, 3), 3) is mask
+
+
+def test_an_id_outside_the_classes_is_refused(gss):
+    with pytest.raises(ValueError, match="id 11; expected 0…10"):
+        gss.targets(torch.full((1, 32, 32), 11), torch.zeros(1, 11, 8, 8))

@@ -1,0 +1,75 @@
+"""Metrics against counts made by hand."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from gss_lite.metrics import SegmentationMetrics, harmonic_mean
+
+
+def test_scores_against_a_hand_count():
+    metrics = SegmentationMetrics(3)
+    truth = torch.tensor([[[0, 0, 1, 1], [1, 1, 255, 255]]])
+    guess = torch.tensor([[[0, 1, 1, 1], [1, 0, 0, 2]]])
+    metrics.update(guess, truth)
+    scores = metrics.compute()
+    assert scores.iou[:2] == pytest.approx((1 / 3, 3 / 5))  # the two pixels of true id 255 count nowhere
+    assert math.isnan(scores.iou[2])
+    assert scores.miou == pytest.approx((1 / 3 + 3 / 5) / 2)
+    assert scores.macc == pytest.approx((1 / 2 + 3 / 4) / 2)
+    assert scores.aacc == pytest.approx(4 / 6)
+
+
+def test_a_class_only_predicted_counts_as_zero():
+    metrics = SegmentationMetrics(2)
+    metrics.update(torch.tensor([[[1, 0]]]), torch.tensor([[[0, 0]]]))
+    assert metrics.compute().miou == pytest.approx((0.5 + 0) / 2)
+
+
+def test_batches_add_up():
+    truth, guess = torch.randint(0, 4, (6, 5, 7)), torch.randint(0, 4, (6, 5, 7))
+    whole, parts = SegmentationMetrics(4), SegmentationMetrics(4)
+    whole.update(guess, truth)
+    for i in range(6):
+        parts.update(guess[i : i + 1], truth[i : i + 1])
+    assert whole.compute() == parts.compute()
+    parts.reset()
+    parts.update(truth, truth)
+    assert parts.compute().miou == 1.0
+
+
+def test_brute_force_iou():
+    truth, guess = torch.randint(0, 5, (2, 20, 20)), torch.randint(0, 5, (2, 20, 20))
+    metrics = SegmentationMetrics(5)
+    metrics.update(guess, truth)
+    for k, value in enumerate(metrics.compute().iou):
+        assert value == pytest.approx(float(((truth == k) & (guess == k)).sum() / ((truth == k) | (guess == k)).sum()))
+
+
+def test_records_hold_no_nan():
+    metrics = SegmentationMetrics(3)
+    metrics.update(torch.tensor([[[0]]]), torch.tensor([[[0]]]))
+    assert json.loads(json.dumps(metrics.compute().as_dict(), allow_nan=False))["iou"] == [1.0, None, None]
+
+
+def test_table_names_every_class():
+    metrics = SegmentationMetrics(2)
+    metrics.update(torch.tensor([[[0, 1]]]), torch.tensor([[[0, 0]]]))
+    table = metrics.compute().table(("Road", "Sky"))
+    assert "Road" in table and " 50.00" in table
+    with pytest.raises(ValueError, match="1 class names for 2"):
+        metrics.compute().table(("Road",))
+
+
+def test_different_sizes_are_refused():
+    with pytest.raises(ValueError, match="same size"):
+        SegmentationMetrics(2).update(torch.zeros(1, 4, 4).long(), torch.zeros(1, 4, 5).long())
+
+
+def test_harmonic_mean_gives_the_papers_figure():
+    # Table 6 (paper): GSS-FT-W, Swin-L, prints 61.9 for these six data sets.
+    assert harmonic_mean([79.5, 47.7, 75.9, 65.3, 68.0, 49.7]) == pytest.approx(61.9, abs=0.05)
+    with pytest.raises(ValueError, match="positive"):
+        harmonic_mean([1.0, 0.0])

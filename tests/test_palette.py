@@ -1,0 +1,237 @@
+"""Palette: what it refuses, painting against a one-hot product, the two plain constructions, JSON there and back."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gss_lite.palette import (
+    IGNORE, KIND, Palette, arithmetic_colors, arithmetic_palette, check_mask, farthest_point_palette, farthest_points, paint,
+)
+
+ANY_K = st.integers(2, 1000)
+
+
+@st.composite
+def palettes(draw, channels=st.integers(1, 5)) -> Palette:
+    """Any valid palette: random floats, K = 2…60, D = 1…5, with a name and an ignore colour of its own."""
+    d = draw(channels)
+    rows = draw(st.lists(st.tuples(*[st.floats(0, 1, width=32)] * d), min_size=2, max_size=60, unique=True))
+    return Palette(torch.tensor(rows), draw(st.text(max_size=8)), draw(st.tuples(*[st.floats(0, 1, width=32)] * d)))
+
+
+@pytest.mark.parametrize("colors, complaint", [
+    (torch.rand(1, 3), "K ≥ 2"),
+    (torch.rand(3), "K ≥ 2"),
+    (torch.tensor([[0.0, 0, 0], [0, 0, 1.01]]), "divide by 255"),
+    (torch.tensor([[0.0, 0, 0], [0, 0, -0.01]]), r"\[0, 1\]"),
+    (torch.tensor([[0.0, 0, 0], [0, 0, math.nan]]), r"\[0, 1\]"),
+    (torch.tensor([[0.2, 0, 0], [0, 0, 1], [0.2, 0, 0]]), "classes 0 and 2"),
+])
+def test_a_palette_refuses_colours_it_could_not_read_back(colors, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        Palette(colors)
+
+
+@pytest.mark.parametrize("ignore", [(0.5, 0.5), (0.5, 0.5, 1.5), (0.5, 0.5, math.nan)])
+def test_a_palette_refuses_a_wrong_ignore_colour(ignore):
+    with pytest.raises(ValueError, match="ignore colour"):
+        Palette(torch.eye(3), "x", ignore)
+
+
+@given(palettes(), st.integers(0, 2**31))
+def test_painting_is_the_product_with_the_one_hot_mask(palette, seed):
+    """x = cβ, an ignored pixel counting as one more class."""
+    mask = torch.randint(len(palette) + 1, (2, 3, 4), generator=torch.Generator().manual_seed(seed))
+    onehot = torch.nn.functional.one_hot(mask, len(palette) + 1).float()
+    beta = torch.cat([palette.colors, torch.tensor([palette.ignore_color])])
+    painted = palette.paint(mask.masked_fill(mask == len(palette), IGNORE))
+    assert torch.equal(painted, (onehot @ beta).permute(0, 3, 1, 2))
+
+
+def test_paint_takes_a_single_mask_and_passes_the_gradient_to_the_colours():
+    colors = torch.rand(4, 3, requires_grad=True)
+    paint(torch.tensor([[0, 1], [1, 255]]), colors).sum().backward()
+    assert colors.grad[:, 0].tolist() == [1, 2, 0, 0]
+
+
+@pytest.mark.parametrize("wrong", [-1, 5, 254, 256])
+def test_a_mask_with_a_foreign_id_is_refused_by_name(wrong):
+    with pytest.raises(ValueError, match=f"holds id {wrong};"):
+        check_mask(torch.tensor([[0, wrong]]), 5)
+
+
+def test_masks_cannot_hold_255_classes_and_the_ignore_id():
+    assert check_mask(torch.tensor([[254, 255]]), 255).tolist() == [[254, 255]]
+    with pytest.raises(ValueError, match="at most 255 classes"):
+        check_mask(torch.tensor([[0]]), 256)
+
+
+@given(palettes())
+def test_least_distance_is_the_smallest_of_all_pairs(palette):
+    rows = (255 * palette.colors.double()).tolist()
+    brute = min(math.dist(a, b) for i, a in enumerate(rows) for b in rows[:i])
+    assert palette.least_distance() == pytest.approx(brute, rel=1e-9)
+
+
+# (i) arithmetic, and the greedy construction
+
+@settings(deadline=None)
+@given(ANY_K)
+def test_the_arithmetic_grid_has_the_largest_interval_that_holds_k_colours(k):
+    levels = (255 * arithmetic_palette(k).colors).round().unique()
+    interval = int(levels.diff().min())
+    assert len(arithmetic_palette(k)) == k
+    assert (255 // interval + 1) ** 3 >= k and (interval == 255 or (255 // (interval + 1) + 1) ** 3 < k)
+
+
+def test_the_papers_example_of_the_cartesian_product():
+    """'If the interval of R, G, B channel k = 45, the color set C will be {(0,0,0), (0,0,45), …, (225,225,225)}.'"""
+    colors = arithmetic_colors(216, (45, 45, 45)).tolist()
+    assert colors[0] == [0, 0, 0] and colors[1] == [0, 0, 45] and colors[-1] == [225, 225, 225]
+
+
+@settings(max_examples=40)
+@given(st.tuples(*[st.integers(20, 255)] * 3), st.tuples(*[st.integers(0, 30)] * 3), st.integers(0, 40))
+def test_intervals_starts_and_room_by_list(intervals, starts, room):
+    """(S.10) written out: a_i = a_1 + (i − 1)·k while the value leaves the room at the top."""
+    axes = [[v for v in range(256) if v >= a and (v - a) % k == 0 and v + room <= 255] for a, k in zip(starts, intervals)]
+    expected = [[r, g, b] for r in axes[0] for g in axes[1] for b in axes[2]]
+    if len(expected) < 2:
+        with pytest.raises(ValueError, match="choose smaller intervals"):
+            arithmetic_colors(2, intervals, starts, room)
+    else:
+        assert arithmetic_colors(len(expected), intervals, starts, room).tolist() == expected
+        with pytest.raises(ValueError, match=f"give {len(expected)} colours"):
+            arithmetic_colors(len(expected) + 1, intervals, starts, room)
+
+
+@pytest.mark.parametrize("call, complaint", [
+    (lambda: arithmetic_colors(8, (0, 255, 255)), "≥ 1"),
+    (lambda: arithmetic_colors(8, (255, 255)), "three whole numbers"),
+    (lambda: arithmetic_colors(8, starts=(0, 0, 256)), "fit into"),
+    (lambda: arithmetic_colors(8, starts=(0, 0, -1)), "fit into"),
+    (lambda: arithmetic_colors(8, room=256), "fit into"),
+])
+def test_impossible_grids_are_refused(call, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        call()
+
+
+@settings(deadline=None, max_examples=25)
+@given(ANY_K)
+def test_greedy_palettes_are_distinct_and_within_a_factor_two_of_any_other(k):
+    """Gonzalez (1985): at least half the least distance of every K of the same candidates, the arithmetic-like subgrid among them."""
+    palette = farthest_point_palette(k)
+    assert len(palette) == k
+    per_axis = math.ceil(k ** (1 / 3) - 1e-9)
+    evenly = min(math.floor(17 / (per_axis - 1)), 17) / 17 * 255 if per_axis > 1 else 255.0
+    assert palette.least_distance() >= evenly / 2 - 1e-3
+
+
+@given(st.integers(2, 12), st.integers(0, 2**31))
+def test_farthest_points_against_a_literal_loop(count, seed):
+    points = torch.randint(6, (40, 3), generator=torch.Generator().manual_seed(seed)).float()  # many ties
+    chosen = [0]
+    while len(chosen) < count:
+        distance = [min(math.dist(p, points[c].tolist()) for c in chosen) for p in points.tolist()]
+        chosen.append(distance.index(max(distance)))
+    assert farthest_points(points, count) == chosen
+
+
+@pytest.mark.parametrize("k", [1, 0, -3, 2.0, True, 256**3 + 1, "19"])
+@pytest.mark.parametrize("construction", [arithmetic_palette, farthest_point_palette])
+def test_a_number_of_classes_that_makes_no_sense_is_refused(construction, k):
+    with pytest.raises(ValueError, match="whole number of classes"):
+        construction(k)
+
+
+# JSON
+
+@settings(deadline=None)
+@given(palettes())
+def test_json_gives_back_the_same_bits(tmp_path_factory, palette):
+    path = tmp_path_factory.mktemp("json") / "palette.json"
+    palette.save(path)
+    again = Palette.load(path)
+    assert torch.equal(again.colors, palette.colors)
+    assert (again.name, again.ignore_color) == (palette.name, palette.ignore_color)
+    assert [p.name for p in path.parent.iterdir()] == ["palette.json"]
+
+
+def test_json_shows_whole_numbers_from_0_to_255(tmp_path):
+    arithmetic_palette(27).save(tmp_path / "new" / "palette.json")
+    value = json.loads((tmp_path / "new" / "palette.json").read_text())
+    assert value["kind"] == KIND and value["colors"][:2] == [[0, 0, 0], [0, 0, 127]]
+    assert all(type(v) is int for row in value["colors"] for v in row)
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "palette.json"
+    arithmetic_palette(5).save(path)
+    before = path.read_bytes()
+
+    def broken(*args):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("gss_lite.palette.os.replace", broken)
+    with pytest.raises(OSError, match="disk full"):
+        farthest_point_palette(5).save(path)
+    assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+
+
+GOOD = {"kind": KIND, "name": "x", "ignore_color": [127.5] * 3, "colors": [[0, 0, 0], [0, 0, 255]]}
+
+
+@pytest.mark.parametrize("change, complaint", [
+    ({"kind": "recipe"}, "not a palette"),
+    ({"name": 3}, "must be a text"),
+    ({"colors": []}, "list of"),
+    ({"colors": [[0, 0, 0], [0, 0, "255"]]}, "numbers from 0 to 255"),
+    ({"colors": [[0, 0, 0], [0, 0, True]]}, "numbers from 0 to 255"),
+    ({"colors": [[0, 0, 0], [0, 0, math.nan]]}, "numbers from 0 to 255"),
+    ({"colors": [[0, 0, 0], [0, 0, math.inf]]}, "numbers from 0 to 255"),
+    ({"colors": [[0, 0, 0], 7]}, "numbers from 0 to 255"),
+    ({"colors": {"0": [0, 0, 0]}}, "list of"),
+    ({"colors": [[0, 0, 0], [0, 0]]}, "same number of channels"),
+    ({"colors": [[0, 0, 0], [0, 0, 256]]}, "must lie in"),
+    ({"colors": [[0, 0, 0], [0, 0, 0]]}, "must differ"),
+    ({"colors": [[0, 0, 0]]}, "K ≥ 2"),
+    ({"ignore_color": [300, 0, 0]}, "must lie in|ignore colour"),
+    ({"ignore_color": None}, "ignore_color"),
+])
+def test_a_damaged_palette_is_refused_with_the_files_name(tmp_path, change, complaint):
+    path = tmp_path / "palette.json"
+    path.write_text(json.dumps(GOOD))
+    assert len(Palette.load(path)) == 2
+    path.write_text(json.dumps(GOOD | change))
+    with pytest.raises(ValueError, match=complaint) as error:
+        Palette.load(path)
+    assert str(path) in str(error.value)
+
+
+@settings(deadline=None)
+@given(st.floats(0, 0.98))
+def test_a_file_cut_anywhere_is_refused(tmp_path_factory, share):
+    path = tmp_path_factory.mktemp("cut") / "palette.json"
+    farthest_point_palette(7).save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(ValueError, match="cut short"):
+        Palette.load(path)
+
+
+def test_bytes_that_are_no_text_and_a_missing_file(tmp_path):
+    (tmp_path / "noise").write_bytes(b"\xff\xfe\x00{")
+    with pytest.raises(ValueError, match="not JSON"):
+        Palette.load(tmp_path / "noise")
+    (tmp_path / "list").write_text("[1]")
+    with pytest.raises(ValueError, match="not a palette"):
+        Palette.load(tmp_path / "list")
+    with pytest.raises(FileNotFoundError, match="no palette at"):
+        Palette.load(tmp_path / "nothing")

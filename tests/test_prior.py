@@ -1,0 +1,142 @@
+"""The latent prior: shapes, padding, parity with the authors' released code, errors."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from gss_lite.prior import Aggregation, Prior, WindowBlock, build_backbone
+
+TINY = {"channels": (8, 8, 16, 16), "stem_width": 8, "out_indices": (1, 2, 3, 4)}
+HEAD = {"level_dim": 8, "fuse_dim": 16, "token_dim": 16, "pixel_dim": 8, "depth": 2, "heads": 2, "ffn_dim": 32}
+
+
+@pytest.mark.parametrize("size", [(32, 32), (36, 52), (64, 96)])
+def test_token_grid_is_a_quarter_of_the_input(size):
+    prior = Prior(build_backbone("resnet18d", **TINY), 40, 5, **HEAD).eval()
+    out = prior(torch.randn(2, 3, *size))
+    assert out.token_logits.shape == (2, 40, size[0] // 4, size[1] // 4)
+    assert out.pixel_logits.shape == (2, 5, size[0] // 4, size[1] // 4)
+
+
+def test_channels_last_backbones_of_timm_are_taken_too():
+    backbone = build_backbone("swin_tiny_patch4_window7_224", img_size=64, embed_dim=8, num_heads=(1, 1, 2, 2), depths=(1, 1, 1, 1))
+    out = Prior(backbone, 40, 5, **HEAD).eval()(torch.randn(1, 3, 64, 64))
+    assert out.token_logits.shape == (1, 40, 16, 16)
+
+
+def test_window_block_pads_before_it_shifts():
+    """On a padded map the block must equal itself on the map padded by hand, which timm's own block does not."""
+    torch.manual_seed(0)
+    block = WindowBlock(8, 2, 7, 16, shifted=True).eval()
+    torch.nn.init.normal_(block.attn.relative_position_bias_table)
+    torch.nn.init.normal_(block.attn.qkv.bias)
+    x = torch.randn(1, 10, 12, 8)
+    normed = F.pad(block.norm1(x), (0, 0, 0, 2, 0, 4))
+    by_hand = super(WindowBlock, block)._attn(normed)[:, :10, :12]
+    torch.testing.assert_close(block._attn(block.norm1(x)), by_hand)
+    timms = super(WindowBlock, block)._attn(block.norm1(x))
+    assert (timms - by_hand).abs().max() > 1e-2
+
+
+def test_aggregation_puts_the_eighth_first():
+    """in_index = [1, 0, 2, 3] of the released configs: swapping two levels' weights must follow that order."""
+    module = Aggregation([3, 5, 7, 9], 4, 6).eval()
+    assert [level[0].in_channels for level in module.levels] == [5, 3, 7, 9]
+    features = [torch.randn(1, c, s, s) for c, s in [(3, 16), (5, 8), (7, 4), (9, 2)]]
+    assert module(features).shape == (1, 6, 16, 16)
+
+
+def released_head(state: dict, depth: int) -> dict:
+    """The released head's tensor names → ours, without the backbone."""
+    ours = {}
+
+    def unit(theirs, mine):
+        ours[f"{mine}.0.weight"] = state[f"decode_head.{theirs}.conv.weight"]
+        for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
+            ours[f"{mine}.1.{name}"] = state[f"decode_head.{theirs}.bn.{name}"]
+
+    for i in range(4):
+        unit(f"convs.{i}", f"aggregation.levels.{i}")
+        unit(f"convs_pixel.{i}", f"pixel_aggregation.levels.{i}")
+    unit("fusion_conv", "aggregation.fuse")
+    unit("fusion_conv_pixel", "pixel_aggregation.fuse")
+    unit("conv_before_seg", "before_tokens")
+    plain = {"swin_ln": "norm", "conv_seg": "to_tokens", "conv_seg_pixel": "to_classes"}
+    for i in range(depth):
+        block = f"transformer_block.blocks.{i}"
+        for theirs, mine in [("norm1", "norm1"), ("norm2", "norm2"), ("attn.w_msa.qkv", "attn.qkv"), ("attn.w_msa.proj", "attn.proj"),
+                             ("ffn.layers.0.0", "mlp.fc1"), ("ffn.layers.1", "mlp.fc2")]:
+            plain[f"{block}.{theirs}"] = f"blocks.{i}.{mine}"
+        table = "attn.{}relative_position_bias_table"
+        ours[f"blocks.{i}." + table.format("")] = state[f"decode_head.{block}." + table.format("w_msa.")]
+    for theirs, mine in plain.items():
+        for end in ("weight", "bias"):
+            ours[f"{mine}.{end}"] = state[f"decode_head.{theirs}.{end}"]
+    return ours
+
+
+class FromFixture(torch.nn.Module):
+    """Stands where the backbone is: gives the features that the released backbone computed."""
+
+    def __init__(self, features):
+        super().__init__()
+        self.features = features
+        self.feature_info = SimpleNamespace(channels=lambda: [f.shape[1] for f in features], reduction=lambda: [4, 8, 16, 32])
+
+    def forward(self, image):
+        return self.features
+
+
+@pytest.fixture(scope="module")
+def swin_ff(parity):
+    fixture = torch.load(parity / "swin-ff" / "fixture.pth", weights_only=True)
+    prior = Prior(
+        FromFixture([f.float() for f in fixture["features"]]), 8192, 19, level_dim=16, fuse_dim=32, token_dim=16, pixel_dim=16,
+        depth=2, heads=4, ffn_dim=64,
+    ).eval()
+    missing, unexpected = prior.load_state_dict(released_head(fixture["state_dict"], 2), strict=False)
+    assert not unexpected and not missing
+    return fixture, prior
+
+
+def test_token_logits_equal_the_released_heads(swin_ff):
+    fixture, prior = swin_ff
+    with torch.no_grad():
+        logits = prior(fixture["image"]).token_logits.flatten(2)  # (2, 8192, 24·32)
+    ours = logits[:, :, fixture["token_positions"]]
+    scale = fixture["token_logits"].abs().max()
+    # The fixture keeps its features in 16 bits, which sets the tolerance.
+    assert ((ours - fixture["token_logits"]).abs().max() / scale) < 2e-3
+    sure = fixture["token_margin"] > 1e-2
+    assert sure.float().mean() > 0.5
+    assert torch.equal(logits.argmax(1).view(2, 24, 32)[sure], fixture["tokens"][sure])
+
+
+def test_backbone_that_does_not_start_at_a_quarter_is_refused():
+    with pytest.raises(ValueError, match="four feature levels beginning at 1/4"):
+        Prior(build_backbone("resnet18d", channels=(8, 8, 16, 16), stem_width=8), 8, 3)
+
+
+def test_unknown_backbone_names_similar_ones():
+    with pytest.raises(ValueError, match="no model named 'resnet18z'.*resnet"):
+        build_backbone("resnet18z")
+
+
+def test_pretrained_weights_come_from_a_local_file_too(tmp_path):
+    import timm
+    from safetensors.torch import save_file
+
+    donor = timm.create_model("resnet18", num_classes=0)
+    save_file(donor.state_dict(), tmp_path / "weights.safetensors")
+    backbone = build_backbone(
+        "resnet18", pretrained=True, out_indices=(1, 2, 3, 4),
+        pretrained_cfg_overlay={"file": str(tmp_path / "weights.safetensors"), "num_classes": 0},
+    )
+    assert torch.equal(backbone.state_dict()["conv1.weight"], donor.state_dict()["conv1.weight"])
+
+
+def test_pretrained_weights_that_cannot_be_had_are_an_error_not_random(tmp_path):
+    with pytest.raises(RuntimeError, match="pretrained weights of 'resnet18' could not be loaded.*pretrained=False"):
+        build_backbone("resnet18", pretrained=True, pretrained_cfg_overlay={"file": str(tmp_path / "none.safetensors")})
