@@ -1,0 +1,16 @@
+"""gss_lite: Generative Semantic Segmentation (Chen et al., CVPR 2023), to read, to run and to teach with."""
+
+from gss_lite.build import build_gss, build_palette, build_tokenizer, dataset_for, load_gss, load_tokenizer
+from gss_lite.gss import GSS, Prediction, Targets
+from gss_lite.inverse import NearestColor
+from gss_lite.metrics import SegmentationMetrics
+from gss_lite.palette import Palette, arithmetic_palette, farthest_point_palette, paint
+from gss_lite.presets import PRESETS, Preset, get_preset
+from gss_lite.prior import Prior
+from gss_lite.vqvae import VQVAE
+
+__all__ = [
+    "GSS", "PRESETS", "NearestColor", "Palette", "Prediction", "Preset", "Prior", "SegmentationMetrics", "Targets", "VQVAE",
+    "arithmetic_palette", "build_gss", "build_palette", "build_tokenizer", "dataset_for", "farthest_point_palette",
+    "get_preset", "load_gss", "load_tokenizer", "paint",
+]

@@ -1,0 +1,34 @@
+"""Shipping: a run's weights, halved to 16 bits, and its records, shortened to cards, go into the package."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from gss_lite.build import build_gss
+from gss_lite.presets import Preset
+from gss_lite.training.checkpoints import load_weights, save_weights, write_json
+
+LOG_LINES = 60
+
+
+def export_weights(preset: Preset, run: Path, folder: Path) -> list[Path]:
+    """Copy NAME.{vqvae,prior} from `run` to `folder`: safetensors in 16 bits and a JSON card each; returns the paths.
+
+    A card is the training record with its log thinned to about 60 lines, enough for a curve.
+    """
+    gss, written = build_gss(preset, weights=run), []
+    palette = run / f"{preset.name}.palette.json"
+    if palette.exists():
+        written.append(folder / palette.name)
+        gss.palette.save(written[0])
+    for stage, module in [("vqvae", gss.tokenizer), ("prior", gss.prior)]:
+        load_weights(run / f"{preset.name}.{stage}.safetensors", module)
+        weights, card = (folder / f"{preset.name}.{stage}.{end}" for end in ("safetensors", "json"))
+        save_weights(weights, module, half=True)
+        record = json.loads((run / card.name).read_text())
+        log = record["log"]
+        record["log"] = log[:: max(1, len(log) // LOG_LINES)]
+        write_json(card, {**record, "stored_as": "float16", "bytes": weights.stat().st_size})
+        written += [weights, card]
+    return written

@@ -1,0 +1,1 @@
+"""Training: stages, one loop over Accelerate, checkpoints, run records, evaluation."""

@@ -1,0 +1,167 @@
+"""CamVid and the joint transforms."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import tv_tensors
+
+from data_scripts import camvid as script
+from gss_lite.data.camvid import CLASSES, SIZES, CamVid, find_camvid, read_image, read_mask
+from gss_lite.data.transforms import (
+    ClassShareCrop, RandomScale, ResumableBatches, SeededAugmentation, denormalize, eval_transform, train_transform,
+)
+
+
+def write_camvid(folder, size=(8, 6), ids=11):
+    for split in SIZES:
+        (folder / split).mkdir(parents=True)
+        (folder / f"{split}annot").mkdir()
+        for i in range(2):
+            Image.new("RGB", size, (i, 2, 3)).save(folder / split / f"f{i}.png")
+            Image.fromarray(np.full(size[::-1], ids, np.uint8)).save(folder / f"{split}annot" / f"f{i}.png")
+    return folder
+
+
+def test_camvid_from_a_folder(tmp_path):
+    dataset = CamVid("val", write_camvid(tmp_path))
+    image, mask = dataset[1]
+    assert image.shape == (3, 6, 8) and image.dtype == torch.uint8 and image[0, 0, 0] == 1
+    assert mask.shape == (6, 8) and (mask == 255).all()  # void 11 → 255
+    assert len(dataset) == 2 and len(dataset.classes) == dataset.num_classes == 11
+
+
+def test_real_camvid_has_segnets_split_and_class_shares(camvid):
+    assert {s: len(CamVid(s, camvid)) for s in SIZES} == SIZES
+    masks = torch.stack([CamVid("val", camvid)[i][1] for i in range(0, 101, 10)])
+    share = torch.bincount(masks.flatten().int(), minlength=256)[:11] / masks.numel()
+    assert share[CLASSES.index("Road")] > 0.2 and share[CLASSES.index("Pole")] < 0.03
+    assert set(masks.unique().tolist()) <= {*range(11), 255}
+
+
+def test_the_script_accepts_and_verifies_a_real_folder(camvid, capsys):
+    assert script.main(["--folder", str(camvid)]) == 0
+    assert "367 train, 101 val, 233 test" in capsys.readouterr().out
+
+
+def test_the_script_refuses_a_wrong_folder(tmp_path, capsys):
+    assert script.main(["--folder", str(write_camvid(tmp_path / "camvid"))]) == 1
+    assert "holds 2 pictures; SegNet's split has 367" in capsys.readouterr().err
+
+
+def test_a_missing_folder_says_how_to_get_the_set(tmp_path):
+    with pytest.raises(FileNotFoundError, match="python -m data_scripts.camvid"):
+        CamVid("train", tmp_path / "nothing")
+    with pytest.raises(FileNotFoundError, match="nothing"):
+        find_camvid(tmp_path / "nothing")
+
+
+def test_a_missing_mask_is_named(tmp_path):
+    folder = write_camvid(tmp_path)
+    (folder / "testannot" / "f1.png").unlink()
+    with pytest.raises(FileNotFoundError, match="1 of their masks are missing.*f1.png"):
+        CamVid("test", folder)
+
+
+def test_unknown_split():
+    with pytest.raises(ValueError, match="train, val, test; got 'dev'"):
+        CamVid("dev")
+
+
+def test_a_mask_with_a_foreign_id(tmp_path):
+    with pytest.raises(ValueError, match="holds id 12; CamVid's masks hold 0…10 and 11"):
+        CamVid("train", write_camvid(tmp_path, ids=12))[0]
+
+
+def test_picture_and_mask_of_different_size(tmp_path):
+    folder = write_camvid(tmp_path)
+    Image.new("RGB", (9, 6)).save(folder / "train" / "f0.png")
+    with pytest.raises(ValueError, match="picture is 9×6.*mask 8×6"):
+        CamVid("train", folder)[0]
+
+
+def test_a_picture_that_is_not_one(tmp_path):
+    (tmp_path / "a.png").write_text("not a picture")
+    with pytest.raises(ValueError, match="is not a picture that can be read"):
+        read_image(tmp_path / "a.png")
+    with pytest.raises(FileNotFoundError, match="no picture file"):
+        read_image(tmp_path / "b.png")
+    Image.new("RGB", (4, 4)).save(tmp_path / "rgb.png")
+    with pytest.raises(ValueError, match="expected one channel of 8-bit class ids"):
+        read_mask(tmp_path / "rgb.png")
+
+
+def test_a_truncated_jpeg_is_refused(tmp_path):
+    Image.effect_noise((64, 64), 80).convert("RGB").save(tmp_path / "a.jpg")
+    whole = (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "a.jpg").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="not a picture that can be read"):
+        read_image(tmp_path / "a.jpg")
+
+
+def coded_pair(height=60, width=80):
+    """A picture whose red channel is the mask's id times 20: any misalignment shows."""
+    mask = torch.randint(0, 11, (height // 10, width // 10)).repeat_interleave(10, 0).repeat_interleave(10, 1).to(torch.uint8)
+    return tv_tensors.Image(torch.stack([mask * 20] * 3)), tv_tensors.Mask(mask)
+
+
+@pytest.mark.parametrize("step", [ClassShareCrop(40, 32), ClassShareCrop(100, 120), RandomScale((60, 80), (1.0, 1.0))])
+def test_geometry_moves_picture_and_mask_alike(step):
+    image, mask = step(*coded_pair())
+    labelled = mask != 255
+    assert torch.equal(image[0][labelled], mask[labelled] * 20)
+
+
+def test_scaled_pairs_stay_aligned():
+    torch.manual_seed(1)
+    image, mask = RandomScale((60, 80), (2.0, 2.0))(*coded_pair())
+    assert mask.shape == (120, 160) and image.shape == (3, 120, 160)
+    inner = (image[0].float() / 20 - mask.float()).abs() < 0.5  # only the blurred borders of the picture may differ
+    assert inner.float().mean() > 0.85
+
+
+def test_a_crop_filled_by_one_class_is_drawn_again():
+    mask = torch.zeros(64, 64, dtype=torch.uint8)
+    mask[:, 32:] = torch.arange(32, dtype=torch.uint8) % 11
+    image = torch.zeros(3, 64, 64, dtype=torch.uint8)
+    shares = []
+    for seed in range(40):
+        torch.manual_seed(seed)
+        _, part = ClassShareCrop(24, 24)(image, mask)
+        shares.append(float((part == 0).float().mean()))
+    assert max(shares) <= 0.75
+
+
+def test_train_transform_gives_normalised_crops():
+    image, mask = train_transform(32, 40, scales=(0.5, 1.5), image_size=(60, 80))(*coded_pair())
+    assert image.shape == (3, 32, 40) and image.dtype == torch.float32 and mask.shape == (32, 40) and mask.dtype == torch.long
+    assert set(mask.unique().tolist()) <= {*range(11), 255}
+
+
+def test_normalisation_and_back():
+    image, mask = coded_pair()
+    normalised, ids = eval_transform()(image, mask)
+    torch.testing.assert_close(denormalize(normalised), image / 255, atol=1e-6, rtol=0)
+    assert torch.equal(ids, mask.long())
+
+
+def test_augmentation_depends_on_seed_and_draw_alone():
+    pairs = [coded_pair() for _ in range(3)]
+    data = SeededAugmentation(pairs, train_transform(32, 32), seed=4)
+    torch.manual_seed(0)
+    first = data[(17, 1)][0]
+    torch.manual_seed(99)
+    state = torch.get_rng_state()
+    assert torch.equal(data[(17, 1)][0], first)
+    assert torch.equal(torch.get_rng_state(), state)  # and it leaves the training's own randomness alone
+    assert not torch.equal(data[(18, 1)][0], first)
+    assert not torch.equal(SeededAugmentation(pairs, train_transform(32, 32), seed=5)[(17, 1)][0], first)
+
+
+def test_batches_resume_where_they_stopped():
+    whole = list(ResumableBatches(10, 3, 0, 9, seed=1))
+    assert whole[4:] == list(ResumableBatches(10, 3, 4, 9, seed=1))
+    indices = [index for batch in whole for _, index in batch]
+    assert sorted(indices[:10]) == list(range(10)) and sorted(indices[10:20]) == list(range(10))
+    assert indices[:10] != indices[10:20]
+    assert [draw for batch in whole for draw, _ in batch] == list(range(27))
