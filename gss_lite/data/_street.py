@@ -92,7 +92,8 @@ def _traffic(canvas: Canvas, dice: Dice, town: Town, ground: Ground) -> list[Dra
             z += dice(5.4, 7.5)
     for lane, heading in (((left + middle) / 2, 0.0), ((middle + right) / 2, math.pi)):
         if dice.chance(0.5):
-            add_car(lane + dice(-0.2, 0.7) * (1 if lane > middle else -1) * -1, dice(7.0, 13.0), heading + dice(-0.06, 0.06))
+            inward = -1 if lane > middle else 1
+            add_car(lane + inward * dice(-0.2, 0.7), dice(7.0, 13.0), heading + dice(-0.06, 0.06))
     if dice.chance(0.16):
         add_car(dice(left, right), dice(11.0, 20.0), dice.pick((-1, 1)) * math.pi / 2 + dice(-0.3, 0.3))
     for _ in range((0, 1, 1, 2)[dice.below(4)]):
@@ -166,7 +167,8 @@ def compose(seed: int, index: int, rows: int, columns: int, elsewhere: bool = Fa
     ground = Ground(
         left - dice(*town.pavement), left, right, right + dice(*town.pavement), dash_phase=dice(0, 6),
         yellow_centre=dice.chance(0.25), yellow_edges=dice.chance(0.3), edge_lines=dice.chance(0.5),
-        cycle_lane=dice.pick((0, 0, 0, -1, 1)), verges=(dice.chance(0.2), dice.chance(0.2)), zebra=dice(7.0, 15.0) if dice.chance(0.25) else 0.0,
+        cycle_lane=dice.pick((0, 0, 0, -1, 1)), verges=(dice.chance(0.2), dice.chance(0.2)),
+        zebra=dice(7.0, 15.0) if dice.chance(0.25) else 0.0,
         arrows=dice(5.5, 11.0) if dice.chance(0.25) else 0.0,
     )
     ground.patches = [
@@ -207,7 +209,8 @@ def _frame(canvas: Canvas, dice: Dice) -> None:
     """What belongs to the camera, not to the street (void): the ego car's bonnet and a dark picture border."""
     height, width = canvas.scale, 2 * canvas.middle
     if dice.chance(0.4):
-        paint = canvas.material("void", dice.tint(dice.pick(((0.12, 0.12, 0.14), (0.35, 0.36, 0.38), (0.35, 0.10, 0.10)))), 1.0, 0.6, 0.02)
+        colour = dice.tint(dice.pick(((0.12, 0.12, 0.14), (0.35, 0.36, 0.38), (0.35, 0.10, 0.10))))
+        paint = canvas.material("void", colour, 1.0, 0.6, 0.02)
         rise = dice(0.03, 0.07) * height
         arc = [(width * t / 12, height - rise * math.sin(math.pi * (0.12 + 0.76 * t / 12))) for t in range(13)]
         canvas.polygon([(0.0, height), *arc, (width, height)], paint)

@@ -49,7 +49,9 @@ ELSEWHERE = Town(
 )
 
 
-def _wall_materials(canvas: Canvas, dice: Dice, style: str, town: Town, depth: float, facing: float, timber: bool) -> tuple[int, int]:
+def _wall_materials(
+    canvas: Canvas, dice: Dice, style: str, town: Town, depth: float, facing: float, timber: bool
+) -> tuple[int, int]:
     """Materials of one house: first wall slot (all `FACADE_SLOTS` consecutive) and the roof."""
     base = tuple(min(1.0, c * g) for c, g in zip(dice.tint(_WALL_COLOURS[style], 0.08), town.wall_gain))
     gain = dice(0.72, 1.05)
@@ -91,14 +93,7 @@ def building(
     canvas.walls.append((1.0, near, *details))
     first = len(canvas.rgb)
     for slot in range(FACADE_SLOTS):
-        twin = end_first + slot
-        canvas.rgb.append(canvas.rgb[twin])
-        canvas.emit.append(canvas.emit[twin])
-        canvas.facing.append(facing)
-        canvas.depth.append(canvas.depth[twin])
-        canvas.rough.append(canvas.rough[twin])
-        canvas.fine.append(canvas.fine[twin])
-        canvas.wall.append(len(canvas.walls))
+        canvas.twin(end_first + slot, facing, len(canvas.walls))
     canvas.walls.append((0.0, wall, *details))
 
     start = max(near, 1.0)

@@ -97,6 +97,14 @@ class Canvas:
         self.wall.append(wall)
         return len(self.rgb) - 1
 
+    def twin(self, material: int, facing: float, wall: int) -> int:
+        """Register a copy of a material that faces another way, for the wall number `wall`."""
+        for column in (self.rgb, self.emit, self.depth, self.rough, self.fine):
+            column.append(column[material])
+        self.facing.append(facing)
+        self.wall.append(wall)
+        return len(self.rgb) - 1
+
     def project(self, x: float, y: float, z: float) -> tuple[float, float]:
         """World point (m) → buffer pixel (column, row)."""
         camera = self.camera

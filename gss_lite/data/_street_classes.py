@@ -37,7 +37,7 @@ _Groups = tuple[tuple[str, ...], ...]
 _FINE_BY_CLASS: dict[str, _Groups] = {
     "Sky": (("high sky", "low sky"), ("bright cloud", "dark cloud")),
     "Building": tuple(tuple(f"{style} {part}" for part in FACADE_PARTS) for style in FACADES),
-    "Pole": (("lamp post", "lamp head"), ("traffic-light post", "sign post", "telegraph pole")),
+    "Pole": (("dark lamp post", "pale lamp post"), ("traffic-light post", "sign post", "telegraph pole")),
     "Road": (ASPHALTS + MARKINGS[:1], MARKINGS[1:4], MARKINGS[4:7], MARKINGS[7:]),
     "Pavement": (PAVINGS, ("light kerb", "dark kerb")),
     "Tree": tuple((f"{kind} lit crown", f"{kind} shaded crown") for kind in SPECIES)

@@ -10,7 +10,7 @@ from ._street_canvas import Canvas, Dice
 from ._street_classes import SIGNS, SPECIES
 
 _THIN = 0.034
-"""Least width of posts and trunks in picture heights: 2.3 px at 96 rows."""
+"""Least width of posts and trunks in picture heights: 3.3 px at 96 rows."""
 
 _CROWNS = {
     "plane": (0.34, 0.48, 0.20), "linden": (0.48, 0.56, 0.20), "oak": (0.20, 0.34, 0.15), "conifer": (0.13, 0.28, 0.20),
@@ -54,7 +54,9 @@ def tree(canvas: Canvas, dice: Dice, x: float, z: float, species: int, size: flo
 
     side = -1.0 if canvas.sun[0] > 0 else 1.0
     top = clear + 1.9 * size
-    canvas.quad([(x - half * 1.25, 0, z), (x - half * 0.8, clear + 0.7, z), (x + half * 0.8, clear + 0.7, z), (x + half * 1.25, 0, z)], trunk)
+    canvas.quad(
+        [(x - half * 1.25, 0, z), (x - half * 0.8, clear + 0.7, z), (x + half * 0.8, clear + 0.7, z), (x + half * 1.25, 0, z)], trunk
+    )
     canvas.cast(x, z, half, clear)
     dx, dz = canvas.sun
     canvas.blob_shadow(x + dx * (clear + size), z + dz * (clear + size), size, size * 0.8)
@@ -71,7 +73,8 @@ def tree(canvas: Canvas, dice: Dice, x: float, z: float, species: int, size: flo
         tall = (clear + 4.2 * size - clear * 0.6) / 2
         centre = level(clear * 0.6 + tall)
         canvas.polygon(_ragged(dice, px, centre, size * 0.62 * unit, tall * unit), shaded)
-        canvas.polygon(_ragged(dice, px + side * size * 0.2 * unit, centre - 0.1 * tall * unit, size * 0.36 * unit, tall * 0.8 * unit), lit)
+        sunny_x, sunny_y = px + side * size * 0.2 * unit, centre - 0.1 * tall * unit
+        canvas.polygon(_ragged(dice, sunny_x, sunny_y, size * 0.36 * unit, tall * 0.8 * unit), lit)
         return
     centre = level((clear + top) / 2 + 0.2 * size)
     radius = size * unit
@@ -101,15 +104,20 @@ def lamp_post(canvas: Canvas, dice: Dice, x: float, z: float, reach: float, wood
     if wooden:
         post = canvas.material("telegraph pole", dice.tint((0.40, 0.31, 0.24), 0.08), z, 0.0, 0.12)
     else:
-        post = canvas.material("lamp post", dice.tint(dice.pick(((0.30, 0.32, 0.33), (0.56, 0.57, 0.58), (0.14, 0.22, 0.19))), 0.07), z)
+        colour = dice.pick(((0.30, 0.32, 0.33), (0.56, 0.57, 0.58), (0.14, 0.22, 0.19)))
+        fine = "pale lamp post" if colour[0] > 0.5 else "dark lamp post"
+        post = canvas.material(fine, dice.tint(colour, 0.07), z)
     canvas.quad([(x - half, 0, z), (x - half * 0.9, height, z), (x + half * 0.9, height, z), (x + half, 0, z)], post)
     canvas.cast(x, z, half, height)
     if wooden:
-        canvas.quad([(x - 0.8, height - 0.5, z), (x + 0.8, height - 0.5, z), (x + 0.8, height - 0.5 - half * 2, z), (x - 0.8, height - 0.5 - half * 2, z)], post)
+        bar, under = height - 0.5, height - 0.5 - half * 2
+        canvas.quad([(x - 0.8, bar, z), (x + 0.8, bar, z), (x + 0.8, under, z), (x - 0.8, under, z)], post)
         return
-    lamp = canvas.material("lamp head", dice.tint((0.80, 0.80, 0.76)), z, 0.3, 0.0, (1.0, 0.85, 0.5))
+    lamp = canvas.material(fine, dice.tint((0.80, 0.80, 0.76)), z, 0.3, 0.0, (1.0, 0.85, 0.5))
     thick = max(0.16, half * 1.5)
-    canvas.quad([(x - half, height, z), (x - half, height - thick, z), (x + reach, height + 0.1 - thick, z), (x + reach, height + 0.1, z)], post)
+    canvas.quad(
+        [(x - half, height, z), (x - half, height - thick, z), (x + reach, height + 0.1 - thick, z), (x + reach, height + 0.1, z)], post
+    )
     canvas.quad([(x + reach * 0.55, height + 0.1, z), (x + reach * 0.55, height - 0.15 - thick, z),
                  (x + reach * 1.15, height - 0.15 - thick, z), (x + reach * 1.15, height + 0.1, z)], lamp)
 
@@ -150,8 +158,8 @@ def sign(canvas: Canvas, dice: Dice, x: float, z: float) -> None:
                             (cx + 1.5 * reach, cy + 0.9 * reach), (cx - 1.5 * reach, cy + 0.9 * reach)], material)
         elif kind in shapes:
             n, turn = shapes[kind]
-            canvas.polygon([(cx + 1.15 * reach * math.cos(math.pi * (turn + 2 * k / n)), cy + 1.15 * reach * math.sin(math.pi * (turn + 2 * k / n)))
-                            for k in range(n)], material)
+            angles = [math.pi * (turn + 2 * k / n) for k in range(n)]
+            canvas.polygon([(cx + 1.15 * reach * math.cos(a), cy + 1.15 * reach * math.sin(a)) for a in angles], material)
         else:
             canvas.ellipse(cx, cy, reach, reach, material)
 
@@ -170,7 +178,8 @@ def traffic_light(canvas: Canvas, dice: Dice, x: float, z: float) -> None:
     radius = 0.17 * canvas.camera.focal / z * canvas.scale * max(1.0, wide / 0.3)
     for k, colour in enumerate(colours):
         glow = k == lit
-        lamp = canvas.material("traffic-light lamp", colour if glow else tuple(c * 0.28 for c in colour), z, 0.0, 0.0, colour if glow else (0, 0, 0))
+        shown, emitted = (colour, colour) if glow else (tuple(c * 0.28 for c in colour), (0.0, 0.0, 0.0))
+        lamp = canvas.material("traffic-light lamp", shown, z, 0.0, 0.0, emitted)
         cx, cy = canvas.project(x, foot + 0.22 + 0.4 * k, z)
         canvas.ellipse(cx, cy, radius, radius, lamp)
 

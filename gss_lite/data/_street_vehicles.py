@@ -25,6 +25,9 @@ _BOXY = (
 )
 
 
+_TURNS = tuple(k * 0.6283 for k in range(10))
+
+
 def _is_front(points: list[tuple[float, float]]) -> bool:
     """Whether a face, its corners counter-clockwise seen from outside, looks at the camera."""
     area = 0.0
@@ -116,8 +119,8 @@ def car(canvas: Canvas, dice: Dice, x: float, z: float, heading: float, boxy: bo
             for along in (-0.31 * length, 0.31 * length):
                 for material, size in ((tyre, 1.0), (hub, 0.55)):
                     canvas.quad(
-                        [world(along + radius * size * math.cos(k * 0.6283), across, radius + radius * size * math.sin(k * 0.6283))
-                         for k in range(10)], material,
+                        [world(along + radius * size * math.cos(turn), across, radius + radius * size * math.sin(turn))
+                         for turn in _TURNS], material,
                     )
         else:
             lamp = tail if name == "rear" else head
