@@ -29,7 +29,7 @@ test: $(STAMP)  ## package tests, then every notebook cell by cell
 	@$(RUN) -m pytest tests notebooks $(NBVAL)
 
 bench: $(STAMP)  ## speed and memory, as ratios to a plain baseline
-	@$(RUN) -m pytest tests/benchmarks -s
+	@$(RUN) -m pytest tests/benchmarks/bench_*.py -s
 
 notebooks: $(STAMP)  ## re-execute the committed notebooks in place
 	@$(RUN) notebooks/walkthrough.py --in-place
@@ -53,7 +53,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@echo "Installing the locked packages into $(VENV) (about 6 GB with CUDA, some minutes); larger downloads:"
 	@$(PYTHON) -m venv $(VENV)
 	@set -o pipefail; $(RUN) -m pip install --disable-pip-version-check -r requirements.lock | \
-		awk '/^ *(Downloading|Using cached) .*[0-9] (MB|GB)\)/ {print "  " $$2, $$3, $$4} /^Installing collected/ {print "  unpacking ..."} {fflush()}'
+		sed -unE -e 's/^ *(Downloading|Using cached) (.*[0-9] [MG]B\))/  \2/p' -e 's/^Installing collected.*/  unpacking .../p'
 	@$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 	@echo "Installed."

@@ -110,6 +110,7 @@ def _evaluate(arguments: argparse.Namespace, line: str) -> None:
         without = result.scores(leave_out=corrupt)
         metrics["without_corrupt_frame"] = {name: value.miou for name, value in without.items()}
         print(f"\nwithout {CORRUPT_TEST_FRAME}, whose mask is shifted: GSS-FF {100 * without['prediction'].miou:.2f} mIoU")
+    metrics["picture_accuracy"] = [round(value, 4) for value in result.picture_accuracy()]
     path = Path(arguments.record or f"runs/{preset.name}/evaluate-{arguments.split}.json")
     write_json(path, run_record(
         kind=f"evaluate {arguments.split}", preset=preset.name, seed=preset.seed, steps=None, seconds=result.seconds,

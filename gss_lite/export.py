@@ -13,7 +13,7 @@ LOG_LINES = 60
 
 
 def export_weights(preset: Preset, run: Path, folder: Path) -> list[Path]:
-    """Copy NAME.{vqvae,prior} from `run` to `folder`: safetensors in 16 bits and a JSON card each; returns the paths.
+    """Copy what `run` holds of NAME.{palette,vqvae,prior} to `folder`, weights in 16 bits and with a JSON card; returns the paths.
 
     A card is the training record with its log thinned to about 60 lines, enough for a curve.
     """
@@ -22,7 +22,12 @@ def export_weights(preset: Preset, run: Path, folder: Path) -> list[Path]:
     if palette.exists():
         written.append(folder / palette.name)
         gss.palette.save(written[0])
-    for stage, module in [("vqvae", gss.tokenizer), ("prior", gss.prior)]:
+    modules = {"vqvae": gss.tokenizer, "prior": gss.prior}
+    trained = [stage for stage in modules if (run / f"{preset.name}.{stage}.safetensors").exists()]
+    if not trained:
+        raise FileNotFoundError(f"{run} holds no weights of {preset.name}; train them first: python -m gss_lite train --preset {preset.name}")
+    for stage in trained:
+        module = modules[stage]
         load_weights(run / f"{preset.name}.{stage}.safetensors", module)
         weights, card = (folder / f"{preset.name}.{stage}.{end}" for end in ("safetensors", "json"))
         save_weights(weights, module, half=True)

@@ -100,9 +100,9 @@ class LeastSquares(nn.Module):
     """X⁻¹ as printed in (S.8): scores x̂γ with γ = (βᵀβ)⁻¹βᵀ (D, K), the least-squares solution of βγ ≈ 1.
 
     **This is not a classifier.** βγ is a projection of rank D, so ‖βγ − 1‖² = K − D for every palette that spans the
-    channels, and the arg-max of x̂γ is wrong for most classes even without noise: colours far from black attract the
-    pixels of their neighbours. It is here to be looked at; to read a maskige use `NearestColor`, which adds the bias
-    that (S.8) lacks.
+    channels, and on the paper's palettes the arg-max of x̂γ is wrong for most classes even without noise: colours on the
+    outside of the palette, seen from black, mask the others. It also returns the same class for x̂ and for x̂/2. It is
+    here to be looked at; to read a maskige use `NearestColor`.
 
     Args:
         colors: β (K, D).

@@ -28,6 +28,11 @@ class Evaluation:
         kept = [i for i in range(len(self)) if i not in leave_out]
         return {name: scores_from_confusion(matrix[kept].sum(0)) for name, matrix in self.matrices.items()}
 
+    def picture_accuracy(self) -> list[float]:
+        """Pixel accuracy of the prediction, picture by picture: what a later run can be held against without running all of it."""
+        matrix = self.matrices["prediction"].double()
+        return (matrix.diagonal(dim1=1, dim2=2).sum(1) / matrix.sum((1, 2))).tolist()
+
     def __len__(self) -> int:
         return len(self.matrices["prediction"])
 
