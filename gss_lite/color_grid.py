@@ -7,6 +7,7 @@ compared. The answers equal those of comparing with every colour in float32, bit
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,7 +16,8 @@ from torch import Tensor
 SIDE = 64  # a power of two, so that x·SIDE is exact in float32 and no pixel is put into a neighbouring cell
 COARSE_SIDE = 8
 MOST_CANDIDATES = 1 << 20  # while building, at about 80 bytes each; a palette squeezed into one corner gets a coarser table
-PIXELS_AT_ONCE = 1 << 18
+PIXELS_AT_ONCE = {"cpu": 1 << 15, "cuda": 1 << 22}  # on the CPU so few that torch does not split each small step among threads,
+# whose waiting for each other costs more than it saves, and ruins the speed on a busy machine; on a GPU enough to fill it
 SHARED, OUTSIDE = -1, -2
 
 
@@ -93,51 +95,60 @@ def _prune(cell: Tensor, ids: Tensor, side: int, beta: Tensor, slack: float) -> 
     return cell[kept], ids[kept]
 
 
+def slices(pixels: Tensor) -> Iterator[slice]:
+    """Cut pixels (D, N) into runs of at most PIXELS_AT_ONCE."""
+    at_once = PIXELS_AT_ONCE.get(pixels.device.type, PIXELS_AT_ONCE["cpu"])
+    return (slice(start, start + at_once) for start in range(0, pixels.shape[1], at_once))
+
+
 def grid_nearest(grid: ColorGrid, pixels: Tensor) -> tuple[Tensor, Tensor]:
     """Pixels (3, N) float32 → class ids (N,) long and the indices of those outside [0, 1]³, whose id is OUTSIDE.
 
     Ties go to the lowest id. Extra memory beyond the ids: about 60 bytes for each of PIXELS_AT_ONCE pixels.
     """
     ids = torch.empty(pixels.shape[1], dtype=torch.long, device=pixels.device)
-    for start in range(0, pixels.shape[1], PIXELS_AT_ONCE):
-        part = pixels[:, start : start + PIXELS_AT_ONCE]
-        cell = _cell_of(part, grid.side)
+    for run in slices(pixels):
+        channels = pixels[:, run].unbind()
+        cell = _cell_of(channels, grid.side)
         found = grid.only.index_select(0, cell).long()
         shared = (found == SHARED).nonzero().squeeze(1)
-        found[shared] = _compare(grid, part.index_select(1, shared), cell[shared])
-        ids[start : start + PIXELS_AT_ONCE] = found
+        found[shared] = _compare(grid, [channel[shared] for channel in channels], cell[shared])
+        ids[run] = found
     return ids, (ids == OUTSIDE).nonzero().squeeze(1)
 
 
-def _cell_of(pixels: Tensor, side: int) -> Tensor:
-    """Pixels (3, N) → cell numbers (N,) int; side³ for those outside the cube (NaN included)."""
-    inside = (pixels.amin(0) >= 0) & (pixels.amax(0) <= 1)
-    r, g, b = ((channel * side).clamp_(0, side - 1).int() for channel in pixels)  # the clamp brings 1.0 into the last cell
-    return r.mul_(side).add_(g).mul_(side).add_(b).masked_fill_(~inside, side**3)
+def _cell_of(channels: Sequence[Tensor], side: int) -> Tensor:
+    """Three channels (N,) → cell numbers (N,) int; side³ for pixels outside the cube (NaN included)."""
+    cell = torch.zeros_like(channels[0], dtype=torch.int)
+    inside = torch.ones_like(channels[0], dtype=torch.bool)
+    for channel in channels:
+        inside &= (channel >= 0) & (channel <= 1)
+        cell.mul_(side).add_((channel * side).clamp_(0, side - 1).int())  # the clamp brings 1.0 into the last cell
+    return cell.masked_fill_(~inside, side**3)
 
 
-def _compare(grid: ColorGrid, pixels: Tensor, cell: Tensor) -> Tensor:
-    """Nearest candidate for pixels (3, N) in cells (N,): one round per candidate, with ever fewer pixels."""
+def _compare(grid: ColorGrid, channels: Sequence[Tensor], cell: Tensor) -> Tensor:
+    """Nearest candidate for pixels (three channels (N,)) in cells (N,): one round per candidate, with ever fewer pixels."""
     at, end = grid.start[cell], grid.start[cell + 1]
     ids = grid.ids[at].long()
-    least = _squared_distance(pixels, grid.colors, ids)
+    least = _squared_distance(channels, grid.colors, ids)
     pixel = torch.arange(len(cell), device=cell.device)
     while True:
         at = at + 1
         more = (at < end).nonzero().squeeze(1)
         if not len(more):
             return ids
-        at, end, pixel, pixels = at[more], end[more], pixel[more], pixels.index_select(1, more)
+        at, end, pixel, channels = at[more], end[more], pixel[more], [channel[more] for channel in channels]
         candidate = grid.ids[at].long()
-        distance = _squared_distance(pixels, grid.colors, candidate)
+        distance = _squared_distance(channels, grid.colors, candidate)
         nearer = distance < least[pixel]  # strict: of two equals the lower id stays
         ids[pixel[nearer]] = candidate[nearer]
         least[pixel[nearer]] = distance[nearer]
 
 
-def _squared_distance(pixels: Tensor, colors: Tensor, ids: Tensor) -> Tensor:
+def _squared_distance(channels: Sequence[Tensor], colors: Tensor, ids: Tensor) -> Tensor:
     """‖x − β_id‖² (N,) in float32, added up channel by channel as the exhaustive comparison does."""
-    total = torch.zeros_like(pixels[0])
-    for values, channel in zip(pixels, colors.T):
-        total += (values - channel.index_select(0, ids)).square_()
+    total = torch.zeros_like(channels[0])
+    for values, of_colors in zip(channels, colors.T):
+        total += (values - of_colors[ids]).square_()
     return total

@@ -8,10 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from gss_lite.color_grid import ColorGrid, build_grid, grid_nearest
+from gss_lite.color_grid import ColorGrid, build_grid, grid_nearest, slices
 
 GRID_CLASSES = range(32, 4097)  # below, comparing with every colour costs about as much as the look-up and needs no table
-PIXELS_AT_ONCE = {"cpu": 1 << 16, "cuda": 1 << 22}  # what fits a core's cache; enough to fill a GPU
 
 
 def _checked_colors(colors: Tensor) -> Tensor:
@@ -82,11 +81,9 @@ def nearest_by_comparison(pixels: Tensor, colors: Tensor) -> Tensor:
     Extra memory: a few floats for each of PIXELS_AT_ONCE pixels, whatever N and K.
     """
     ids = torch.zeros(pixels.shape[1], dtype=torch.long, device=pixels.device)
-    at_once = PIXELS_AT_ONCE.get(pixels.device.type, PIXELS_AT_ONCE["cpu"])
-    for start in range(0, pixels.shape[1], at_once):
-        part = pixels[:, start : start + at_once]
-        nearest = ids[start : start + at_once]
-        least = part.new_full((part.shape[1],), torch.inf)
+    for run in slices(pixels):
+        part, nearest = pixels[:, run], ids[run]
+        least = torch.full_like(part[0], torch.inf)
         for k, color in enumerate(colors.tolist()):
             distance = torch.zeros_like(least)
             for values, channel in zip(part, color):
@@ -130,6 +127,6 @@ class LeastSquares(nn.Module):
     @torch.no_grad()
     def classify(self, maskige: Tensor) -> Tensor:
         """Maskige (B, D, H, W) → the arg-max of the scores, (B, H, W) long; see the warning above."""
-        pixels = _pixels(maskige, len(self.gamma)).split(PIXELS_AT_ONCE["cpu"], dim=1)
-        ids = torch.cat([(self.gamma.T @ part).argmax(0) for part in pixels])
+        pixels = _pixels(maskige, len(self.gamma))
+        ids = torch.cat([(self.gamma.T @ pixels[:, run]).argmax(0) for run in slices(pixels)])
         return ids.view(maskige.shape[0], *maskige.shape[2:])

@@ -75,7 +75,7 @@ def bar_per_class(values: dict[str, Sequence[float]], names: Sequence[str], *, l
     axis.set_xlabel(label)
     axis.grid(axis="x", alpha=0.3)
     if len(values) > 1:
-        axis.legend(fontsize=8, loc="lower right")
+        figure.legend(fontsize=9, loc="outside upper center", ncols=len(values), frameon=False)  # inside it would cover bars
     return figure
 
 

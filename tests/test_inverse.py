@@ -138,8 +138,7 @@ class TestNearestColor:
         """What bounds the memory: seven pixels at a time, inside and outside the cube, give the same ids."""
         colors = torch.rand(MANY, 3, generator=numbers(7))
         pixels = torch.rand(100, 3, generator=numbers(8)) * 1.2 - 0.1
-        monkeypatch.setattr("gss_lite.color_grid.PIXELS_AT_ONCE", 7)
-        monkeypatch.setattr("gss_lite.inverse.PIXELS_AT_ONCE", {"cpu": 7})
+        monkeypatch.setattr("gss_lite.color_grid.PIXELS_AT_ONCE", {"cpu": 7})
         assert torch.equal(NearestColor(colors).classify(as_maskige(pixels)).flatten(), brute_force(pixels, colors))
 
     @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")

@@ -1,0 +1,258 @@
+"""Run every notebook in order, as a reader would with Restart-and-Run-All, and write the results as pages.
+
+    python notebooks/walkthrough.py                    pages in build/walkthrough/
+    python notebooks/walkthrough.py --only '03*'       only the notebooks that match
+    python notebooks/walkthrough.py --in-place         instead of pages, refresh the committed notebooks and their solutions
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import html
+import math
+import os
+import re
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Empty
+from typing import Any
+
+import nbformat
+from ipykernel.kernelspec import get_kernel_dict
+from jupyter_client import AsyncKernelClient, AsyncKernelManager
+from jupyter_client.channels import AsyncZMQSocketChannel
+from jupyter_client.kernelspec import KernelSpec
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from nbconvert import HTMLExporter
+from nbformat import NotebookNode
+from tqdm import tqdm
+from traitlets import Type
+
+HERE = Path(__file__).resolve().parent
+PAGES = HERE.parent / "build" / "walkthrough"
+CELL_TIMEOUT = 900  # seconds; a cell that needs more belongs in a script
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
+WIDGET = "application/vnd.jupyter.widget-view+json"
+NO_CONTROL = "<p><em>A control stands here: open this notebook in JupyterLab (<code>make lab</code>) to move it.</em></p>"
+
+
+class PatientChannel(AsyncZMQSocketChannel):
+    """Waits for a message in short slices.
+
+    What nbclient sends for the output area of a control can swallow the wake-up for the reply it is waiting for; the
+    message is then there, and one long wait would find it only when the cell's time is up.
+    """
+
+    async def get_msg(self, timeout: float | None = None) -> dict[str, Any]:
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        while True:
+            try:
+                return await super().get_msg(timeout=max(0.0, min(0.2, deadline - time.monotonic())))
+            except Empty:
+                if time.monotonic() >= deadline:
+                    raise
+
+
+class PatientClient(AsyncKernelClient):
+    shell_channel_class = Type(PatientChannel)
+    iopub_channel_class = Type(PatientChannel)
+
+
+class CurrentInterpreter(AsyncKernelManager):
+    """Starts the kernel of the running interpreter, whichever kernels the user has installed under the name python3."""
+
+    client_factory = Type(PatientClient)
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        return KernelSpec(**get_kernel_dict())
+
+
+@dataclass
+class Run:
+    """One executed notebook: its path, what came out, and what went wrong (empty if nothing did)."""
+
+    path: Path
+    notebook: NotebookNode
+    cells: int
+    seconds: float
+    error: str
+
+    @property
+    def status(self) -> str:
+        return "failed" if self.error else "ok"
+
+
+def execute(path: Path) -> Run:
+    """Execute the notebook at `path` in its own folder, with one progress bar over its code cells."""
+    notebook = nbformat.read(path, as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    start = time.perf_counter()
+    error = ""
+    # disable=None: no bar where the output is a file, which would keep every state of it.
+    with tqdm(total=len(code), desc=path.stem, unit="cell", leave=False, disable=None) as bar:
+        client = NotebookClient(
+            notebook,
+            kernel_manager_class=CurrentInterpreter,
+            timeout=CELL_TIMEOUT,
+            record_timing=False,
+            coalesce_streams=True,
+            extra_arguments=["--log-level=50"],
+            resources={"metadata": {"path": str(path.parent)}},
+            on_notebook_start=restore_interrupt,
+            on_cell_executed=lambda **_: bar.update(),
+        )
+        try:
+            client.execute()
+        except (CellExecutionError, CellTimeoutError, DeadKernelError) as exception:
+            error = str(exception)
+    error = error or control_error(client)
+    return Run(path, notebook, len(code), time.perf_counter() - start, ANSI.sub("", error).strip())
+
+
+def restore_interrupt(**_: Any) -> None:
+    """Let Ctrl-C end the walkthrough: nbclient would only end the kernel, and the next notebook would start."""
+    loop = asyncio.get_running_loop()
+    with contextlib.suppress(NotImplementedError):  # Windows, where nbclient sets no handlers either
+        loop.remove_signal_handler(signal.SIGINT)
+        loop.remove_signal_handler(signal.SIGTERM)
+
+
+def control_error(client: NotebookClient) -> str:
+    """The traceback inside a control's output, if any: such an error does not stop the execution by itself."""
+    for state in client.widget_state.values():
+        for output in state.get("outputs", ()):
+            if output["output_type"] == "error":
+                return "In the function of a control:\n" + "\n".join(output["traceback"])
+    return ""
+
+
+def stderr_text(notebook: NotebookNode) -> str:
+    """All that the cells wrote to stderr, warnings mostly."""
+    outputs = (output for cell in notebook.cells for output in cell.get("outputs", ()))
+    return "".join(output.text for output in outputs if output.get("name") == "stderr")
+
+
+def strip_volatile(notebook: NotebookNode) -> None:
+    """Drop what differs from run to run or machine to machine and is no result: widget state, timings, versions."""
+    notebook.metadata.pop("widgets", None)
+    notebook.metadata.kernelspec = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    notebook.metadata.language_info = {"name": "python"}
+    for cell in notebook.cells:
+        for key in ("execution", "ExecuteTime", "collapsed", "scrolled", "trusted"):
+            cell.metadata.pop(key, None)
+
+
+def write_beside(path: Path, text: str) -> None:
+    """Replace the file at `path` in one step, so that an interruption leaves the old one whole."""
+    new = path.with_name(f".{path.name}.new")
+    new.write_text(text, encoding="utf-8")
+    os.replace(new, path)
+
+
+def write_page(run: Run) -> Path:
+    """Write the executed notebook as HTML; controls, which need a kernel, are replaced by a line that says so."""
+    notebook = run.notebook
+    notebook.metadata.pop("widgets", None)
+    for cell in notebook.cells:
+        for output in cell.get("outputs", ()):
+            if WIDGET in output.get("data", {}):
+                output.data = {"text/html": NO_CONTROL}
+    resources = {"metadata": {"name": run.path.stem, "path": str(run.path.parent)}}
+    page, _ = HTMLExporter(embed_images=True).from_notebook_node(notebook, resources)
+    # Readers who follow a link to another notebook get its page.
+    page = re.sub(r'(<a href=")(\d\d_\w+)\.ipynb', r"\1\2.html", page)
+    target = PAGES / f"{run.path.stem}.html"
+    write_beside(target, page)
+    return target
+
+
+def write_index(runs: list[Run]) -> Path:
+    """Write build/walkthrough/index.html: a linked title, the seconds and the status of every notebook."""
+    rows = "\n".join(
+        f'<tr><td><a href="{run.path.stem}.html">{html.escape(title(run))}</a></td>'
+        f"<td>{run.seconds:.0f} s</td><td>{run.status}</td></tr>"
+        for run in runs
+    )
+    target = PAGES / "index.html"
+    write_beside(
+        target,
+        '<!doctype html><html lang="en"><meta charset="utf-8"><title>gss-lite walkthrough</title>'
+        "<style>body{font:1rem/1.5 sans-serif;max-width:50rem;margin:3rem auto;padding:0 1rem}"
+        "td{padding:.3rem 1.5rem .3rem 0}</style>"
+        f"<h1>gss-lite walkthrough</h1><table>\n{rows}\n</table></html>\n",
+    )
+    return target
+
+
+def title(run: Run) -> str:
+    """The first heading of the notebook, or its file name."""
+    text = "\n".join(cell.source for cell in run.notebook.cells if cell.cell_type == "markdown")
+    heading = re.search(r"^# +(.+)$", text, re.MULTILINE)
+    return heading.group(1).strip() if heading else run.path.stem
+
+
+def save_in_place(run: Run) -> None:
+    """Write the clean outputs back to the notebook's own file; a run with errors or warnings leaves it as it was."""
+    warnings = stderr_text(run.notebook)
+    if warnings and not run.error:
+        run.error = f"stderr must be empty before the outputs are committed:\n{warnings.strip()}"
+    if not run.error:
+        strip_volatile(run.notebook)
+        write_beside(run.path, nbformat.writes(run.notebook) + "\n")
+
+
+def find(pattern: str, in_place: bool) -> list[Path]:
+    """The numbered notebooks in order, and with `in_place` the solutions, whose names match the glob `pattern`."""
+    paths = sorted(HERE.glob("[0-9][0-9]_*.ipynb"))
+    if in_place:
+        paths += sorted(HERE.glob("solutions/*.ipynb"))
+    return [path for path in paths if path.match(pattern) or path.match(f"{pattern}.ipynb")]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Run the notebooks in order.")
+    parser.add_argument("--only", metavar="PATTERN", default="*", help="run only the notebooks whose names match, such as '03*'")
+    parser.add_argument("--in-place", action="store_true", help="write clean outputs back to the notebooks, solutions included")
+    arguments = parser.parse_args()
+    paths = find(arguments.only, arguments.in_place)
+    if not paths:
+        print(f"no notebook in {HERE} matches {arguments.only!r}", file=sys.stderr)
+        return 1
+
+    if arguments.in_place:
+        # CamVid's pictures may not be copied into the repository: committed outputs come from a run without it.
+        os.environ["GSS_DATA"] = "absent"
+    PAGES.mkdir(parents=True, exist_ok=True)
+    runs = []
+    for path in paths:
+        print(f"{path.stem} ...", flush=True)
+        run = execute(path)
+        if arguments.in_place:
+            save_in_place(run)
+        else:
+            write_page(run)
+        if run.error:
+            print(run.error, flush=True)
+        runs.append(run)
+
+    width = max(len(run.path.stem) for run in runs)
+    print(f"\n{'notebook':{width}}  cells  seconds  status")
+    for run in runs:
+        print(f"{run.path.stem:{width}}  {run.cells:5}  {run.seconds:7.1f}  {run.status}")
+    if not arguments.in_place:
+        print(f"\nPages: {write_index(runs).relative_to(HERE.parent)}")
+    return 1 if any(run.error for run in runs) else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("interrupted")

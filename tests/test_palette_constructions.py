@@ -1,0 +1,152 @@
+"""Every construction: K distinct colours in range for K = 2…1000, by seed; the paper's formulas; the released grids."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gss_lite.palette import Palette, arithmetic_colors, arithmetic_palette
+from gss_lite.palette_constructions import (
+    CONSTRUCTIONS, STARTS, T, _redraw_twins, misaligned_palette, random_additive_palette, random_palette, released_ade20k_palette,
+    released_cityscapes_palette, released_mseg_palette, shuffled,
+)
+from gss_lite.palette_search import max_min_palette
+
+# The search is cut short for the sweep over K: what it promises at any K does not depend on how long it runs.
+QUICK = dict(CONSTRUCTIONS) | {
+    f"max-min {space}": lambda k, seed, space=space: max_min_palette(k, space, seed=seed, restarts=0, rounds=1)
+    for space in ("RGB", "OKLab")
+}
+SEEDED = ("random", "random additive", "max-min RGB", "max-min OKLab")
+
+
+def levels(palette: Palette) -> torch.Tensor:
+    """Colours as whole numbers (K, 3), after checking that they are whole."""
+    scaled = 255 * palette.colors.double()
+    assert float((scaled - scaled.round()).abs().max()) < 1e-4
+    return scaled.round().long()
+
+
+@pytest.mark.parametrize("name", QUICK)
+@settings(deadline=None, max_examples=15)
+@given(k=st.integers(2, 1000), seed=st.integers(0, 2**31))
+def test_every_construction_gives_k_distinct_colours_in_range(name, k, seed):
+    colors = QUICK[name](k, seed).colors
+    assert colors.shape == (k, 3) and len({tuple(c) for c in colors.tolist()}) == k
+    assert float(colors.min()) >= 0 and float(colors.max()) <= 1
+
+
+@pytest.mark.parametrize("name", QUICK)
+@pytest.mark.parametrize("k", [2, 255, 1000])
+def test_the_ends_of_the_range_and_determinism(name, k):
+    first, again = QUICK[name](k, 7), QUICK[name](k, 7)
+    assert len(first) == k and torch.equal(first.colors, again.colors)
+
+
+@pytest.mark.parametrize("name", SEEDED)
+def test_another_seed_gives_another_palette(name):
+    assert not torch.equal(QUICK[name](19, 0).colors, QUICK[name](19, 1).colors)
+
+
+@pytest.mark.parametrize("name", CONSTRUCTIONS)
+@pytest.mark.parametrize("k", [1, 0, -5, 2.5])
+def test_a_number_of_classes_that_makes_no_sense_is_refused(name, k):
+    with pytest.raises(ValueError, match="whole number of classes"):
+        CONSTRUCTIONS[name](k, 0)
+
+
+def test_drawing_leaves_the_global_generator_alone():
+    state = torch.get_rng_state()
+    for construct in QUICK.values():
+        construct(11, 3)
+    released_ade20k_palette(1), released_mseg_palette(1), shuffled(random_palette(5), 2)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+# (ii) misaligned starts
+
+@given(st.integers(2, 1000))
+def test_misaligned_channels_share_no_value(k):
+    """(S.12): with starts 0, 1, 2 and an interval above 2, the values of the three channels are disjoint."""
+    colors = levels(misaligned_palette(k))
+    r, g, b = (set(colors[:, c].tolist()) for c in range(3))
+    assert colors[0].tolist() == [0, 1, 2] and not (r & g or g & b or r & b)
+
+
+def test_misaligned_is_the_arithmetic_grid_moved():
+    assert torch.equal(levels(misaligned_palette(216, (45, 45, 45))), arithmetic_colors(216, (45, 45, 45)) + torch.tensor(STARTS))
+
+
+# (iii) random additive factors
+
+@settings(deadline=None)
+@given(st.integers(2, 1000), st.integers(0, 2**31), st.integers(0, 60))
+def test_random_factors_lie_between_0_and_t_above_the_grid(k, seed, largest):
+    factors = levels(random_additive_palette(k, seed, largest)) - arithmetic_colors(k, None, STARTS, room=largest)
+    assert int(factors.min()) >= 0 and int(factors.max()) <= largest
+
+
+def test_the_factors_are_uniform_and_independent_of_the_colour_before():
+    factors = torch.cat([levels(random_additive_palette(1000, seed)) for seed in range(20)]) - arithmetic_colors(1000, None, STARTS, T).repeat(20, 1)
+    counts = torch.bincount(factors.flatten(), minlength=T + 1).double()
+    expected = counts.sum() / (T + 1)
+    assert len(counts) == T + 1
+    assert float(((counts - expected) ** 2 / expected).sum()) < 45  # χ² with 15 degrees of freedom: 1e-4 lies at 44.3
+    assert abs(float(torch.corrcoef(factors.double().T)[0, 1])) < 0.03
+
+
+def test_t_zero_is_the_misaligned_palette():
+    assert torch.equal(random_additive_palette(150, 3, 0).colors, misaligned_palette(150).colors)
+
+
+@pytest.mark.parametrize("largest", [-1, 254])
+def test_t_out_of_range_is_refused(largest):
+    with pytest.raises(ValueError, match="0…253"):
+        random_additive_palette(8, 0, largest)
+
+
+def test_of_two_equal_colours_the_later_is_drawn_again():
+    draws = iter([[[1], [1], [2], [1]], [[8], [2], [9], [7]], [[0], [0], [5], [0]]])
+    assert _redraw_twins(lambda: torch.tensor(next(draws))).tolist() == [[1], [2], [5], [7]]
+
+
+def test_colours_that_cannot_be_made_distinct_are_refused():
+    assert len(random_additive_palette(1000, 0, 60, (20, 20, 20))) == 1000  # T above the interval is no obstacle in itself
+    with pytest.raises(ValueError, match="choose smaller intervals"):
+        random_additive_palette(1000, 0, 253)
+    with pytest.raises(ValueError, match="distinct colours were not found"):
+        _redraw_twins(lambda: torch.zeros(8, 3, dtype=torch.long))
+
+
+# random and released
+
+def test_random_palettes_fill_the_cube_evenly():
+    colors = torch.cat([random_palette(1000, seed).colors for seed in range(5)]).double()
+    assert float((colors.mean(0) - 0.5).abs().max()) < 0.02
+    assert float((colors.std(0) - (1 / 12) ** 0.5).abs().max()) < 0.01
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**31))
+def test_the_released_grids_as_coded(seed):
+    """Facts §2.9: the grids, the jitter's range, the number of colours."""
+    ade = [[r, g, b] for r in range(15, 240, 51) for g in range(16, 239, 40) for b in range(17, 238, 45)]
+    off = levels(released_ade20k_palette(seed)) - torch.tensor(ade)
+    assert len(ade) == 150 and int(off.min()) >= -15 and int(off.max()) <= 15
+    mseg = [[r, g, b] for r in range(15, 255, 55) for g in range(16, 255, 51) for b in range(17, 255, 33)][6:]
+    off = levels(released_mseg_palette(seed)) - torch.tensor(mseg)
+    assert len(mseg) == 194 and int(off.min()) >= -15 and int(off.max()) <= 0
+
+
+def test_cityscapes_has_19_colours_and_the_published_least_distance():
+    assert len(released_cityscapes_palette()) == 19
+    assert released_cityscapes_palette().least_distance() == pytest.approx(20.0, abs=1e-4)
+
+
+def test_shuffling_deals_out_the_same_colours():
+    palette = arithmetic_palette(50)
+    dealt = shuffled(palette, 4)
+    assert not torch.equal(dealt.colors, palette.colors)
+    assert torch.equal(dealt.colors.unique(dim=0), palette.colors.unique(dim=0))

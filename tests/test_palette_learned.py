@@ -1,0 +1,157 @@
+"""GSS-TF: the straight-through pass against encode and decode, its gradient, learning, and a tokenizer left as it was."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from gss_lite.inverse import NearestColor
+from gss_lite.palette import IGNORE, paint
+from gss_lite.palette_constructions import random_palette
+from gss_lite.palette_learned import (
+    NOISE, cascade_loss, learn_palette, nearest_color_loss, straight_through_reconstruct, token_logits,
+)
+from gss_lite.vqvae import VQVAE
+
+
+def blocks(count: int, classes: int, seed: int) -> torch.Tensor:
+    """Masks (count, 32, 32) of 8-pixel blocks: every token sees one class."""
+    ids = torch.randint(classes, (count, 4, 4), generator=torch.Generator().manual_seed(seed))
+    return ids.repeat_interleave(8, 1).repeat_interleave(8, 2)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> VQVAE:
+    """A VQ-VAE as initialised, with its codes on encoder outputs: every part of the real thing, trained or not."""
+    torch.manual_seed(0)
+    model = VQVAE(vocab_size=64, stride=4, width=16, code_dim=8, depth=1)
+    model(torch.rand(4, 3, 32, 32))  # a forward pass in train mode starts the codebook
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def color_codes() -> VQVAE:
+    """A tokenizer that one can see through: a token is one of 16 colours, the nearest to the mean of a 4 × 4 patch."""
+    model = VQVAE(vocab_size=16, stride=4, code_dim=3)
+    mix = nn.Conv2d(3, 3, 1)
+    with torch.no_grad():
+        mix.weight.copy_(torch.eye(3)[:, :, None, None])
+        mix.bias.zero_()
+    model.encoder, model.decoder = nn.Sequential(nn.AvgPool2d(4), mix), nn.Upsample(scale_factor=4)
+    model.codebook.codes.copy_(2 * torch.rand(16, 3, generator=torch.Generator().manual_seed(1)) - 1)
+    return model.eval()
+
+
+def test_without_noise_the_forward_pass_is_encode_and_decode(tokenizer):
+    maskige = torch.rand(2, 3, 32, 48)
+    rebuilt = straight_through_reconstruct(tokenizer, maskige)
+    assert torch.equal(rebuilt.clamp(0, 1), tokenizer.decode(tokenizer.encode(maskige)))
+
+
+def test_logits_are_minus_the_squared_distances(tokenizer):
+    maskige = torch.rand(1, 3, 16, 16)
+    vectors = tokenizer.encoder(2 * maskige - 1)
+    expected = -(vectors[:, None] - tokenizer.codebook.codes[None, :, :, None, None]).square().sum(2)
+    assert torch.allclose(token_logits(tokenizer, maskige), expected, atol=1e-4)
+
+
+def test_noise_draws_tokens_with_the_softmaxs_probabilities(tokenizer):
+    """Gumbel-max: arg-max of logits + noise is a sample of softmax(logits)."""
+    maskige = torch.full((1, 3, 16, 16), 0.4)
+    maskige[..., 8:] = 0.45
+    probability = token_logits(tokenizer, maskige).softmax(1)[0, :, 1, 1].double()
+    generator, counts = torch.Generator().manual_seed(0), torch.zeros(tokenizer.vocab_size, dtype=torch.double)
+    seen = []
+    lookup = tokenizer.codebook.lookup
+    tokenizer.codebook.lookup = lambda tokens: (seen.append(tokens), lookup(tokens))[1]
+    try:
+        for _ in range(20):
+            straight_through_reconstruct(tokenizer, maskige.expand(50, -1, -1, -1), generator=generator)
+    finally:
+        del tokenizer.codebook.lookup
+    counts = torch.bincount(torch.cat(seen)[:, 1, 1], minlength=tokenizer.vocab_size) / 1000
+    assert float((counts - probability).abs().max().detach()) < 0.06  # 3.8 standard deviations at p = 1/2
+    assert float(probability.max().detach()) < 0.99  # else the noise would not have been tested
+
+
+def test_the_gradient_is_that_of_the_softmax(tokenizer):
+    """d/dx of the hard pass = d/dx of decoding with the hard codes, moved along the soft ones."""
+    maskige = torch.rand(1, 3, 16, 16, requires_grad=True)
+    weight = torch.rand(1, 3, 16, 16)
+    got, = torch.autograd.grad((weight * straight_through_reconstruct(tokenizer, maskige, 2.0)).sum(), maskige)
+    codes = tokenizer.codebook.codes
+    soft = torch.einsum("bvhw,vc->bchw", (token_logits(tokenizer, maskige) / 2.0).softmax(1), codes)
+    hard = codes[tokenizer.encode(maskige)].movedim(-1, 1).requires_grad_()
+    upstream, = torch.autograd.grad((weight * (tokenizer.decoder(hard) + 1) / 2).sum(), hard)
+    expected, = torch.autograd.grad(soft, maskige, upstream)
+    assert torch.allclose(got, expected, atol=1e-6) and float(got.abs().sum()) > 0
+
+
+def test_nearest_colour_loss_is_the_cross_entropy_of_gaussian_posteriors():
+    picture, colors = torch.rand(2, 3, 4, 5), torch.rand(6, 3)
+    mask = torch.randint(6, (2, 4, 5))
+    mask[0, 0, :3] = IGNORE
+    distance = (picture[:, None] - colors[None, :, :, None, None]).square().sum(2)
+    expected = F.cross_entropy(-distance / (2 * NOISE**2), mask, ignore_index=IGNORE)
+    assert torch.allclose(nearest_color_loss(picture, mask, colors), expected, atol=1e-4)
+
+
+def test_cascade_loss_is_the_supplements_formula_row_by_row():
+    picture, colors = torch.rand(1, 3, 3, 4), torch.rand(5, 3)
+    mask = torch.randint(5, (1, 3, 4))
+    mask[0, 0, 0] = IGNORE
+    keep = mask.flatten() != IGNORE
+    x_hat = picture.movedim(1, -1).reshape(-1, 3)[keep]
+    c = F.one_hot(mask.flatten()[keep], 5).float()
+    gamma = torch.linalg.inv(colors.T @ colors) @ colors.T
+    n = len(c)
+    expected = ((x_hat - c @ colors).norm() / n**0.5 * gamma.norm() + (c @ colors @ gamma - c).norm() / n**0.5) ** 2
+    assert torch.allclose(cascade_loss(picture, mask, colors), expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_learning_lowers_the_loss_reads_masks_better_and_leaves_the_tokenizer_alone(color_codes, seed):
+    before = {k: v.clone() for k, v in color_codes.state_dict().items()}
+    start = random_palette(8, seed)
+    learned = learn_palette(start, color_codes, blocks(60, 8, 1000), steps=100, batch=8, seed=seed)
+    assert sum(learned.losses[-10:]) < 0.5 * sum(learned.losses[:10])
+    held_out = blocks(40, 8, 5000)
+
+    def accuracy(palette) -> float:
+        rebuilt = color_codes.decode(color_codes.encode(palette.paint(held_out)))
+        return float((NearestColor(palette.colors).classify(rebuilt) == held_out).float().mean())
+
+    assert accuracy(start) < 0.8 and accuracy(learned.palette) > 0.95
+    after = color_codes.state_dict()
+    assert all(torch.equal(before[k], after[k]) for k in before)
+    assert not color_codes.training and all(p.grad is None and p.requires_grad for p in color_codes.parameters())
+
+
+def test_it_is_fixed_by_its_seed_and_the_start_is_not_changed(color_codes):
+    masks, start = blocks(10, 6, 3), random_palette(6, 1)
+    colors = start.colors.clone()
+    runs = [learn_palette(start, color_codes, masks, steps=4, batch=4, seed=s) for s in (0, 0, 1)]
+    assert runs[0].losses == runs[1].losses != runs[2].losses
+    assert torch.equal(runs[0].palette.colors, runs[1].palette.colors)
+    assert torch.equal(start.colors, colors) and not runs[0].palette.colors.requires_grad
+
+
+def test_colours_are_reflected_into_range_and_a_wild_learning_rate_is_refused(color_codes):
+    start, masks = random_palette(6, 1), blocks(10, 6, 3)
+    outward = lambda picture, mask, colors: -(colors - 0.5).abs().sum()  # noqa: E731
+    learned = learn_palette(start, color_codes, masks, steps=40, batch=1, lr=0.02, momentum=0.0, objective=outward)
+    assert float(learned.palette.colors.min()) >= 0 and float(learned.palette.colors.max()) <= 1
+    assert float((learned.palette.colors - 0.5).abs().min()) > 0.47
+    with pytest.raises(ValueError, match="two colours together.*lower the learning rate"):
+        learn_palette(start, color_codes, masks, steps=2, batch=1, lr=5.0, momentum=0.0, objective=outward)
+
+
+def test_masks_of_the_wrong_shape_no_steps_and_a_loss_that_is_not_finite_are_refused(tokenizer):
+    start = random_palette(4)
+    for masks, steps in ((torch.zeros(0, 8, 8), 3), (torch.zeros(8, 8), 3), (torch.zeros(2, 8, 8), 0)):
+        with pytest.raises(ValueError, match="learning needs masks"):
+            learn_palette(start, tokenizer, masks, steps=steps)
+    with pytest.raises(FloatingPointError, match="at step 1; lower the learning rate"):
+        learn_palette(start, tokenizer, torch.zeros(2, 8, 8), steps=2, batch=1, objective=lambda x, m, c: c.sum() / 0)

@@ -1,0 +1,95 @@
+"""Palette figures: what is drawn is what was given."""
+
+from __future__ import annotations
+
+import math
+
+import matplotlib
+import pytest
+import torch
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt  # noqa: E402
+
+from gss_lite import plotting_palettes as draw  # noqa: E402
+from gss_lite.palette import Palette, arithmetic_palette  # noqa: E402
+from gss_lite.palette_constructions import random_palette  # noqa: E402
+from gss_lite.palette_spaces import DEFICIENCIES, distances, simulate_deficiency  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def close_figures():
+    yield
+    plt.close("all")
+
+
+def test_swatches_show_every_colour_once_with_its_name():
+    palette, names = random_palette(7), [f"class {k}" for k in range(7)]
+    axis = draw.show_swatches(palette, names, columns=3).axes[0]
+    assert [t.get_text() for t in axis.texts] == names
+    shown = torch.tensor([p.get_facecolor()[:3] for p in axis.patches], dtype=torch.float32)
+    assert torch.allclose(shown, palette.colors)
+    assert [(p.get_x(), p.get_y()) for p in axis.patches][3:5] == [(0, 1), (1, 1)]
+    with pytest.raises(ValueError, match="6 class names for a palette of 7"):
+        draw.show_swatches(palette, names[:6])
+
+
+def test_writing_is_black_on_light_and_white_on_dark():
+    axis = draw.show_swatches(Palette(torch.tensor([[1.0, 1, 1], [0, 0, 0], [1, 1, 0], [0, 0, 1]]))).axes[0]
+    assert [t.get_color() for t in axis.texts] == ["black", "white", "black", "white"]
+
+
+@pytest.mark.parametrize("k", [2, 19, 194])
+def test_nearest_distances_by_looking_at_all_pairs(k):
+    palette = random_palette(k, 5)
+    rows = (255 * palette.colors.double()).tolist()
+    brute = [min(math.dist(a, b) for j, b in enumerate(rows) if j != i) for i, a in enumerate(rows)]
+    assert draw.nearest_distances(palette).tolist() == pytest.approx(brute, rel=1e-6)
+    assert float(draw.nearest_distances(palette, "OKLab").min()) == pytest.approx(float(distances(palette.colors, "OKLab").min()))
+
+
+def test_the_histogram_counts_every_pair_and_writes_the_least_distance():
+    figure, axis = plt.subplots()
+    draw.draw_distances(axis, arithmetic_palette(8))
+    assert sum(p.get_height() for p in axis.patches) == 28
+    assert [t.get_text() for t in axis.texts] == ["least: 255.0"]
+
+
+def test_rows_of_nearest_distances_name_their_palettes_and_their_least():
+    palettes = {"a": arithmetic_palette(8), "b": random_palette(20, 1)}
+    axis = draw.show_nearest_distances(palettes).axes[0]
+    assert [t.get_text() for t in axis.get_yticklabels()] == ["a", "b"]
+    assert [t.get_text() for t in axis.texts] == ["255.0", f"{palettes['b'].least_distance():.1f}"]
+
+
+def test_colour_vision_panels_show_the_simulated_colours():
+    palette = random_palette(5)
+    axes = draw.show_deficiencies(palette, list("abcde")).axes
+    assert len(axes) == 1 + len(DEFICIENCIES)
+    for axis, kind in zip(axes[1:], DEFICIENCIES):
+        shown = torch.tensor([p.get_facecolor()[:3] for p in axis.patches], dtype=torch.float32)
+        assert torch.allclose(shown, simulate_deficiency(palette.colors, kind), atol=1e-6)
+        assert axis.get_title(loc="left").startswith(kind)
+
+
+def test_cubes_hold_one_point_a_colour():
+    figure = draw.show_cubes({"one": random_palette(9), "two": random_palette(4)})
+    assert [len(a.collections[0].get_offsets()) for a in figure.axes] == [9, 4]
+
+
+class Darker:
+    """A tokenizer whose decoder turns every picture black."""
+
+    def encode(self, maskige):
+        return maskige
+
+    def decode(self, tokens):
+        return torch.zeros_like(tokens)
+
+
+def test_a_reconstruction_counts_its_wrong_pixels_without_the_ignored_ones():
+    mask = torch.tensor([[0, 1, 1, 255]]).repeat(4, 1)
+    palette = Palette(torch.tensor([[0.0, 0, 0], [1, 1, 1]]))
+    titles = [a.get_title() for a in draw.show_reconstruction(palette, Darker(), mask).axes]
+    assert titles[0] == "maskige" and titles[3] == "wrong: 66.7 % of the pixels"

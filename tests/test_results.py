@@ -1,0 +1,64 @@
+"""The results that README and notebooks quote: reached, recorded with what a record must hold, and repeatable from the shipped weights."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.data import Subset
+
+from gss_lite.build import dataset_for, load_gss
+from gss_lite.data.transforms import eval_transform
+from gss_lite.presets import get_preset
+from gss_lite.training.evaluation import evaluate
+
+RECORDS = Path(__file__).resolve().parents[1] / "notebooks" / "records"
+FIELDS = {"preset", "seed", "hardware", "seconds", "metrics", "command", "commit", "torch"}
+
+
+def record(name: str) -> dict:
+    return json.loads((RECORDS / f"{name}.json").read_text())
+
+
+@pytest.mark.parametrize("path", sorted(RECORDS.glob("*.json")), ids=lambda p: p.stem)
+def test_every_record_says_how_it_was_made(path):
+    value = json.loads(path.read_text())
+    assert FIELDS <= value.keys() and value["command"].startswith("python -m gss_lite")
+
+
+def check_some(preset_name: str, name: str, pictures: list[int], folder=None) -> None:
+    torch.set_num_threads(2)
+    preset = get_preset(preset_name)
+    dataset = Subset(dataset_for(preset, "test", folder=folder, transform=eval_transform()), pictures)
+    again = evaluate(load_gss(preset), dataset, batch=1, progress=False).picture_accuracy()
+    said = [record(name)["metrics"]["picture_accuracy"][i] for i in pictures]
+    assert again == pytest.approx(said, abs=5e-3)  # another CPU rounds another way, and may flip a token here and there
+
+
+def test_scenes_record_is_what_the_shipped_weights_give():
+    check_some("scenes-cpu", "scenes-cpu-test", [0, 50, 100, 150, 199])
+
+
+def test_camvid_record_is_what_the_shipped_weights_give(camvid):
+    check_some("camvid", "camvid-test", [0, 116, 232], camvid)
+
+
+def test_scenes_targets():
+    metrics = record("scenes-cpu-test")["metrics"]
+    assert metrics["pictures"] == get_preset("scenes-cpu").eval_pictures
+    assert metrics["reconstruction"]["miou"] >= 0.95
+    assert metrics["prediction"]["miou"] >= 0.70
+
+
+def test_camvid_target():
+    metrics = record("camvid-test")["metrics"]
+    assert metrics["pictures"] == 233
+    assert metrics["prediction"]["miou"] >= 0.45
+    assert metrics["without_corrupt_frame"]["prediction"] >= metrics["prediction"]["miou"] - 0.01
+
+
+def test_readme_quotes_the_records():
+    readme = (RECORDS.parents[1] / "README.md").read_text()
+    for name in ("scenes-cpu-test", "camvid-test"):
+        for key in ("reconstruction", "prediction", "pixel_head"):
+            assert f"{100 * record(name)['metrics'][key]['miou']:.1f}" in readme, (name, key)
