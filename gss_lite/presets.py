@@ -18,6 +18,7 @@ class Schedule:
     warmup: int = 100
     weight_decay: float = 0.01
     scales: tuple[float, float] = (1.0, 1.0)  # random resizing of the picture before the crop
+    precision: str = "no"  # Accelerate's mixed_precision: "no" (float32), "bf16", "fp16"
     ema: float = 0.0  # decay of the averaged copy of the weights that is kept; 0 keeps the last weights
 
 
@@ -47,13 +48,13 @@ def _fixed(**kwargs: object) -> Mapping:
 
 
 _SCENES = Preset(
-    name="scenes-cpu", data="scenes", size=(96, 128), train_pictures=4000, eval_pictures=200, palette="assigned", readback=1.0,
+    name="scenes-cpu", data="scenes", size=(96, 128), train_pictures=12_000, eval_pictures=200, palette="assigned", readback=1.0,
     tokenizer=_fixed(vocab_size=1024, stride=4, width=64, code_dim=16),
     backbone="resnet18d",
-    backbone_args=_fixed(channels=(32, 64, 128, 160), stem_width=16, out_indices=(1, 2, 3, 4)),
+    backbone_args=_fixed(channels=(64, 128, 160, 192), stem_width=32, out_indices=(1, 2, 3, 4)),
     head=_fixed(level_dim=48, fuse_dim=96, token_dim=192, pixel_dim=48, depth=2, heads=4, ffn_dim=192),
     vqvae=Schedule(steps=3000, batch=16, crop=(96, 128), lr=3e-3, weight_decay=0.0),
-    prior=Schedule(steps=1400, batch=16, crop=(96, 128), lr=2e-3, weight_decay=0.05, ema=0.998),
+    prior=Schedule(steps=6000, batch=16, crop=(96, 128), lr=2e-3, warmup=200, weight_decay=0.05, ema=0.998, precision="bf16"),
     notes="The default of the notebooks: street scenes drawn on the fly, small enough for a laptop.",
 )
 

@@ -99,7 +99,7 @@ def _traffic(canvas: Canvas, dice: Dice, town: Town, ground: Ground) -> list[Dra
     for _ in range((0, 1, 1, 2)[dice.below(4)]):
         side = dice.pick((-1, 1))
         kerb = left if side < 0 else right
-        z = dice(3.8, 5.8)
+        z = dice(4.2, 7.0)
         across = dice.chance(0.55)
         x = dice(left + 0.5, right - 0.5) if across else kerb - side * dice(0.6, 1.5)
         things.append((z - 0.4, partial(cyclist, canvas, dice, x, z, across, side < 0)))
@@ -138,10 +138,11 @@ def _pavement_life(canvas: Canvas, dice: Dice, town: Town, ground: Ground, side:
         kind = dice.pick(("iron railing", "guard rail", "guard rail"))
         things.extend(fence(canvas, dice, kind, kerb + side * 0.25, near, dice(1.1, 1.35), -0.2, spans))
     for _ in range((0, 1, 2, 2, 3)[dice.below(5)]):
-        z = dice(3.6, 5.4)
-        x = kerb + side * dice(0.5, max(0.8, abs(wall - kerb) - 0.5))
-        if dice.chance(0.12):
-            x = dice(ground.left_kerb, ground.right_kerb)
+        # Nearer than 5 m the pavement lies outside the picture; whoever is that near crosses the road.
+        if dice.chance(0.25):
+            x, z = dice(ground.left_kerb, ground.right_kerb), dice(3.6, 6.0)
+        else:
+            x, z = kerb + side * dice(0.4, max(0.8, abs(wall - kerb) - 0.5)), dice(5.0, 8.0)
         add(z, pedestrian, x, z)
     if dice.chance(0.35):
         z = dice(5.0, 15.0)

@@ -61,7 +61,7 @@ def fit(
         FloatingPointError: the loss is not finite; the last checkpoint is intact.
     """
     # split_batches: `batch` is the global batch, shared out among the processes.
-    accelerator = Accelerator(dataloader_config=DataLoaderConfiguration(split_batches=True))
+    accelerator = Accelerator(mixed_precision=schedule.precision, dataloader_config=DataLoaderConfiguration(split_batches=True))
     optimizer = adamw(learner, schedule)
     scheduler = LambdaLR(optimizer, lambda s: poly_with_warmup(s, schedule))
     average = AveragedModel(learner, multi_avg_fn=get_ema_multi_avg_fn(schedule.ema), use_buffers=True) if schedule.ema else None
