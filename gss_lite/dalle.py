@@ -1,0 +1,178 @@
+"""The tokenizer of the paper: DALL·E's dVAE (Ramesh et al., 2021; github.com/openai/DALL-E), stride 8, 8192 tokens.
+
+The networks compute what OpenAI's do, in an order that costs less: a token's code is looked up where the published decoder
+multiplies an 8192-channel one-hot map; a pointwise layer behind an enlargement runs before it; nothing is kept for longer
+than it is needed. `gss_lite.dalle_files` reads the published weights.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+LOGIT_LAPLACE_EPS = 0.1
+GROUPS, BLOCKS = 4, 2
+GAIN = 1 / (GROUPS * BLOCKS) ** 2  # of every residual branch
+ROWS = 1024  # tokens whose 8192 logits are held at once
+
+
+def map_pixels(picture: Tensor) -> Tensor:
+    """[0, 1] → [0.1, 0.9], where the logit of a pixel is finite: the domain of the logit-Laplace likelihood."""
+    return (1 - 2 * LOGIT_LAPLACE_EPS) * picture + LOGIT_LAPLACE_EPS
+
+
+def unmap_pixels(mapped: Tensor) -> Tensor:
+    """The inverse of `map_pixels`, clamped to [0, 1]."""
+    return ((mapped - LOGIT_LAPLACE_EPS) / (1 - 2 * LOGIT_LAPLACE_EPS)).clamp(0, 1)
+
+
+class Block(nn.Module):
+    """id(x) + res(x)/64; res is four times (ReLU, convolution) through a quarter of the channels.
+
+    Args:
+        n_in, n_out: channels. id is a 1×1 convolution where they differ.
+        kernels: sizes of the four convolutions, (3, 3, 3, 1) in the encoder and (1, 3, 3, 3) in the decoder.
+        enlarge: the block works on the nearest ×2 enlargement of x. The first convolution must be pointwise: it and id
+            then run on x itself, since copying a pixel four times and treating each copy alike is the same as the reverse.
+    """
+
+    def __init__(self, n_in: int, n_out: int, kernels: tuple[int, int, int, int], *, enlarge: bool = False) -> None:
+        super().__init__()
+        if enlarge and kernels[0] != 1:
+            raise ValueError(f"only a block that begins with a 1×1 convolution can enlarge; this one begins with {kernels[0]}×{kernels[0]}")
+        self.enlarge = enlarge
+        widths = [n_in, *[n_out // 4] * 3, n_out]
+        self.res = nn.ModuleList(nn.Conv2d(i, o, k, padding=k // 2) for i, o, k in zip(widths, widths[1:], kernels))
+        self.id = nn.Conv2d(n_in, n_out, 1) if n_in != n_out else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, n_in, h, w) → (B, n_out, h, w), or (B, n_out, 2h, 2w) if the block enlarges. x is left as it was."""
+        first, *others = self.res
+        h = first(x.relu())
+        if self.enlarge:
+            h = F.interpolate(h, scale_factor=2, mode="nearest")
+        for conv in others:
+            h = conv(h.relu_())
+        h.mul_(GAIN)
+        if self.enlarge:
+            quads = h.unflatten(3, (-1, 2)).unflatten(2, (-1, 2))  # (B, C, h, 2, w, 2): every pixel of x faces its four copies
+            quads.add_(self.id(x)[:, :, :, None, :, None])
+            return h
+        return h.add_(self.id(x))
+
+
+class Encoder(nn.Module):
+    """q_φ(z|x): mapped pixels (B, 3, H, W) → token logits. 53,786,240 parameters as published."""
+
+    def __init__(self, vocab_size: int = 8192, width: int = 256) -> None:
+        super().__init__()
+        self.input = nn.Conv2d(3, width, 7, padding=3)
+        outs = [width << g for g in range(GROUPS)]
+        self.groups = nn.ModuleList(
+            nn.ModuleList(Block(n_in if b == 0 else n_out, n_out, (3, 3, 3, 1)) for b in range(BLOCKS))
+            for n_in, n_out in zip([width, *outs], outs)
+        )
+        self.output = nn.Linear(outs[-1], vocab_size)  # the published 1×1 convolution, for pixels as rows
+
+    def features(self, mapped: Tensor) -> Tensor:
+        """Mapped pixels (B, 3, H, W) → what the logits are linear in, pixels as rows (B, H/8, W/8, 8·width)."""
+        x = self.input(mapped).to(self.groups[0][0].res[0].weight.dtype)
+        for number, group in enumerate(self.groups):
+            if number > 0:
+                x = F.max_pool2d(x, 2)
+            for block in group:
+                x = block(x)
+        return x.relu_().movedim(1, -1)
+
+    def forward(self, mapped: Tensor) -> Tensor:
+        """Mapped pixels (B, 3, H, W) → logits (B, V, H/8, W/8)."""
+        return self.output(self.features(mapped).to(self.output.weight.dtype)).movedim(-1, 1)
+
+    def tokens(self, mapped: Tensor) -> Tensor:
+        """Arg-max of `forward`, long (B, H/8, W/8), with the logits of at most 1024 tokens in memory."""
+        features = self.features(mapped)
+        rows = features.reshape(-1, features.shape[-1])  # (B·h·w, 8·width)
+        best = [self.output(part.to(self.output.weight.dtype)).argmax(1) for part in rows.split(ROWS)]
+        return torch.cat(best).view(features.shape[:3])
+
+
+class Decoder(nn.Module):
+    """p_θ(x|z): tokens (B, h, w) → three means and three log-scales a pixel. 43,829,766 parameters as published.
+
+    The published first layer, a 1×1 convolution of a one-hot map, is the table `codes`, its bias included.
+    """
+
+    def __init__(self, vocab_size: int = 8192, width: int = 256, code_dim: int = 128) -> None:
+        super().__init__()
+        self.codes = nn.Embedding(vocab_size, code_dim)
+        outs = [width << g for g in reversed(range(GROUPS))]
+        self.groups = nn.ModuleList(
+            nn.ModuleList(
+                Block(n_in if b == 0 else n_out, n_out, (1, 3, 3, 3), enlarge=b == 0 and g > 0) for b in range(BLOCKS)
+            )
+            for g, (n_in, n_out) in enumerate(zip([code_dim, *outs], outs))
+        )
+        self.output = nn.Conv2d(outs[-1], 6, 1)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, h, w) → (B, 6, 8h, 8w): the means (before the sigmoid) and log-scales of mapped pixels."""
+        x = self.codes(tokens).movedim(-1, 1).to(self.groups[0][0].res[0].weight.dtype)  # (B, code_dim, h, w)
+        for group in self.groups:
+            for block in group:
+                x = block(x)
+        return self.output(x.relu_().to(self.output.weight.dtype))
+
+
+class DalleDVAE(nn.Module):
+    """DALL·E's dVAE; meets the Tokenizer contract (encode, decode, vocab_size, stride).
+
+    Untrained: `gss_lite.dalle_files.load_dalle` gives the published one.
+
+    Args:
+        vocab_size, width, code_dim: 8192, 256 and 128 as published.
+        dtype: what the groups compute in: float32, or on a GPU bfloat16 or float16. The first and last layers stay in
+            float32, as in the published code, since a token is decided by small differences of logits.
+
+    Raises:
+        ValueError: another dtype.
+    """
+
+    stride = 8
+
+    def __init__(
+        self, vocab_size: int = 8192, width: int = 256, code_dim: int = 128, *, dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__()
+        if dtype not in (torch.float32, torch.bfloat16, torch.float16):
+            raise ValueError(f"dtype must be torch.float32, torch.bfloat16 or torch.float16; got {dtype}")
+        self.vocab_size = vocab_size
+        self.encoder = Encoder(vocab_size, width)
+        self.decoder = Decoder(vocab_size, width, code_dim)
+        for part in (self.encoder, self.decoder):
+            part.groups.to(dtype)
+        self.to(memory_format=torch.channels_last)  # pixels as rows: 1×1 convolutions become matrix products
+
+    @torch.no_grad()
+    def encode(self, maskige: Tensor) -> Tensor:
+        """Maskige (B, 3, H, W) in [0, 1], H and W multiples of 8 → tokens (B, H/8, W/8), the arg-max of q_φ(z|x).
+
+        Raises:
+            ValueError: another shape.
+        """
+        if maskige.ndim != 4 or maskige.shape[1] != 3 or maskige.shape[2] % self.stride or maskige.shape[3] % self.stride:
+            raise ValueError(
+                f"a maskige must be (B, 3, H, W) with H and W multiples of the stride {self.stride}; got {tuple(maskige.shape)}"
+            )
+        return self.encoder.tokens(map_pixels(maskige))
+
+    @torch.no_grad()
+    def decode(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, h, w) → maskige (B, 3, 8h, 8w), float32 in [0, 1]: the means; the log-scales are not used.
+
+        Raises:
+            ValueError: a token outside 0 … vocab_size − 1.
+        """
+        if bool((tokens < 0).any()) or bool((tokens >= self.vocab_size).any()):
+            raise ValueError(f"tokens must lie in 0…{self.vocab_size - 1}; got {int(tokens.min())} … {int(tokens.max())}")
+        return unmap_pixels(self.decoder(tokens)[:, :3].float().sigmoid())
