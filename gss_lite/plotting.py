@@ -20,11 +20,15 @@ DPI = 100
 
 
 def picture(tensor: Tensor) -> np.ndarray:
-    """(3, H, W): uint8, [0, 1] or ImageNet-normalised → (H, W, 3) for imshow."""
+    """(3, H, W): uint8, [0, 1] or ImageNet-normalised → (H, W, 3) for imshow.
+
+    Floats count as normalised where a value lies below −1 or above 2: black becomes −2.1 and white 2.6 by normalisation,
+    while what a decoder paints leaves [0, 1] by tenths, and is cut there.
+    """
     if tensor.dtype == torch.uint8:
         return tensor.permute(1, 2, 0).cpu().numpy()
-    normalised = bool((tensor < 0).any() or (tensor > 1).any())
-    return (denormalize(tensor) if normalised else tensor).permute(1, 2, 0).cpu().numpy()
+    normalised = bool((tensor < -1).any() or (tensor > 2).any())
+    return (denormalize(tensor) if normalised else tensor.clamp(0, 1)).permute(1, 2, 0).cpu().numpy()
 
 
 def show_row(panels: Sequence[tuple[str, Tensor]], *, height: float = 2.3, cmap: str = "viridis") -> Figure:
@@ -48,6 +52,8 @@ def show_masks(
     rows: Sequence[Sequence[Tensor]], titles: Sequence[str], colors: Tensor, names: Sequence[str], *, width: float = 10.0,
 ) -> Figure:
     """A grid, one row a picture: photographs (3, H, W) as they are, masks (H, W) painted with `colors`; a legend of class names below."""
+    if len(names) != len(colors):
+        raise ValueError(f"{len(names)} class names for {len(colors)} colours")
     aspect = rows[0][0].shape[-2] / rows[0][0].shape[-1]
     height = width / len(titles) * aspect * len(rows) + 0.3 + 0.25 * -(-len(names) // 6)
     figure, axes = plt.subplots(len(rows), len(titles), figsize=(width, height), dpi=DPI, squeeze=False, layout="constrained")
@@ -65,6 +71,7 @@ def show_masks(
 
 def bar_per_class(values: dict[str, Sequence[float]], names: Sequence[str], *, label: str = "IoU") -> Figure:
     """Grouped horizontal bars, one group per class; `values` maps a series' name to one value per class (NaN leaves a gap)."""
+    _check_series(values)
     figure, axis = plt.subplots(figsize=(7.5, 0.32 * len(names) + 1.2), dpi=DPI, layout="constrained")
     thickness = 0.8 / len(values)
     for i, (series, numbers) in enumerate(values.items()):
@@ -81,6 +88,7 @@ def bar_per_class(values: dict[str, Sequence[float]], names: Sequence[str], *, l
 
 def curves(series: dict[str, tuple[Sequence[float], Sequence[float]]], *, x: str, y: str, title: str = "", log: bool = False) -> Figure:
     """Lines {name: (xs, ys)} on one pair of axes."""
+    _check_series(series)
     figure, axis = plt.subplots(figsize=(6.5, 3.2), dpi=DPI, layout="constrained")
     for colour, (name, (xs, ys)) in zip(CURVES, series.items()):
         axis.plot(xs, ys, label=name, color=colour)
@@ -91,3 +99,8 @@ def curves(series: dict[str, tuple[Sequence[float], Sequence[float]]], *, x: str
     if len(series) > 1:
         axis.legend(fontsize=8)
     return figure
+
+
+def _check_series(series: dict) -> None:
+    if not 1 <= len(series) <= len(CURVES):
+        raise ValueError(f"{len(series)} series; a figure takes 1 to {len(CURVES)}, as many as there are colours to tell them apart")

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torchvision import tv_tensors
+from torchvision.transforms import InterpolationMode, v2
 
 from gss_lite.data.camvid import read_image
 from gss_lite.data.transforms import eval_transform
@@ -15,29 +16,68 @@ from gss_lite.gss import GSS
 from gss_lite.palette import paint
 
 
-def predict_file(gss: GSS, picture: Path, folder: Path) -> list[Path]:
+OUTPUTS = ("mask", "maskige", "overlay")
+
+
+def predict_file(gss: GSS, picture: Path, folder: Path, size: tuple[int, int], device: str | torch.device = "cpu") -> list[Path]:
     """Write NAME_mask.png (class ids), NAME_maskige.png (what the decoder painted) and NAME_overlay.png into `folder`.
+
+    All three have the picture's own size. The model sees a picture whose short side is longer than that of `size`, the
+    preset's (height, width), shrunk to it: it was trained on things of that size, and memory grows with the pixels.
 
     Raises:
         FileNotFoundError, ValueError: no such file, or not a picture.
     """
     image = read_image(picture)
-    pixels, _ = eval_transform()(image, tv_tensors.Mask(torch.zeros(image.shape[1:], dtype=torch.uint8)))
-    result = gss.predict(pixels[None])
-    ids = result.mask[0].to(torch.uint8)
+    small = shrink(image, min(size))
+    pixels, _ = eval_transform()(small, tv_tensors.Mask(torch.zeros(small.shape[1:], dtype=torch.uint8)))
+    result = gss.to(device).predict(pixels[None].to(device))
+    # The maskige still has the padding to multiples of 32, at stride/4 times the pixels of the padded picture.
+    height, width = (side * gss.tokenizer.stride // 4 for side in small.shape[1:])
+    ids, maskige = (
+        v2.functional.resize(values.cpu(), list(image.shape[1:]), InterpolationMode.NEAREST_EXACT)
+        for values in (result.mask.to(torch.uint8), result.maskige[0, :, :height, :width])
+    )
+    ids, colors = ids[0], gss.colors.cpu()
     folder.mkdir(parents=True, exist_ok=True)
     indexed = Image.fromarray(ids.numpy())  # putpalette turns the grey picture into an indexed one: values stay class ids
-    indexed.putpalette((255 * gss.colors).round().to(torch.uint8).flatten().tolist())
-    outputs = {
-        "mask": indexed,
-        "maskige": to_pil(result.maskige[0]),
-        "overlay": to_pil(overlay(image.float() / 255, ids.long(), gss.colors)),
-    }
-    paths = []
-    for name, output in outputs.items():
-        paths.append(folder / f"{picture.stem}_{name}.png")
-        output.save(paths[-1])
+    indexed.putpalette((255 * colors).round().to(torch.uint8).flatten().tolist())
+    paths = output_paths(picture, folder)
+    for path, output in zip(paths, (indexed, to_pil(maskige), to_pil(overlay(image.float() / 255, ids.long(), colors)))):
+        output.save(path)
     return paths
+
+
+def output_paths(picture: Path, folder: Path) -> list[Path]:
+    """Where predict_file writes, in the order of OUTPUTS."""
+    return [folder / f"{picture.stem}_{name}.png" for name in OUTPUTS]
+
+
+def check_outputs(pictures: list[Path], folder: Path) -> None:
+    """What must hold before anything is written.
+
+    Raises:
+        FileExistsError: `folder` is a file. ValueError: a result would overwrite another one, or a picture that is given.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder} is a file; results need a folder, as --out predictions")
+    given = {picture.resolve(): picture for picture in pictures}
+    owner: dict[Path, Path] = {}
+    for picture in pictures:
+        for path in output_paths(picture, folder):
+            if path in owner:
+                raise ValueError(f"{owner[path]} and {picture} would both be written to {path}; rename one, or choose another --out for it")
+            if path.resolve() in given:
+                raise ValueError(f"the result {path} of {picture} would overwrite {given[path.resolve()]}, a picture to segment; choose another --out")
+            owner[path] = picture
+
+
+def shrink(image: Tensor, short: int) -> Tensor:
+    """Picture (3, H, W) → the same with its short side `short` pixels long, or as it is where that would enlarge it."""
+    least = min(image.shape[1:])
+    if least <= short:
+        return image
+    return v2.functional.resize(image, [round(side * short / least) for side in image.shape[1:]], antialias=True)
 
 
 def overlay(image: Tensor, mask: Tensor, colors: Tensor, strength: float = 0.55) -> Tensor:

@@ -6,27 +6,28 @@ import torch
 from PIL import Image
 from torchvision import tv_tensors
 
-from data_scripts import camvid as script
 from gss_lite.data.camvid import CLASSES, SIZES, CamVid, find_camvid, read_image, read_mask
 from gss_lite.data.transforms import (
     ClassShareCrop, RandomScale, ResumableBatches, SeededAugmentation, denormalize, eval_transform, train_transform,
 )
 
 
-def write_camvid(folder, size=(8, 6), ids=11):
+def write_camvid(folder, size=(8, 6), ids=11, suffix=".png"):
     for split in SIZES:
         (folder / split).mkdir(parents=True)
         (folder / f"{split}annot").mkdir()
         for i in range(2):
-            Image.new("RGB", size, (i, 2, 3)).save(folder / split / f"f{i}.png")
+            Image.new("RGB", size, (100 * i, 200, 30)).save(folder / split / f"f{i}{suffix}")
             Image.fromarray(np.full(size[::-1], ids, np.uint8)).save(folder / f"{split}annot" / f"f{i}.png")
     return folder
 
 
-def test_camvid_from_a_folder(tmp_path):
-    dataset = CamVid("val", write_camvid(tmp_path))
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".JPG", ".jpeg"])
+def test_camvid_from_a_folder(tmp_path, suffix):
+    dataset = CamVid("val", write_camvid(tmp_path, suffix=suffix))
     image, mask = dataset[1]
-    assert image.shape == (3, 6, 8) and image.dtype == torch.uint8 and image[0, 0, 0] == 1
+    assert image.shape == (3, 6, 8) and image.dtype == torch.uint8 and dataset.names == ["f0", "f1"]
+    assert image[:, 2, 3].tolist() == pytest.approx([100, 200, 30], abs=0 if suffix == ".png" else 4)  # JPEG rounds
     assert mask.shape == (6, 8) and (mask == 255).all()  # void 11 → 255
     assert len(dataset) == 2 and len(dataset.classes) == dataset.num_classes == 11
 
@@ -37,16 +38,6 @@ def test_real_camvid_has_segnets_split_and_class_shares(camvid):
     share = torch.bincount(masks.flatten().int(), minlength=256)[:11] / masks.numel()
     assert share[CLASSES.index("Road")] > 0.2 and share[CLASSES.index("Pole")] < 0.03
     assert set(masks.unique().tolist()) <= {*range(11), 255}
-
-
-def test_the_script_accepts_and_verifies_a_real_folder(camvid, capsys):
-    assert script.main(["--folder", str(camvid)]) == 0
-    assert "367 train, 101 val, 233 test" in capsys.readouterr().out
-
-
-def test_the_script_refuses_a_wrong_folder(tmp_path, capsys):
-    assert script.main(["--folder", str(write_camvid(tmp_path / "camvid"))]) == 1
-    assert "holds 2 pictures; SegNet's split has 367" in capsys.readouterr().err
 
 
 def test_a_missing_folder_says_how_to_get_the_set(tmp_path):
@@ -97,6 +88,41 @@ def test_a_truncated_jpeg_is_refused(tmp_path):
     (tmp_path / "a.jpg").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match="not a picture that can be read"):
         read_image(tmp_path / "a.jpg")
+
+
+def test_sixteen_bits_of_grey_become_eight(tmp_path):
+    values = np.array([[0, 128, 129, 257], [300, 32768, 65406, 65535]], np.uint16)
+    for name in ("a.png", "a.tif"):
+        Image.fromarray(values).save(tmp_path / name)
+        assert Image.open(tmp_path / name).mode == "I;16"
+        expected = np.round(values / 257).astype(np.uint8)
+        assert np.array_equal(read_image(tmp_path / name).numpy(), np.stack([expected] * 3))
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int32])
+def test_values_of_no_known_range_are_refused(tmp_path, kind):
+    Image.fromarray(np.full((4, 4), 0.5 if kind is np.float32 else 70000, kind)).save(tmp_path / "a.tif")
+    with pytest.raises(ValueError, match="a.tif holds 32-bit values .*save it with 8 or 16 bits"):
+        read_image(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("orientation, upright", [
+    (1, lambda a: a), (2, np.fliplr), (3, lambda a: np.rot90(a, 2)), (6, lambda a: np.rot90(a, -1)), (8, np.rot90),
+])
+def test_a_picture_is_turned_as_its_exif_says(tmp_path, orientation, upright):
+    array = np.random.default_rng(0).integers(0, 256, (4, 7, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(array).save(tmp_path / "a.png", exif=exif)
+    assert np.array_equal(read_image(tmp_path / "a.png").permute(1, 2, 0).numpy(), upright(array))
+
+
+def test_a_picture_of_too_many_pixels_is_one_clear_error(tmp_path, monkeypatch):
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
+    for read in (read_image, read_mask):
+        with pytest.raises(ValueError, match="a.png has too many pixels"):
+            read(tmp_path / "a.png")
 
 
 def coded_pair(height=60, width=80):

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from gss_lite.metrics import SegmentationMetrics, harmonic_mean
+from gss_lite.metrics import SegmentationMetrics, confusion_matrix, harmonic_mean
 
 
 def test_scores_against_a_hand_count():
@@ -66,6 +66,25 @@ def test_table_names_every_class():
 def test_different_sizes_are_refused():
     with pytest.raises(ValueError, match="same size"):
         SegmentationMetrics(2).update(torch.zeros(1, 4, 4).long(), torch.zeros(1, 4, 5).long())
+
+
+@pytest.mark.parametrize("guess, truth, message", [
+    (3, 0, "the prediction holds id 3; expected 0…2 for 3 classes"),
+    (-1, 0, "the prediction holds id -1"),
+    (255, 0, "the prediction holds id 255"),
+    (0, 3, "the mask holds id 3; expected 0…2 for 3 classes, or 255 for ignored pixels"),
+    (0, -1, "the mask holds id -1"),
+    (0.5, 0, "the prediction holds torch.float32 values; expected class ids"),
+])
+def test_strange_ids_are_refused(guess, truth, message):
+    guess, truth = torch.tensor([[[0, guess]]]), torch.tensor([[[2, truth]]])
+    metrics = SegmentationMetrics(3)
+    with pytest.raises(ValueError, match=message):
+        metrics.update(guess, truth)
+    with pytest.raises(ValueError, match=message):
+        confusion_matrix(guess[0], truth[0], 3)
+    metrics.update(torch.tensor([[[2, 1]]], dtype=torch.uint8), torch.tensor([[[2, 255]]], dtype=torch.uint8))
+    assert metrics.compute().aacc == 1  # and nothing of what was refused has been counted
 
 
 def test_harmonic_mean_gives_the_papers_figure():

@@ -19,6 +19,7 @@ NOTEBOOKS = sorted(
 )
 MACHINE_PATH = re.compile(r"(?<![\w.:/-])(?:/(?:home|root|Users|tmp|opt|mnt|work|usr|var|private)/|[A-Za-z]:\\+Users)")
 LINK = re.compile(r"""\]\(\s*<?([^)\s>]+)|(?:src|href)\s*=\s*["']([^"']+)""")
+PLACEHOLDER = re.compile(r"\b[A-Z]{2,}_[A-Z]{2,}\b")  # as RESULT_HERE, where a figure was to be written in
 NOT_PROSE = re.compile(r"```.*?```|`[^`\n]*`|\$\$.*?\$\$|\$[^$\n]*\$", re.DOTALL)  # code and formulas
 
 
@@ -39,10 +40,14 @@ def output_text(output: NotebookNode) -> str:
     return "\n".join(texts)
 
 
+def prose(notebook: NotebookNode) -> str:
+    """The text cells without their code and formulas."""
+    return "\n".join(NOT_PROSE.sub("", cell.source) for cell in notebook.cells if cell.cell_type == "markdown")
+
+
 def local_links(notebook: NotebookNode) -> list[str]:
     """Targets of the links and pictures in text cells that are files of the repository."""
-    text = "\n".join(NOT_PROSE.sub("", cell.source) for cell in notebook.cells if cell.cell_type == "markdown")
-    targets = [urlsplit(markdown or html) for markdown, html in LINK.findall(text)]
+    targets = [urlsplit(markdown or html) for markdown, html in LINK.findall(prose(notebook))]
     return [unquote(target.path) for target in targets if not target.scheme and not target.netloc and target.path]
 
 
@@ -88,6 +93,10 @@ def test_some_output_is_compared(notebook: NotebookNode) -> None:
 def test_no_path_of_a_machine(notebook: NotebookNode) -> None:
     texts = [cell.source for cell in notebook.cells] + [output_text(output) for output in outputs(notebook)]
     assert [line for text in texts for line in text.splitlines() if MACHINE_PATH.search(line)] == []
+
+
+def test_no_placeholder_left(notebook: NotebookNode) -> None:
+    assert PLACEHOLDER.findall(prose(notebook)) == []
 
 
 def test_local_links_resolve(path: Path, notebook: NotebookNode) -> None:

@@ -7,12 +7,14 @@ Layout: {train,val,test}/*.png|jpg and {train,val,test}annot/*.png. The masks ho
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
@@ -21,6 +23,7 @@ CLASSES = (
 )
 SIZES = {"train": 367, "val": 101, "test": 233}
 VOID = 11
+LICENCE = "CC BY-NC 4.0 (research and teaching)"
 # The mask of this test frame is shifted by about 87 pixels in the published set: report results with and without it.
 CORRUPT_TEST_FRAME = "Seq05VD_f02610"
 
@@ -48,18 +51,24 @@ def find_camvid(folder: str | Path | None = None) -> Path:
 
 
 def read_image(path: str | Path) -> tv_tensors.Image:
-    """A picture file of any kind Pillow reads → uint8 (3, H, W).
+    """A picture file of any kind Pillow reads → uint8 (3, H, W), turned upright as its EXIF orientation says.
+
+    16-bit grey is brought to 8 bits: v/257, so that 65535 becomes 255.
 
     Raises:
-        FileNotFoundError: no such file. ValueError: the file is not a readable picture.
+        FileNotFoundError: no such file. ValueError: not a readable picture, one of too many pixels, or one of 32-bit values.
     """
-    try:
-        with Image.open(path) as picture:
-            return tv_tensors.Image(torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1))
-    except (UnidentifiedImageError, OSError) as error:
-        if isinstance(error, (FileNotFoundError, IsADirectoryError)):
-            raise FileNotFoundError(f"no picture file at {path}") from error
-        raise ValueError(f"{path} is not a picture that can be read ({error}); expected a PNG or JPEG file") from error
+    with _opened(path, "picture", "a PNG or JPEG file") as picture:
+        mode = picture.mode
+        if mode not in {"I", "F"}:
+            upright = ImageOps.exif_transpose(picture)
+            deep = mode.startswith("I;16")
+            values = np.array(upright if deep else upright.convert("RGB"))
+    if mode in {"I", "F"}:
+        raise ValueError(f"{path} holds 32-bit values (Pillow's mode {mode}), whose range nothing tells; save it with 8 or 16 bits")
+    if deep:
+        values = np.stack([((values.astype(np.uint32) + 128) // 257).astype(np.uint8)] * 3, axis=-1)
+    return tv_tensors.Image(torch.from_numpy(values).permute(2, 0, 1))
 
 
 def read_mask(path: str | Path) -> tv_tensors.Mask:
@@ -68,16 +77,25 @@ def read_mask(path: str | Path) -> tv_tensors.Mask:
     Raises:
         FileNotFoundError: no such file. ValueError: not a picture, or one with colour channels.
     """
-    try:
-        with Image.open(path) as picture:
-            ids = np.array(picture)
-    except (UnidentifiedImageError, OSError) as error:
-        if isinstance(error, (FileNotFoundError, IsADirectoryError)):
-            raise FileNotFoundError(f"no mask file at {path}") from error
-        raise ValueError(f"{path} is not a mask that can be read ({error}); expected a PNG of class ids") from error
+    with _opened(path, "mask", "a PNG of class ids") as picture:
+        ids = np.array(picture)
     if ids.ndim != 2 or ids.dtype != np.uint8:
         raise ValueError(f"{path} holds {ids.dtype} values of shape {ids.shape}; expected one channel of 8-bit class ids (a grey or palette PNG)")
     return tv_tensors.Mask(torch.from_numpy(ids))
+
+
+@contextmanager
+def _opened(path: str | Path, kind: str, expected: str) -> Iterator[Image.Image]:
+    """The opened file; whatever Pillow raises then and in the block becomes one FileNotFoundError or ValueError."""
+    try:
+        with Image.open(path) as picture:
+            yield picture
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise FileNotFoundError(f"no {kind} file at {path}") from error
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{path} has too many pixels to be read safely ({error}); make it smaller first") from error
+    except (OSError, SyntaxError, struct.error) as error:  # Pillow's for what is no picture, or a damaged one
+        raise ValueError(f"{path} is not a {kind} that can be read ({error}); expected {expected}") from error
 
 
 class CamVid(Dataset):

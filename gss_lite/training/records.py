@@ -10,10 +10,16 @@ from pathlib import Path
 import torch
 
 
-def hardware() -> str:
-    """One line: the GPU if there is one, else the CPU and the threads torch uses."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
+def hardware(device: str | torch.device | None = None) -> str:
+    """One line on what `device` is: the GPU's name, or the CPU's and the threads torch uses.
+
+    None stands for the device that Accelerate trains on: the GPU where there is one.
+    """
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type != "cpu":
+        return f"{device.type} on {_cpu_name()}"
     return f"{_cpu_name()}, {torch.get_num_threads()} of {os.cpu_count()} CPU threads"
 
 
@@ -36,10 +42,13 @@ def commit() -> str | None:
     return name + ("+" if dirty else "")
 
 
-def run_record(*, kind: str, preset: str, seed: int, steps: int | None, seconds: float, metrics: dict, command: str) -> dict:
-    """The fields every record has: kind, preset, seed, steps, hardware, seconds, metrics, command, commit, versions."""
+def run_record(
+    *, kind: str, preset: str, seed: int, steps: int | None, seconds: float, metrics: dict, command: str,
+    device: str | torch.device | None = None,
+) -> dict:
+    """The fields every record has: kind, preset, seed, steps, hardware (see there), seconds, metrics, command, commit, versions."""
     return {
-        "kind": kind, "preset": preset, "seed": seed, "steps": steps, "seconds": round(seconds, 1), "hardware": hardware(),
+        "kind": kind, "preset": preset, "seed": seed, "steps": steps, "seconds": round(seconds, 1), "hardware": hardware(device),
         "command": command, "commit": commit(), "torch": torch.__version__, "python": platform.python_version(),
         "metrics": metrics,
     }

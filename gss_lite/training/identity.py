@@ -1,0 +1,43 @@
+"""What a run is: hashes that tell one plan, and one frozen stage I, from another, so that a checkpoint is only continued by its own run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
+
+from gss_lite.preset_fields import Preset
+from gss_lite.training.checkpoints import replace_file
+
+OTHER_STAGE = {"vqvae": {"prior", "backbone", "backbone_args", "head", "pretrained", "window"}, "prior": {"vqvae", "readback"}}
+STAGE_ONE = ("palette.json", "vqvae.safetensors")
+
+
+def plan_hash(preset: Preset, stage: str) -> str:
+    """16 hexadecimal digits of all that the preset says about `stage`; what only the other stage or evaluation reads is left out."""
+    left_out = OTHER_STAGE.get(stage, set()) | {"notes", "eval_pictures"}
+    said = {f.name: getattr(preset, f.name) for f in fields(preset) if f.name not in left_out}
+    text = json.dumps(said, default=lambda value: asdict(value) if is_dataclass(value) else dict(value), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def stage_one_hash(preset: Preset, folder: Path) -> str:
+    """16 hexadecimal digits of the palette and VQ-VAE files in `folder`."""
+    digest = hashlib.sha256()
+    for end in STAGE_ONE:
+        path = folder / f"{preset.name}.{end}"
+        if path.exists():
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def bring_stage_one(preset: Preset, source: Path, folder: Path) -> None:
+    """Copy palette, VQ-VAE and its record beside the prior trained on them: `--weights folder` then finds a whole model."""
+    if source.resolve() == folder.resolve():
+        return
+    for end in (*STAGE_ONE, "vqvae.json"):
+        path = source / f"{preset.name}.{end}"
+        if path.exists():
+            replace_file(folder / path.name, lambda target, path=path: shutil.copyfile(path, target))
