@@ -1,6 +1,8 @@
 """gss_lite: Generative Semantic Segmentation (Chen et al., CVPR 2023), to read, to run and to teach with."""
 
 from gss_lite.build import build_gss, build_palette, build_tokenizer, dataset_for, load_gss, load_tokenizer
+from gss_lite.dalle import DalleDVAE
+from gss_lite.dalle_files import load_dalle
 from gss_lite.gss import GSS, Prediction, Targets
 from gss_lite.inverse import NearestColor
 from gss_lite.metrics import SegmentationMetrics
@@ -10,7 +12,7 @@ from gss_lite.prior import Prior
 from gss_lite.vqvae import VQVAE
 
 __all__ = [
-    "GSS", "PRESETS", "NearestColor", "Palette", "Prediction", "Preset", "Prior", "SegmentationMetrics", "Targets", "VQVAE",
+    "GSS", "PRESETS", "DalleDVAE", "NearestColor", "Palette", "Prediction", "Preset", "Prior", "SegmentationMetrics", "Targets", "VQVAE",
     "arithmetic_palette", "build_gss", "build_palette", "build_tokenizer", "dataset_for", "farthest_point_palette",
-    "get_preset", "load_gss", "load_tokenizer", "paint",
+    "get_preset", "load_dalle", "load_gss", "load_tokenizer", "paint",
 ]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from gss_lite.build import build_gss
+from gss_lite.build import build_gss, build_tokenizer
+from gss_lite.data.camvid import LICENCE
 from gss_lite.presets import Preset
 from gss_lite.training.checkpoints import load_weights, save_weights, write_json
 
@@ -15,14 +16,19 @@ LOG_LINES = 60
 def export_weights(preset: Preset, run: Path, folder: Path) -> list[Path]:
     """Copy what `run` holds of NAME.{palette,vqvae,prior} to `folder`, weights in 16 bits and with a JSON card; returns the paths.
 
-    A card is the training record with its log thinned to about 60 lines, enough for a curve.
+    A card is the training record with its log thinned to about 60 lines, enough for a curve, and the licence of the data
+    where there is one to keep to.
     """
-    gss, written = build_gss(preset, weights=run), []
+    written = []
+    if preset.prior is None:
+        modules = {"vqvae": build_tokenizer(preset)}
+    else:
+        gss = build_gss(preset, weights=run)
+        modules = {"vqvae": gss.tokenizer, "prior": gss.prior}
     palette = run / f"{preset.name}.palette.json"
     if palette.exists():
         written.append(folder / palette.name)
         gss.palette.save(written[0])
-    modules = {"vqvae": gss.tokenizer, "prior": gss.prior}
     trained = [stage for stage in modules if (run / f"{preset.name}.{stage}.safetensors").exists()]
     if not trained:
         raise FileNotFoundError(f"{run} holds no weights of {preset.name}; train them first: python -m gss_lite train --preset {preset.name}")
@@ -34,6 +40,7 @@ def export_weights(preset: Preset, run: Path, folder: Path) -> list[Path]:
         record = json.loads((run / card.name).read_text())
         log = record["log"]
         record["log"] = log[:: max(1, len(log) // LOG_LINES)]
-        write_json(card, {**record, "stored_as": "float16", "bytes": weights.stat().st_size})
+        licence = {"data_licence": LICENCE} if preset.data == "camvid" else {}
+        write_json(card, {**record, "stored_as": "float16", "bytes": weights.stat().st_size, **licence})
         written += [weights, card]
     return written

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from gss_lite.palette import IGNORE, Palette, check_mask, paint
 from gss_lite.prior import Prior
+from gss_lite.processes import mean_over_processes
+from gss_lite.token_loss import token_cross_entropy
 
 TOKEN_WEIGHT, PIXEL_WEIGHT = 0.8, 0.2  # of the two cross-entropies in the released configs
 
@@ -84,17 +86,24 @@ class GSS(nn.Module):
         return Targets(tokens, labelled == 0, mask)
 
     def losses(self, image: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """0.8 · CE(tokens) + 0.2 · CE(pixels), each averaged over *all* positions, ignored ones included in the count."""
-        token_logits, pixel_logits = self.prior(image)
+        """0.8 · CE(tokens) + 0.2 · CE(pixels), each averaged over the positions that are not ignored, as the released code does.
+
+        Raises:
+            ValueError: picture and mask of different size; `targets` would stretch the mask silently.
+        """
+        if image.shape[2:] != mask.shape[1:] or len(image) != len(mask):
+            raise ValueError(
+                f"the picture is (B, H, W) = {(len(image), *image.shape[2:])}, its mask {tuple(mask.shape)}; they must be of one size"
+            )
+        features, pixel_logits = self.prior.encode(image)
         targets = self.targets(mask, pixel_logits.detach())
-        rows = token_logits.movedim(1, -1).flatten(0, 2)  # (B·h·w, V): the soft-max over the last axis is several times faster
-        token_ce = F.cross_entropy(rows.float(), targets.tokens.flatten(), reduction="none").view_as(targets.tokens)
-        token_loss = token_ce.masked_fill(targets.ignored, 0).mean()
+        last = self.prior.to_tokens
+        token_loss, accuracy = token_cross_entropy(features, last.weight, last.bias, targets.tokens, targets.ignored)
         big = F.interpolate(pixel_logits.float(), size=targets.mask.shape[1:], mode="bilinear", align_corners=False)
-        pixel_loss = F.cross_entropy(big, targets.mask, ignore_index=IGNORE, reduction="none").mean()
-        right = (rows.argmax(1).view_as(targets.tokens) == targets.tokens)[~targets.ignored]
+        labelled = mean_over_processes((targets.mask != IGNORE).sum()).clamp(min=1)
+        pixel_loss = F.cross_entropy(big, targets.mask, ignore_index=IGNORE, reduction="sum") / labelled.to(big.dtype)
         return TOKEN_WEIGHT * token_loss + PIXEL_WEIGHT * pixel_loss, {
-            "token": token_loss.detach(), "pixel": pixel_loss.detach(), "token_accuracy": right.float().mean(),
+            "token": token_loss.detach(), "pixel": pixel_loss.detach(), "token_accuracy": accuracy,
         }
 
     @torch.no_grad()

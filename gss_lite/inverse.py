@@ -13,9 +13,12 @@ from gss_lite.color_grid import ColorGrid, build_grid, grid_nearest, slices
 GRID_CLASSES = range(32, 4097)  # below, comparing with every colour costs about as much as the look-up and needs no table
 
 
-def _checked_colors(colors: Tensor) -> Tensor:
-    """β as float32, or ValueError if it is no finite (K, D) matrix of two colours or more."""
-    colors = torch.as_tensor(colors).detach().float()
+def checked_colors(colors: Tensor) -> Tensor:
+    """A copy of β as float32, or ValueError if it is no finite (K, D) matrix of two colours or more.
+
+    A copy, since loading weights writes into buffers, and the palette must not change with them.
+    """
+    colors = torch.as_tensor(colors).detach().float().clone()
     if colors.ndim != 2 or len(colors) < 2 or colors.shape[1] < 1:
         raise ValueError(f"colors must be a (K, D) matrix with K ≥ 2 rows; got shape {tuple(colors.shape)}")
     if not bool(torch.isfinite(colors).all()):
@@ -44,7 +47,7 @@ class NearestColor(nn.Module):
 
     def __init__(self, colors: Tensor) -> None:
         super().__init__()
-        self.register_buffer("colors", _checked_colors(colors))
+        self.register_buffer("colors", checked_colors(colors))
         self._grid: ColorGrid | None = None
 
     def forward(self, maskige: Tensor) -> Tensor:
@@ -111,7 +114,7 @@ class LeastSquares(nn.Module):
 
     def __init__(self, colors: Tensor) -> None:
         super().__init__()
-        beta = _checked_colors(colors).double()
+        beta = checked_colors(colors).double()
         rank, channels = int(torch.linalg.matrix_rank(beta)), beta.shape[1]
         if rank < channels:
             raise ValueError(

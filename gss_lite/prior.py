@@ -25,6 +25,13 @@ class PriorOutput(NamedTuple):
     pixel_logits: Tensor
 
 
+class PriorFeatures(NamedTuple):
+    """What `to_tokens` is applied to, (B, token_dim, H/4, W/4), and the auxiliary branch's class logits (B, K, H/4, W/4)."""
+
+    token_features: Tensor
+    pixel_logits: Tensor
+
+
 class ConvBNReLU(nn.Sequential):
     """1×1 convolution without bias, batch norm, ReLU: the unit both branches are built from."""
 
@@ -112,15 +119,24 @@ class Prior(nn.Module):
 
     def forward(self, image: Tensor) -> PriorOutput:
         """Normalised photograph (B, 3, H, W), H and W multiples of 4 → PriorOutput on the H/4 × W/4 grid."""
+        token_features, pixel_logits = self.encode(image)
+        return PriorOutput(self.to_tokens(token_features), pixel_logits)
+
+    def encode(self, image: Tensor) -> PriorFeatures:
+        """The same without the last projection, whose V logits per position the training loss computes in chunks."""
         features = [self._channels_first(f, c) for f, c in zip(self.backbone(image), self.backbone.feature_info.channels())]
-        pixel_logits = self.to_classes(self.dropout(self.pixel_aggregation(features)))
-        return PriorOutput(self.token_logits(features), pixel_logits)
+        pixel_logits = self.to_classes(self.pixel_aggregation(features))
+        return PriorFeatures(self.token_features(features), pixel_logits)
+
+    def token_features(self, features: Sequence[Tensor]) -> Tensor:
+        """Feature maps, finest first → (B, token_dim, H/4, W/4)."""
+        x = self.aggregation(features).permute(0, 2, 3, 1)  # (B, h, w, C): what Swin blocks work on
+        x = self.norm(self.blocks(x)).permute(0, 3, 1, 2)  # (B, C, h, w)
+        return self.dropout(self.before_tokens(x))
 
     def token_logits(self, features: Sequence[Tensor]) -> Tensor:
         """Feature maps, finest first → token logits (B, V, H/4, W/4)."""
-        x = self.aggregation(features).permute(0, 2, 3, 1)  # (B, h, w, C): what Swin blocks work on
-        x = self.norm(self.blocks(x)).permute(0, 3, 1, 2)  # (B, C, h, w)
-        return self.to_tokens(self.dropout(self.before_tokens(x)))
+        return self.to_tokens(self.token_features(features))
 
     @staticmethod
     def _channels_first(feature: Tensor, channels: int) -> Tensor:

@@ -50,16 +50,16 @@ def test_stride_eight_targets_are_painted_at_twice_the_crop():
     assert model.predict(torch.randn(1, 3, 32, 48)).mask.shape == (1, 32, 48)
 
 
-def test_loss_is_the_weighted_sum_over_all_positions(gss):
+def test_loss_is_the_weighted_sum_over_the_labelled_positions(gss):
     image, mask = torch.randn(2, 3, 32, 32), torch.randint(0, 11, (2, 32, 32))
     mask[:, :, 16:] = IGNORE
     loss, scalars = gss.losses(image, mask)
     tokens, pixels = gss.prior(image)
     targets = gss.targets(mask, pixels)
     labelled = ~targets.ignored
-    token = F.cross_entropy(tokens.movedim(1, -1)[labelled], targets.tokens[labelled], reduction="sum") / labelled.numel()
+    token = F.cross_entropy(tokens.movedim(1, -1)[labelled], targets.tokens[labelled], reduction="sum") / labelled.sum()
     big = F.interpolate(pixels, size=(32, 32), mode="bilinear", align_corners=False)
-    pixel = F.cross_entropy(big, mask, ignore_index=IGNORE, reduction="sum") / mask.numel()
+    pixel = F.cross_entropy(big, mask, ignore_index=IGNORE)
     torch.testing.assert_close(loss, 0.8 * token + 0.2 * pixel)
     torch.testing.assert_close(scalars["token"], token.detach())
 
@@ -114,3 +114,9 @@ def test_resize_mask_doubles_like_the_released_code():
 def test_an_id_outside_the_classes_is_refused(gss):
     with pytest.raises(ValueError, match="id 11; expected 0…10"):
         gss.targets(torch.full((1, 32, 32), 11), torch.zeros(1, 11, 8, 8))
+
+
+@pytest.mark.parametrize("size, shape", [((64, 64), (1, 64, 32)), ((32, 32), (2, 32, 32))])
+def test_picture_and_mask_of_different_size_are_refused(gss, size, shape):
+    with pytest.raises(ValueError, match="must be of one size"):
+        gss.losses(torch.randn(1, 3, *size), torch.zeros(shape).long())

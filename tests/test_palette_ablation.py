@@ -80,8 +80,8 @@ def test_tiles_are_cut_row_by_row():
 
 def test_masks_come_evenly_from_the_split():
     masks = load_masks("many-scenes", "val", 3)
-    assert masks.shape == (3, 96, 128) and masks.dtype == torch.uint8
-    assert torch.equal(masks[2], torch.as_tensor(ManyScenes(3, split="val")[2][1]))
+    assert masks.shape == (3, 192, 256) and masks.dtype == torch.uint8
+    assert torch.equal(masks[2], torch.as_tensor(ManyScenes(3, split="val", height=192, width=256)[2][1]))
 
 
 def test_masks_of_camvid(camvid):
@@ -104,7 +104,7 @@ def test_the_command_leaves_a_record_and_a_palette(tiny_run, tmp_path, monkeypat
     rows = record["metrics"]["rows"]
     assert {"arithmetic", "misaligned", "random additive", "refined", "random", "learned", "max-min RGB, assigned", "max-min RGB", "max-min OKLab"} <= rows.keys()
     assert record["preset"] == "scenes-tiny" and record["metrics"]["classes"] == 11
-    learned = Palette.load(tmp_path / "palette-learned-scenes.json")
+    learned = Palette.load(tmp_path / "palettes" / "learned-scenes.json")
     tokenizer = load_tokenizer(get_preset("scenes-tiny"), tiny_run)
     again = evaluate_palette(learned, tokenizer, load_masks("scenes", "val", 2))
     assert rows["learned"]["miou"] == [pytest.approx(100 * again.scores.miou, abs=1e-3)]

@@ -41,11 +41,29 @@ def test_window_block_pads_before_it_shifts():
 
 
 def test_aggregation_puts_the_eighth_first():
-    """in_index = [1, 0, 2, 3] of the released configs: swapping two levels' weights must follow that order."""
-    module = Aggregation([3, 5, 7, 9], 4, 6).eval()
-    assert [level[0].in_channels for level in module.levels] == [5, 3, 7, 9]
-    features = [torch.randn(1, c, s, s) for c, s in [(3, 16), (5, 8), (7, 4), (9, 2)]]
-    assert module(features).shape == (1, 6, 16, 16)
+    """in_index = [1, 0, 2, 3] of the released configs, against the formula with every weight different.
+
+    All levels have as many channels, so that only the order of the weights tells one from another.
+    """
+    torch.manual_seed(0)
+    module = Aggregation([5, 5, 5, 5], 4, 6).eval()
+    for name, value in [*module.named_parameters(), *module.named_buffers()]:
+        if value.is_floating_point():
+            torch.nn.init.uniform_(value, 0.5, 1.5) if name.endswith("var") else torch.nn.init.normal_(value)
+    features = [torch.randn(2, 5, side, side) for side in (16, 8, 4, 2)]
+    state = module.state_dict()
+
+    def unit(x, name):
+        scale, shift, mean, var = (state[f"{name}.1.{k}"][:, None, None] for k in ("weight", "bias", "running_mean", "running_var"))
+        x = torch.einsum("oc,bchw->bohw", state[f"{name}.0.weight"][:, :, 0, 0], x)
+        return ((x - mean) / (var + 1e-5).sqrt() * scale + shift).clamp(min=0)
+
+    def by_hand(order):
+        maps = [F.interpolate(unit(features[level], f"levels.{i}"), size=(16, 16), mode="bilinear") for i, level in enumerate(order)]
+        return unit(torch.cat(maps, 1), "fuse")
+
+    torch.testing.assert_close(module(features), by_hand((1, 0, 2, 3)), atol=1e-4, rtol=1e-4)
+    assert (module(features) - by_hand((0, 1, 2, 3))).abs().max() > 0.1
 
 
 def released_head(state: dict, depth: int) -> dict:

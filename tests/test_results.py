@@ -47,7 +47,7 @@ def test_scenes_targets():
     metrics = record("scenes-cpu-test")["metrics"]
     assert metrics["pictures"] == get_preset("scenes-cpu").eval_pictures
     assert metrics["reconstruction"]["miou"] >= 0.95
-    assert metrics["prediction"]["miou"] >= 0.70
+    assert metrics["prediction"]["miou"] >= 0.80
 
 
 def test_camvid_target():
@@ -57,8 +57,27 @@ def test_camvid_target():
     assert metrics["without_corrupt_frame"]["prediction"] >= metrics["prediction"]["miou"] - 0.01
 
 
-def test_readme_quotes_the_records():
+def results_table() -> list[dict[str, str]]:
+    """The README's table of results, a dict of cells per row."""
+    lines = (RECORDS.parents[1] / "README.md").read_text().splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("|") and "GSS-FF prediction" in line)
+    end = next(i for i in range(start, len(lines)) if not lines[i].startswith("|"))
+    header, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines[start:end])
+    return [dict(zip(header, row, strict=True)) for row in rows]
+
+
+@pytest.mark.parametrize("name, begins", [("scenes-cpu-test", "Scenes, 96 × 128"), ("camvid-test", "CamVid test")])
+def test_readme_quotes_the_records(name, begins):
+    (row,) = [row for row in results_table() if row["data"].startswith(begins)]
+    metrics = record(name)["metrics"]
+    assert row["pictures"] == str(metrics["pictures"])
+    for column, key in [
+        ("reconstruction of the true masks", "reconstruction"), ("GSS-FF prediction", "prediction"), ("auxiliary pixel head", "pixel_head"),
+    ]:
+        assert row[column] == f"{100 * metrics[key]['miou']:.1f}", column
+
+
+def test_readme_quotes_camvid_without_its_corrupt_frame():
     readme = (RECORDS.parents[1] / "README.md").read_text()
-    for name in ("scenes-cpu-test", "camvid-test"):
-        for key in ("reconstruction", "prediction", "pixel_head"):
-            assert f"{100 * record(name)['metrics'][key]['miou']:.1f}" in readme, (name, key)
+    value = record("camvid-test")["metrics"]["without_corrupt_frame"]["prediction"]
+    assert f"CamVid without the test frame whose published mask is shifted: {100 * value:.1f}." in readme

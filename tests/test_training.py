@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from gss_lite.build import build_gss, load_gss, load_tokenizer
@@ -19,7 +19,7 @@ from gss_lite.presets import Schedule, get_preset
 from gss_lite.training.checkpoints import load_checkpoint, load_weights, replace_file, save_checkpoint, save_weights
 from gss_lite.training.loop import adamw, fit, poly_with_warmup
 from gss_lite.training.records import run_record
-from gss_lite.training.stages import train_vqvae
+from gss_lite.training.stages import train_prior, train_vqvae
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -179,3 +179,27 @@ def test_records_name_the_hardware():
     record = run_record(kind="k", preset="p", seed=0, steps=1, seconds=1.23, metrics={}, command="c")
     assert "CPU threads" in record["hardware"] or torch.cuda.is_available()
     assert record["seconds"] == 1.2
+
+
+def test_a_checkpoint_of_another_plan_or_another_stage_one_is_refused(tmp_path):
+    tiny = get_preset("scenes-tiny")
+    train_vqvae(tiny, tmp_path, progress=False)
+    with pytest.raises(ValueError, match="another run .plan: "):
+        train_vqvae(replace(tiny, vqvae=replace(tiny.vqvae, lr=1e-4)), tmp_path, progress=False)
+    train_vqvae(replace(tiny, notes="words change nothing", prior=replace(tiny.prior, lr=1e-4)), tmp_path, progress=False)
+    train_prior(tiny, tmp_path, progress=False)
+    path = tmp_path / "scenes-tiny.vqvae.safetensors"
+    weights = load_file(path)
+    save_file({k: v + 1 if v.is_floating_point() else v for k, v in weights.items()}, path)
+    with pytest.raises(ValueError, match="another run .frozen: "):
+        train_prior(tiny, tmp_path, progress=False)
+
+
+def test_a_prior_trained_elsewhere_has_its_stage_one_beside_it(tmp_path):
+    tiny = replace(get_preset("scenes-tiny"), palette="assigned")
+    train_vqvae(tiny, tmp_path / "one", progress=False)
+    train_prior(tiny, tmp_path / "two", stage_one=tmp_path / "one", progress=False)
+    load_gss(tiny, tmp_path / "two")
+    for end in ("palette.json", "vqvae.safetensors", "vqvae.json"):
+        name = f"scenes-tiny.{end}"
+        assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()

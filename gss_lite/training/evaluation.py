@@ -1,14 +1,15 @@
-"""Evaluation of a whole GSS on a data set: prediction, the pixel branch beside it, and reconstruction alone."""
+"""Evaluation on a data set, by one process or several: prediction, the pixel branch beside it, reconstruction alone."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
 from gss_lite.gss import GSS
@@ -17,8 +18,8 @@ from gss_lite.metrics import Scores, confusion_matrix, scores_from_confusion
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Confusion matrices (N, K, K), one per picture, of the prediction, of the auxiliary pixel head, and of the
-    reconstruction of the true masks (stage I); and the seconds it took."""
+    """Confusion matrices (N, K, K) by name, one per picture, and the seconds it took. Of a GSS: of the prediction, of the
+    auxiliary pixel head, and of the reconstruction of the true masks (stage I)."""
 
     matrices: dict[str, Tensor]
     seconds: float
@@ -39,14 +40,77 @@ class Evaluation:
 
 def evaluate(gss: GSS, dataset: Dataset, *, batch: int = 4, device: str | torch.device = "cpu", progress: bool = True) -> Evaluation:
     """Run `gss` over (normalised image, mask) pairs at full size; the figures are over the pixels of the whole set."""
+    gss = gss.to(device).eval()
+
+    def classify(image: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        result = gss.predict(image)
+        return {"prediction": result.mask, "pixel_head": result.pixel_mask, "reconstruction": gss.reconstruct(mask)[0]}
+
+    return evaluate_masks(classify, dataset, len(gss.colors), batch=batch, device=device, progress=progress)
+
+
+def validator(gss: GSS, dataset: Dataset, *, batch: int = 4) -> Callable[[nn.Module], float]:
+    """For `fit`: a function that gives the mIoU in [0, 1] which `gss` reaches on `dataset` with the prior that it is handed."""
+
+    def miou(prior: nn.Module) -> float:
+        candidate = GSS(gss.palette, gss.tokenizer, prior, gss.inverse)
+        device = next(prior.parameters()).device
+        return evaluate(candidate, dataset, batch=batch, device=device, progress=False).scores()["prediction"].miou
+
+    return miou
+
+
+@torch.no_grad()
+def evaluate_scores(
+    scorer: Callable[[Tensor], Tensor], dataset: Dataset, num_classes: int, *, batch: int = 1,
+    device: str | torch.device = "cpu", progress: bool = True,
+) -> Evaluation:
+    """The arg-max of class scores, from a function of the image as those of `gss_lite.inference`: sliding windows, flipping."""
+    return evaluate_masks(
+        lambda image, _: {"prediction": scorer(image).argmax(1)}, dataset, num_classes, batch=batch, device=device, progress=progress,
+    )
+
+
+def evaluate_masks(
+    classify: Callable[[Tensor, Tensor], dict[str, Tensor]], dataset: Dataset, num_classes: int, *, batch: int = 4,
+    device: str | torch.device = "cpu", progress: bool = True,
+) -> Evaluation:
+    """Confusion matrices of what `classify` gives for each batch.
+
+    Where torch.distributed is running, every process takes every n-th picture and all get the figures of the whole set.
+
+    Args:
+        classify: (normalised image (B, 3, H, W), true mask (B, H, W)) → {name: class ids (B, H, W)}, "prediction" among them.
+    Raises:
+        ValueError: the data set is empty.
+    """
     if not len(dataset):
         raise ValueError("the data set to evaluate on is empty")
-    gss = gss.to(device).eval()
-    counts = {name: [] for name in ("prediction", "pixel_head", "reconstruction")}
-    started = time.perf_counter()
-    for image, mask in tqdm(DataLoader(dataset, batch_size=batch), desc="evaluate", disable=not progress, mininterval=1.0):
+    several = dist.is_available() and dist.is_initialized()
+    rank, processes = (dist.get_rank(), dist.get_world_size()) if several else (0, 1)
+    mine = range(rank, len(dataset), processes)
+    matrices: dict[str, Tensor] = {}
+    started, at = time.perf_counter(), 0
+    loader = DataLoader(dataset if processes == 1 else Subset(dataset, mine), batch_size=batch)
+    for image, mask in tqdm(loader, desc="evaluate", disable=not progress or rank > 0, mininterval=1.0):
         image, mask = image.to(device), mask.to(device)
-        result = gss.predict(image)
-        for name, ids in [("prediction", result.mask), ("pixel_head", result.pixel_mask), ("reconstruction", gss.reconstruct(mask)[0])]:
-            counts[name] += [confusion_matrix(i, m, len(gss.colors)).cpu() for i, m in zip(ids, mask)]
-    return Evaluation({name: torch.stack(matrices) for name, matrices in counts.items()}, time.perf_counter() - started)
+        for name, ids in classify(image, mask).items():
+            total = matrices.setdefault(name, torch.zeros(len(dataset), num_classes, num_classes, dtype=torch.long))
+            for number, i, m in zip(mine[at : at + len(mask)], ids, mask):
+                total[number] = confusion_matrix(i, m, num_classes).cpu()
+        at += len(mask)
+    if processes > 1:
+        matrices = _summed(matrices, (len(dataset), num_classes, num_classes), device)
+    return Evaluation(matrices, time.perf_counter() - started)
+
+
+def _summed(matrices: dict[str, Tensor], shape: tuple[int, ...], device: str | torch.device) -> dict[str, Tensor]:
+    """Every process holds the rows of its own pictures, zeros elsewhere, and with few pictures perhaps none at all."""
+    names: list[list[str]] = [[] for _ in range(dist.get_world_size())]
+    dist.all_gather_object(names, list(matrices))
+    summed = {}
+    for name in max(names, key=len):
+        total = matrices.get(name, torch.zeros(shape, dtype=torch.long)).to(device)
+        dist.all_reduce(total)
+        summed[name] = total.cpu()
+    return summed

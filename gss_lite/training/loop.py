@@ -1,14 +1,15 @@
-"""The one training loop: Accelerate, progress bar, resumable checkpoints."""
+"""The one training loop: Accelerate, one process or several, progress bar, resumable checkpoints."""
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import DataLoaderConfiguration, set_seed
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
@@ -17,8 +18,10 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from gss_lite.data.transforms import ResumableBatches, mixed_seed
-from gss_lite.presets import Schedule
+from gss_lite.preset_fields import Schedule
+from gss_lite.training.batch_norm import synchronize_batch_norm
 from gss_lite.training.checkpoints import load_checkpoint, save_checkpoint
+from gss_lite.training.guards import check_finite, check_shares, memory_explained, workers_explained
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
@@ -41,77 +44,143 @@ def poly_with_warmup(step: int, schedule: Schedule) -> float:
     return decay * min(1.0, 1e-6 + (1 - 1e-6) * step / schedule.warmup) if schedule.warmup else decay
 
 
+def set_checkpointing(learner: nn.Module) -> None:
+    """Let the backbone recompute its activations in the backward pass.
+
+    Raises:
+        ValueError: the learner has no backbone, or timm cannot do it for this one (HRNet).
+    """
+    backbone = getattr(learner, "backbone", None)
+    try:
+        backbone.set_grad_checkpointing(True)
+    except (AttributeError, AssertionError) as error:
+        raise ValueError(
+            f"checkpointing is not possible for {type(backbone or learner).__name__}; leave it out and set accumulate instead"
+        ) from error
+
+
+def summary_writer(folder: Path, first: int):
+    """A TensorBoard writer that forgets what an interrupted run wrote beyond step `first`.
+
+    Raises:
+        ImportError: TensorBoard is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ImportError("TensorBoard is not installed: pip install tensorboard, or train without it") from error
+    return SummaryWriter(folder / "tensorboard", purge_step=first + 1)
+
+
 def fit(
     stage: nn.Module, learner: nn.Module, dataset: Dataset, schedule: Schedule, *, run: dict, folder: Path,
-    save_every: int = 250, log_every: int = 10, workers: int = 0, progress: bool = True,
-    collate: Callable | None = None,
+    save_every: int = 250, log_every: int = 10, workers: int = 0, progress: bool = True, collate: Callable | None = None,
+    validate: Callable[[nn.Module], float] | None = None, validate_every: int = 0, tensorboard: bool = False,
 ) -> list[dict]:
     """Train `learner` with the loss of `stage`; continue from `folder`/checkpoint.pt where it exists.
 
     Every random number of step s depends on (run["seed"], s) alone, so that a run which was killed and started again
     ends with the same weights as one that was not.
 
+    Started by `accelerate launch` or `torchrun`, every process takes its share of `schedule.batch`, and batch norm is over
+    all of them. That is the step of one process on the whole batch, up to rounding, if nothing in the model is random
+    (dropout and drop path draw other numbers) and the loss is a mean over positions. Buffers with a rule of their own, as
+    the VQ-VAE's codebook, are those of the first process.
+
     Args:
         stage: module whose forward(*batch) gives (loss, {name: scalar tensor}). learner: the part of it that is trained.
         dataset: indexed by (draw, index), see SeededAugmentation.
         run: what identifies the run (preset, stage, seed, …); a checkpoint of another run is refused.
+        validate: called every `validate_every` steps, in all processes, with the learner (its average where there is one);
+            gives a score, the higher the better (`evaluation.validator` makes one). The best so far is kept in `folder`/best.pt: step, score, learner.
+        tensorboard: write the log to `folder`/tensorboard as well.
     Returns:
-        The log: a dict with step, seconds, lr and the stage's scalars for every `log_every` steps.
+        The log: a dict with step, seconds, lr and the stage's scalars for every `log_every` steps, and the score where
+        one was taken.
     Raises:
-        FloatingPointError: the loss is not finite; the last checkpoint is intact.
+        FloatingPointError: the loss is not finite. MemoryError: the GPU's memory is too small. ChildProcessError: a
+            process that loads data died. The last checkpoint is intact in all cases.
+        ValueError: a batch that cannot be shared out evenly; another run's checkpoint. ImportError: no TensorBoard.
     """
-    # split_batches: `batch` is the global batch, shared out among the processes.
+    # Accelerate keeps the precision of a process's first Accelerator; the stages of one command may differ in theirs.
+    AcceleratorState._reset_state()
+    # split_batches: a batch of the loader is the global one, shared out among the processes.
     accelerator = Accelerator(mixed_precision=schedule.precision, dataloader_config=DataLoaderConfiguration(split_batches=True))
+    micro, parts = check_shares(schedule, accelerator.num_processes), schedule.accumulate
+    if accelerator.num_processes > 1:
+        synchronize_batch_norm(learner, accelerator.device)
+    if schedule.checkpointing:
+        set_checkpointing(learner)
     optimizer = adamw(learner, schedule)
     scheduler = LambdaLR(optimizer, lambda s: poly_with_warmup(s, schedule))
     average = AveragedModel(learner, multi_avg_fn=get_ema_multi_avg_fn(schedule.ema), use_buffers=True) if schedule.ema else None
-    path, first, log, spent = folder / "checkpoint.pt", 0, [], 0.0
+    kept = {"learner": learner, "optimizer": optimizer, "scheduler": scheduler, **({"average": average} if average else {})}
+    path, first, log, spent, best = folder / "checkpoint.pt", 0, [], 0.0, None
     state = load_checkpoint(path, run)
     if state:
-        learner.load_state_dict(state["learner"])
-        optimizer.load_state_dict(state["optimizer"])
-        scheduler.load_state_dict(state["scheduler"])
-        if average:
-            average.load_state_dict(state["average"])
-        first, log, spent = state["step"], state["log"], state["seconds"]
-    batches = ResumableBatches(len(dataset), schedule.batch, first, schedule.steps, run["seed"])
-    loader: Iterable = DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=collate)
-    stage, optimizer, loader = accelerator.prepare(stage, optimizer, loader)
+        for name, part in kept.items():
+            part.load_state_dict(state[name])
+        first, log, spent, best = state["step"], state["log"], state["seconds"], state.get("best")
+    # A micro-batch is a batch of its own to the loader: together they are the samples of the whole one, in their order.
+    batches = ResumableBatches(len(dataset), micro, first * parts, schedule.steps * parts, run["seed"])
+    loader = DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=collate)
+    stage, optimizer, loader = accelerator.prepare(torch.compile(stage) if schedule.compile else stage, optimizer, loader)
     if average:
         average.to(accelerator.device)
+    writer = summary_writer(folder, first) if tensorboard and accelerator.is_main_process else None
     stage.train()
     started = time.perf_counter() - spent
 
     bar = tqdm(total=schedule.steps, initial=first, desc=f"{run['preset']} {run['stage']}",
                disable=not progress or not accelerator.is_main_process, mininterval=1.0)
-    for step, batch in enumerate(loader, first):
-        set_seed(mixed_seed(run["seed"], step))
-        loss, scalars = stage(*batch)
-        if not math.isfinite(loss.item()):
-            raise FloatingPointError(
-                f"the loss became {loss.item()} at step {step + 1}; lower the learning rate (now {schedule.lr:g}) or lengthen "
-                f"the warm-up. The last checkpoint, {path}, is intact."
-            )
-        accelerator.backward(loss)
-        optimizer.step()
-        optimizer.zero_grad()
-        if average:
-            average.update_parameters(learner)
-        done = step + 1
-        if done % log_every == 0 or done == schedule.steps:
-            entry = {"step": done, "seconds": round(time.perf_counter() - started, 1), "lr": scheduler.get_last_lr()[0],
-                     "loss": loss.item(), **{k: float(v) for k, v in scalars.items()}}
-            log.append({k: float(f"{v:.5g}") if isinstance(v, float) else v for k, v in entry.items()})
-            bar.set_postfix({k: f"{v:.3g}" for k, v in entry.items() if k not in {"step", "seconds", "lr"}}, refresh=False)
-        scheduler.step()
-        bar.update()
-        if (done % save_every == 0 or done == schedule.steps) and accelerator.is_main_process:
-            save_checkpoint(path, {
-                "run": run, "step": done, "log": log, "seconds": time.perf_counter() - started,
-                "learner": learner.state_dict(), "optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict(),
-                "average": average.state_dict() if average else None,
-            })
+    total = 0.0
+    with workers_explained(workers, path):
+        for number, batch in enumerate(loader, first * parts):
+            done = number // parts + 1
+            set_seed((mixed_seed(run["seed"], number) + 0x51ED270B * accelerator.process_index) % 2**32)
+            whole = (number + 1) % parts == 0  # the last micro-batch of the step: gradients meet, and the weights move
+            with memory_explained(done, schedule, path):
+                with nullcontext() if whole else accelerator.no_sync(stage):
+                    loss, scalars = stage(*batch)
+                    # Every process sees the mean, so that they stop together.
+                    value = accelerator.reduce(loss.detach(), "mean").item() if accelerator.num_processes > 1 else loss.item()
+                    check_finite(value, done, schedule, path)
+                    total += value / parts
+                    accelerator.backward(loss / parts if parts > 1 else loss)
+                if not whole:
+                    continue
+                if schedule.clip:
+                    accelerator.clip_grad_norm_(learner.parameters(), schedule.clip)
+                optimizer.step()
+                optimizer.zero_grad()
+            if average:
+                average.update_parameters(learner)
+            validated = validate is not None and validate_every and (done % validate_every == 0 or done == schedule.steps)
+            if done % log_every == 0 or done == schedule.steps or validated:
+                entry = {"step": done, "seconds": round(time.perf_counter() - started, 1), "lr": scheduler.get_last_lr()[0],
+                         "loss": total, **{k: float(v) for k, v in scalars.items()}}
+                if validated:
+                    candidate = average.module if average else learner
+                    entry["score"] = float(validate(candidate))
+                    stage.train()
+                    if accelerator.is_main_process and (best is None or entry["score"] > best["score"]):
+                        best = {"step": done, "score": entry["score"]}
+                        save_checkpoint(folder / "best.pt", {**best, "run": run, "learner": candidate.state_dict()})
+                log.append({k: float(f"{v:.5g}") if isinstance(v, float) else v for k, v in entry.items()})
+                bar.set_postfix({k: f"{v:.3g}" for k, v in entry.items() if k not in {"step", "seconds", "lr"}}, refresh=False)
+                for name, amount in entry.items() if writer else ():
+                    writer.add_scalar(f"{run['stage']}/{name}", amount, done)
+            total = 0.0
+            scheduler.step()
+            bar.update()
+            if (done % save_every == 0 or done == schedule.steps) and accelerator.is_main_process:
+                save_checkpoint(path, {
+                    "run": run, "step": done, "log": log, "seconds": time.perf_counter() - started, "best": best,
+                    **{name: part.state_dict() for name, part in kept.items()},
+                })
     bar.close()
+    if writer:
+        writer.close()
     if average:
         learner.load_state_dict(average.module.state_dict())
     return log

@@ -19,6 +19,8 @@ from gss_lite.palette_assignment import assign_colors
 from gss_lite.palette_search import max_min_palette
 from gss_lite.presets import Preset, Schedule
 from gss_lite.training.checkpoints import save_weights, write_json
+from gss_lite.training.generic_stage import GenericStage
+from gss_lite.training.identity import bring_stage_one, plan_hash, stage_one_hash
 from gss_lite.training.loop import fit
 from gss_lite.training.records import run_record
 from gss_lite.vqvae import VQVAE
@@ -76,10 +78,11 @@ def make_palette(preset: Preset, folder: Path, *, data: str | Path | None = None
 
 def train_vqvae(preset: Preset, folder: Path, *, data: str | Path | None = None, **options: object) -> VQVAE:
     """Stage I. Leaves NAME.vqvae.safetensors and its record NAME.vqvae.json in `folder`; resumes what it finds there."""
-    palette = make_palette(preset, folder, data=data)
+    palette = None if preset.palette == "random" else make_palette(preset, folder, data=data)
     torch.manual_seed(preset.seed)
     tokenizer = build_tokenizer(preset)
-    run_stage(preset, "vqvae", VQVAEStage(tokenizer, palette, preset.readback), tokenizer, preset.vqvae, folder, data, **options)
+    stage = VQVAEStage(tokenizer, palette, preset.readback) if palette else GenericStage(tokenizer, preset.readback)
+    run_stage(preset, "vqvae", stage, tokenizer, preset.vqvae, folder, data, **options)
     return tokenizer.eval()
 
 
@@ -90,26 +93,33 @@ def train_prior(
     torch.manual_seed(preset.seed)
     gss = build_gss(preset, load_tokenizer(preset, stage_one or folder), stage_one or folder)
     gss.prior.to(memory_format=torch.channels_last)  # about a quarter faster for convolutions, on CPU and GPU
-    run_stage(preset, "prior", PriorStage(gss), gss.prior, preset.prior, folder, data, **options)
+    stage_one = stage_one or folder
+    run_stage(preset, "prior", PriorStage(gss), gss.prior, preset.prior, folder, data, frozen=stage_one_hash(preset, stage_one), **options)
+    bring_stage_one(preset, stage_one, folder)
     return gss.eval()
 
 
 def run_stage(
     preset: Preset, name: str, stage: nn.Module, learner: nn.Module, schedule: Schedule, folder: Path,
-    data: str | Path | None, *, command: str = "", **options: object,
+    data: str | Path | None, *, command: str = "", frozen: str = "", **options: object,
 ) -> None:
-    """Train one stage with the preset's data, then write weights and run record beside each other."""
+    """Train one stage with the preset's data, then write weights and run record beside each other.
+
+    `frozen`: hash of the files of the stage before, if this one rests on them; a checkpoint made on others is refused.
+    """
     dataset = SeededAugmentation(
         InMemory(dataset_for(preset, "train", folder=data)),
         train_transform(*schedule.crop, scales=schedule.scales, image_size=preset.size), preset.seed,
     )
-    run = {"preset": preset.name, "stage": name, "seed": preset.seed, "steps": schedule.steps, "batch": schedule.batch}
+    run = {"preset": preset.name, "stage": name, "seed": preset.seed, "steps": schedule.steps, "batch": schedule.batch,
+           "plan": plan_hash(preset, name), "frozen": frozen}
     started = time.perf_counter()
     log = fit(stage, learner, dataset, schedule, run=run, folder=folder / name, **options)
     save_weights(folder / f"{preset.name}.{name}.safetensors", learner)
     record = run_record(
         kind=f"train {name}", preset=preset.name, seed=preset.seed, steps=schedule.steps, command=command,
         seconds=max(log[-1]["seconds"], time.perf_counter() - started), metrics={k: v for k, v in log[-1].items() if k != "step"},
+        device=next(learner.parameters()).device,
     )
     parameters = sum(p.numel() for p in learner.parameters() if p.requires_grad)
     write_json(folder / f"{preset.name}.{name}.json", {

@@ -1,0 +1,1 @@
+"""Systems that GSS is compared with, built from the same parts."""

@@ -1,0 +1,63 @@
+"""python -m gss_lite.experiments.generic_tokenizer: what a tokenizer that never saw the palette keeps of true masks.
+
+Three palettes on the same masks: max-min colours as they come, the same dealt out by neighbours (looking at training masks),
+and random ones, five deals. Nothing is trained.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from gss_lite.build import load_tokenizer
+from gss_lite.data.camvid import CamVid
+from gss_lite.data.scenes import Scenes
+from gss_lite.experiments.palette_ablation import SETS, load_masks
+from gss_lite.experiments.reconstruction import evaluate_palette
+from gss_lite.palette_assignment import assign_colors
+from gss_lite.palette_constructions import random_palette
+from gss_lite.palette_search import max_min_palette
+from gss_lite.presets import get_preset
+from gss_lite.training.checkpoints import write_json
+from gss_lite.training.records import run_record
+
+NUM_CLASSES = {"scenes": Scenes.num_classes, "camvid": CamVid.num_classes, "many-scenes": 150}
+
+
+def measure(name: str, data: str, split: str, pictures: int) -> dict:
+    """mIoU, aAcc (0–1) and IoU per class of every palette; `pictures` at most, evenly spaced through the split."""
+    tokenizer, count = load_tokenizer(get_preset(name)), NUM_CLASSES[data]
+    masks = load_masks(data, split, pictures)
+    colors = max_min_palette(count)
+    palettes = {"max-min": colors, "max-min, assigned": assign_colors(colors, load_masks(data, "train", 60))}
+    palettes |= {f"random {seed}": random_palette(count, seed) for seed in range(5)}
+    metrics = {"data": data, "split": split, "pictures": len(masks), "height": masks.shape[1], "width": masks.shape[2],
+               "stride": tokenizer.stride, "vocab_size": tokenizer.vocab_size, "palettes": {}}
+    for title, palette in palettes.items():
+        scores = evaluate_palette(palette, tokenizer, masks).scores
+        metrics["palettes"][title] = {"miou": scores.miou, "aacc": scores.aacc, "iou": [round(float(v), 4) for v in scores.iou]}
+        print(f"{title:20s} mIoU {100 * scores.miou:6.2f}   aAcc {100 * scores.aacc:6.2f}", flush=True)
+    return metrics
+
+
+def main() -> None:
+    """Command line; leaves one run record."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--preset", default="generic-s4", help="generic-s4 or generic-s8")
+    parser.add_argument("--data", choices=SETS, required=True)
+    parser.add_argument("--split", choices=["val", "test"], default="test")
+    parser.add_argument("--pictures", type=int, default=1000, help="at most")
+    parser.add_argument("--record", type=Path, required=True)
+    given = parser.parse_args()
+    started = time.perf_counter()
+    metrics = measure(given.preset, given.data, given.split, given.pictures)
+    write_json(given.record, run_record(
+        kind="generic tokenizer", preset=given.preset, seed=0, steps=None, seconds=time.perf_counter() - started, metrics=metrics, device="cpu",
+        command=f"python -m gss_lite.experiments.generic_tokenizer --preset {given.preset} --data {given.data} --split {given.split} "
+                f"--pictures {given.pictures} --record {given.record}",
+    ))
+
+
+if __name__ == "__main__":
+    main()

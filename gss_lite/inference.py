@@ -1,0 +1,137 @@
+"""Beyond one pass over the whole picture: sliding windows, flipping, sampling from the prior, and how sure it is.
+
+A *scorer* is a function from normalised photographs (B, 3, H, W) to class scores (B, K, H, W); scorers can be wrapped in
+one another: `sliding(flipped(mask_scorer(gss)))`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gss_lite.gss import GSS, resize_mask
+
+Scorer = Callable[[Tensor], Tensor]
+
+
+def mask_scorer(gss: GSS) -> Scorer:
+    """GSS's class ids as one-hot scores, resized to the picture: what the released code averages over windows."""
+
+    @torch.no_grad()
+    def scores(image: Tensor) -> Tensor:
+        height, width = image.shape[2:]
+        maskige = gss.predict(image).maskige
+        onehot = F.one_hot(gss.inverse.classify(maskige), len(gss.colors)).movedim(-1, 1).float()
+        padded = (height + -height % 32, width + -width % 32)  # what the maskige covers, see GSS.predict
+        return F.interpolate(onehot, size=padded, mode="bilinear", align_corners=False)[:, :, :height, :width]
+
+    return scores
+
+
+def pixel_scorer(gss: GSS) -> Scorer:
+    """The soft-max of the auxiliary pixel branch."""
+
+    @torch.no_grad()
+    def scores(image: Tensor) -> Tensor:
+        height, width = image.shape[2:]
+        padded = F.pad(image, (0, -width % 32, 0, -height % 32), mode="replicate")
+        logits = gss.prior.encode(padded).pixel_logits
+        logits = F.interpolate(logits, size=padded.shape[2:], mode="bilinear", align_corners=False)
+        return logits[:, :, :height, :width].softmax(1)
+
+    return scores
+
+
+def flipped(scorer: Scorer) -> Scorer:
+    """The mean of the scores of a picture and of its mirror image, mirrored back."""
+    return lambda image: (scorer(image) + scorer(image.flip(-1)).flip(-1)) / 2
+
+
+def sliding(scorer: Scorer, crop: int | tuple[int, int] = 768, stride: int | tuple[int, int] = 512) -> Scorer:
+    """Scores of windows of `crop` pixels, every `stride` pixels, averaged where they overlap (768 and 512 in the released configs).
+
+    The last window of a row or column is moved back inside the picture; a picture smaller than a window is one window.
+
+    Raises:
+        ValueError: a stride below 1, or larger than the window, which would leave gaps.
+    """
+    crops, strides = ((v, v) if isinstance(v, int) else tuple(v) for v in (crop, stride))
+    if not all(1 <= s <= c for c, s in zip(crops, strides)):
+        raise ValueError(f"the stride must be at least 1 and at most the window, or pixels are left out; got window {crop} and stride {stride}")
+
+    def scores(image: Tensor) -> Tensor:
+        total = count = None
+        for top, bottom in window_spans(image.shape[2], crops[0], strides[0]):
+            for left, right in window_spans(image.shape[3], crops[1], strides[1]):
+                part = scorer(image[:, :, top:bottom, left:right])
+                if total is None:
+                    total, count = part.new_zeros(*part.shape[:2], *image.shape[2:]), part.new_zeros(image.shape[2:])
+                total[:, :, top:bottom, left:right] += part
+                count[top:bottom, left:right] += 1
+        return total / count
+
+    return scores
+
+
+def window_spans(length: int, crop: int, stride: int) -> list[tuple[int, int]]:
+    """Begin and end of the windows along a side of `length` pixels."""
+    count = max(length - crop + stride - 1, 0) // stride + 1
+    ends = [min(i * stride + crop, length) for i in range(count)]
+    return [(max(end - crop, 0), end) for end in ends]
+
+
+def sample_tokens(token_logits: Tensor, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
+    """Token logits (B, V, h, w) → tokens (B, h, w) drawn from softmax(logits / T), every position on its own.
+
+    p_ψ(z|x) is a product over positions (C): given the picture, tokens are independent.
+
+    Raises:
+        ValueError: temperature ≤ 0 (its limit, the arg-max, is GSS.predict).
+    """
+    if not temperature > 0:
+        raise ValueError(f"the temperature must be above 0; got {temperature}. For its limit, the most likely tokens, use GSS.predict")
+    scaled = token_logits.float() / temperature
+    # Gumbel-max: the arg-max of logits − ln E with E exponential is distributed as the soft-max.
+    noise = torch.empty_like(scaled).exponential_(generator=generator).log_()
+    return (scaled - noise).argmax(1)
+
+
+@torch.no_grad()
+def sample_masks(
+    gss: GSS, image: Tensor, count: int = 8, temperature: float = 1.0, generator: torch.Generator | None = None,
+) -> Tensor:
+    """Masks drawn from the model: normalised photographs (B, 3, H, W) → class ids (count, B, H, W).
+
+    The photograph goes through the prior once; each sample costs one decoding.
+    """
+    height, width = image.shape[2:]
+    padded = F.pad(image, (0, -width % 32, 0, -height % 32), mode="replicate")
+    logits = gss.prior(padded).token_logits
+    masks = []
+    for _ in range(count):
+        ids = gss.inverse.classify(gss.tokenizer.decode(sample_tokens(logits, temperature, generator)))
+        masks.append(resize_mask(ids, padded.shape[2:], len(gss.colors))[:, :height, :width])
+    return torch.stack(masks)
+
+
+def class_frequencies(masks: Tensor, num_classes: int) -> Tensor:
+    """Sampled masks (N, B, H, W) → each class's share of the samples (B, K, H, W): p(c | x) pixel by pixel, estimated."""
+    return torch.stack([(masks == k).float().mean(0) for k in range(num_classes)], 1)
+
+
+def entropy_map(probabilities: Tensor) -> Tensor:
+    """Probabilities (B, K, H, W) → their entropy in nats (B, H, W): 0 where the model is sure, ln K where it knows nothing."""
+    return torch.special.entr(probabilities).sum(1)
+
+
+def token_entropy(token_logits: Tensor) -> Tensor:
+    """Token logits (B, V, h, w) → entropy of each token's distribution in nats (B, h, w).
+
+    Of the codes, not of the classes: many codes decode to the same class, so this bounds nothing; `entropy_map` of
+    sampled masks answers for the classes.
+    """
+    logs = token_logits.float().log_softmax(1)
+    return -(logs.exp() * logs).sum(1)

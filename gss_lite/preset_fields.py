@@ -1,0 +1,58 @@
+"""What a preset says: the parts of one experiment, and how long each stage trains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How one stage is optimised: AdamW, linear warm-up, polynomial decay (power 1) to zero."""
+
+    steps: int
+    batch: int
+    crop: tuple[int, int]  # height, width in pixels
+    lr: float
+    warmup: int = 100
+    weight_decay: float = 0.01
+    scales: tuple[float, float] = (1.0, 1.0)  # random resizing of the picture before the crop
+    precision: str = "no"  # Accelerate's mixed_precision: "no" (float32), "bf16", "fp16"
+    accumulate: int = 1  # micro-batches that one step's `batch` is split into, one after the other: less memory, the same step
+    clip: float = 0.0  # largest norm of a step's gradient; 0 leaves it as it is
+    checkpointing: bool = False  # recompute the backbone's activations in the backward pass: less memory, a third more time
+    compile: bool = False  # torch.compile
+    ema: float = 0.0  # decay of the averaged copy of the weights that is kept; 0 keeps the last weights
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One experiment. `tokenizer` and `head` are keyword arguments of the tokenizer and of Prior, `backbone_args` of timm."""
+
+    name: str
+    data: str  # "scenes", "many-scenes" or "camvid"
+    size: tuple[int, int]  # height, width of the pictures
+    tokenizer: Mapping
+    backbone: str  # "" where a preset is a tokenizer alone
+    backbone_args: Mapping
+    head: Mapping
+    vqvae: Schedule
+    prior: Schedule | None  # None where a preset is a tokenizer alone
+    # "greedy": farthest points; "assigned": max-min colours given out by looking at neighbours, a file beside the weights;
+    # "random": every training picture its own, for a tokenizer that serves any palette.
+    palette: str = "greedy"
+    readback: float = 0.0  # weight of X⁻¹'s cross-entropy in stage I
+    train_pictures: int = 0  # Scenes only: how many different pictures one epoch holds
+    eval_pictures: int = 0  # Scenes only: how many held-out pictures evaluation uses
+    tokenizer_kind: str = "vqvae"  # or "dalle", OpenAI's dVAE; `tokenizer` holds its arguments, vocab_size among them
+    num_classes: int = 0  # 0: the number of classes of `data`
+    pretrained: str = ""  # timm's name of the weights that training starts from; "": random ones
+    window: tuple[int, int] = (0, 0)  # prediction by sliding window: side and stride in pixels; (0, 0): the whole picture at once
+    seed: int = 0
+    notes: str = field(default="", compare=False)
+
+
+def fixed(**kwargs: object) -> Mapping:
+    """Keyword arguments as a mapping that cannot be changed."""
+    return MappingProxyType(kwargs)

@@ -1,0 +1,228 @@
+"""The stage that trains X⁻¹ (supplement, D.iii): GSS-FT and GSS-FT-W, on clean or on noisy maskige.
+
+Everything before X⁻¹ is frozen and in eval mode, so a picture has one maskige however often it is drawn: it is decoded
+once and kept, and the stage trains on crops of what was kept. (The released code runs the frozen part in every step, with
+its batch norms in train mode, and their statistics drift.)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
+from tqdm import tqdm
+
+from gss_lite.build import SHIPPED, dataset_for, load_gss
+from gss_lite.data.transforms import SeededAugmentation, eval_transform
+from gss_lite.gss import GSS
+from gss_lite.inverse_learned import ConvInverse, LearnedInverse, SwinInverse
+from gss_lite.palette import IGNORE, Palette, paint
+from gss_lite.presets import Preset, Schedule
+from gss_lite.training.checkpoints import load_weights, save_weights, write_json
+from gss_lite.training.loop import fit
+from gss_lite.training.records import run_record
+
+KINDS: Mapping[str, type[LearnedInverse]] = MappingProxyType({"ft": ConvInverse, "ft-w": SwinInverse})
+INPUTS = ("noisy", "clean")  # decoded from the prior's own tokens for the photograph, or from the true mask's
+
+
+@dataclass(frozen=True)
+class InversePlan:
+    """How one X⁻¹ is trained: its schedule, how many training pictures are decoded, and its own size."""
+
+    schedule: Schedule
+    pictures: int
+    size: Mapping = field(default_factory=dict)
+
+
+def _plan(pictures: int, size: dict, **schedule: object) -> InversePlan:
+    return InversePlan(Schedule(**schedule), pictures, MappingProxyType(size))
+
+
+# Two minutes or less on two CPU cores. The paper: batch 16, 3,000 steps for FT, 40,000 for FT-W with dim=128, ffn_dim=256.
+PLANS: Mapping[tuple[str, str], InversePlan] = MappingProxyType({
+    ("scenes-cpu", "ft"): _plan(800, {"width": 32}, steps=800, batch=16, crop=(48, 64), lr=5e-3, warmup=40),
+    ("scenes-cpu", "ft-w"): _plan(800, {"dim": 64, "ffn_dim": 128}, steps=500, batch=16, crop=(35, 49), lr=3e-3, warmup=40),
+    ("scenes-tiny", "ft"): _plan(8, {"width": 8}, steps=12, batch=2, crop=(32, 32), lr=5e-3, warmup=2),
+    ("scenes-tiny", "ft-w"): _plan(8, {"dim": 16, "ffn_dim": 32}, steps=12, batch=2, crop=(21, 28), lr=3e-3, warmup=2),
+    ("generic-s4", "ft"): _plan(400, {"width": 64}, steps=600, batch=8, crop=(64, 96), lr=5e-3, warmup=40),
+    ("generic-s4", "ft-w"): _plan(400, {"dim": 64, "ffn_dim": 128}, steps=500, batch=8, crop=(49, 70), lr=3e-3, warmup=40),
+    ("camvid", "ft"): _plan(120, {"width": 32}, steps=800, batch=8, crop=(64, 96), lr=5e-3, warmup=40),
+    ("camvid", "ft-w"): _plan(120, {"dim": 64, "ffn_dim": 128}, steps=500, batch=8, crop=(49, 63), lr=3e-3, warmup=40),
+})
+
+
+def plan_for(preset: Preset, kind: str) -> InversePlan:
+    """The plan of X⁻¹ `kind` ("ft" or "ft-w") for a preset, or ValueError naming those there are."""
+    if (preset.name, kind) not in PLANS:
+        known = ", ".join(f"{kind} for {name}" for name, kind in PLANS)
+        raise ValueError(f"no plan to train X⁻¹ {kind!r} for preset {preset.name!r}; there are: {known}. Pass a plan of your own.")
+    return PLANS[preset.name, kind]
+
+
+def stage_name(kind: str, maskige: str) -> str:
+    """The stage's name in folders and files: "inverse-ft", "inverse-ft-w"; with "-clean" at the end if trained on clean maskige."""
+    if kind not in KINDS or maskige not in INPUTS:
+        raise ValueError(f"X⁻¹ must be one of {', '.join(KINDS)}, trained on one of {', '.join(INPUTS)} maskige; got {kind!r}, {maskige!r}")
+    return f"inverse-{kind}" + ("-clean" if maskige == "clean" else "")
+
+
+def inverse_loss(scores: Tensor, mask: Tensor) -> Tensor:
+    """Cross-entropy (D.i) of X⁻¹'s scores (B, K, H, W), brought to the size of the mask (B, h, w); mean over labelled pixels.
+
+    Where no pixel is labelled the loss is 0.
+    """
+    if scores.shape[2:] != mask.shape[1:]:
+        scores = F.interpolate(scores, size=mask.shape[1:], mode="bilinear", align_corners=False)
+    total = F.cross_entropy(scores.float(), mask.long(), ignore_index=IGNORE, reduction="sum")
+    return total / (mask != IGNORE).sum().clamp(min=1)
+
+
+class InverseStage(nn.Module):
+    """forward(maskige, mask) gives X⁻¹'s loss."""
+
+    def __init__(self, inverse: LearnedInverse) -> None:
+        super().__init__()
+        self.inverse = inverse
+
+    def forward(self, maskige: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Maskige (B, 3, H, W), mask (B, h, w) → (loss, scalars)."""
+        loss = inverse_loss(self.inverse(maskige.float()), mask)
+        return loss, {"cross_entropy": loss.detach()}
+
+
+@torch.no_grad()
+def decode_pictures(
+    gss: GSS, dataset: Dataset, *, maskige: str = "noisy", count: int | None = None, batch: int = 8, progress: bool = False,
+) -> TensorDataset:
+    """What X⁻¹ is given, for `count` pictures evenly spaced through a set of (normalised image, mask) pairs.
+
+    The whole model is put into eval mode first, and stays in it: not even batch-norm statistics change.
+
+    Args:
+        maskige: "noisy" for D_θ of the prior's own arg-max tokens for the photograph, "clean" for D_θ of the true mask's.
+    Returns:
+        A data set of (maskige (3, s·H, s·W) in float16, mask (H, W) in uint8); s = stride/4 for noisy maskige, 1 for clean.
+    Raises:
+        ValueError: an empty set, or noisy maskige smaller than the picture (stride below 4).
+    """
+    stage_name("ft", maskige)
+    picked = torch.linspace(0, len(dataset) - 1, min(count or len(dataset), len(dataset))).round().long().tolist()
+    if not picked:
+        raise ValueError("there are no pictures to decode; the data set is empty")
+    gss.eval()
+    device, pictures, masks = gss.colors.device, [], []
+    loader = DataLoader(Subset(dataset, picked), batch_size=batch)
+    for image, mask in tqdm(loader, desc=f"decode {maskige} maskige", disable=not progress, mininterval=1.0):
+        if maskige == "noisy":
+            picture = noisy_maskige(gss, image.to(device))
+        else:
+            picture = clean_maskige(gss, mask.to(device))
+        pictures.append(picture.half().cpu())
+        masks.append(mask.byte())
+    return TensorDataset(torch.cat(pictures), torch.cat(masks))
+
+
+@torch.no_grad()
+def noisy_maskige(gss: GSS, image: Tensor) -> Tensor:
+    """Normalised photograph (B, 3, H, W) → the maskige decoded from its predicted tokens, (B, 3, s·H, s·W), s = stride/4."""
+    if gss.tokenizer.stride % 4:
+        raise ValueError(f"a tokenizer of stride {gss.tokenizer.stride} gives maskige smaller than the picture; the stage needs 4, 8, 12 …")
+    scale = gss.tokenizer.stride // 4  # the prior predicts tokens on a quarter of the picture's grid
+    return gss.predict(image).maskige[:, :, : scale * image.shape[2], : scale * image.shape[3]]
+
+
+@torch.no_grad()
+def clean_maskige(gss: GSS, mask: Tensor) -> Tensor:
+    """Mask (B, H, W) → decode(encode(paint(mask))), (B, 3, H, W)."""
+    height, width, stride = *mask.shape[1:], gss.tokenizer.stride
+    padded = F.pad(mask, (0, -width % stride, 0, -height % stride), value=IGNORE)
+    return gss.tokenizer.decode(gss.tokenizer.encode(paint(padded, gss.colors, gss.palette.ignore_color)))[:, :, :height, :width]
+
+
+def crop_pair(maskige: Tensor, mask: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """The same random window of maskige (3, s·H, s·W) and mask (H, W), at most height × width pixels of the mask."""
+    scale = maskige.shape[1] // mask.shape[0]
+    size = min(height, mask.shape[0]), min(width, mask.shape[1])
+    top, left = (int(torch.randint(have - want + 1, ())) for have, want in zip(mask.shape, size))
+    rows, columns = slice(top, top + size[0]), slice(left, left + size[1])
+    big = [slice(scale * s.start, scale * s.stop) for s in (rows, columns)]
+    return maskige[:, big[0], big[1]], mask[rows, columns]
+
+
+def build_inverse(palette: Palette, kind: str, plan: InversePlan) -> LearnedInverse:
+    """The plan's X⁻¹ for a palette, untrained."""
+    return KINDS[kind](palette.colors, **plan.size)
+
+
+def train_inverse(
+    preset: Preset, folder: Path, kind: str, *, maskige: str = "noisy", gss: GSS | None = None, stages: Path | None = None,
+    plan: InversePlan | None = None, data: str | Path | None = None, command: str = "", progress: bool = True, **options: object,
+) -> LearnedInverse:
+    """Train X⁻¹ `kind`, "ft" or "ft-w". Leaves NAME.inverse-KIND.safetensors and its record NAME.inverse-KIND.json in `folder`.
+
+    Args:
+        gss: the trained model whose maskige are read (default: the preset's, with the weights found in `stages`, by default
+            the shipped ones). It is not changed. data: the data set's folder. options: for `fit`.
+    Returns:
+        The trained X⁻¹, in eval mode. `graft` puts it on a model.
+    """
+    name, plan = stage_name(kind, maskige), plan or plan_for(preset, kind)
+    gss = gss or load_gss(preset, stages or SHIPPED)
+    started = time.perf_counter()
+    pictures = decode_pictures(
+        gss, dataset_for(preset, "train", folder=data, transform=eval_transform()), maskige=maskige, count=plan.pictures, progress=progress,
+    )
+    decoded = time.perf_counter() - started
+    torch.manual_seed(preset.seed)
+    inverse, schedule = build_inverse(gss.palette, kind, plan), plan.schedule
+    dataset = SeededAugmentation(pictures, lambda x, c: crop_pair(x, c, *schedule.crop), preset.seed)
+    run = {"preset": preset.name, "stage": name, "seed": preset.seed, "steps": schedule.steps, "batch": schedule.batch,
+           "pictures": len(pictures), "frozen": fingerprint(gss)}
+    log = fit(InverseStage(inverse), inverse, dataset, schedule, run=run, folder=folder / name, progress=progress, **options)
+    save_weights(folder / f"{preset.name}.{name}.safetensors", inverse)
+    record = run_record(
+        kind=f"train {name}", preset=preset.name, seed=preset.seed, steps=schedule.steps, command=command,
+        seconds=decoded + log[-1]["seconds"], metrics={k: v for k, v in log[-1].items() if k != "step"},
+    )
+    write_json(folder / f"{preset.name}.{name}.json", {
+        **record, "parameters": count_parameters(inverse), "maskige": maskige, "pictures": len(pictures), "seconds_decoding": round(decoded, 1),
+        "size": dict(plan.size), "schedule": asdict(schedule), "log": log,
+    })
+    return inverse.to(gss.colors.device).eval()
+
+
+def load_inverse(
+    preset: Preset, kind: str, palette: Palette, folder: str | Path, *, maskige: str = "noisy", plan: InversePlan | None = None,
+) -> LearnedInverse:
+    """The X⁻¹ that `train_inverse` left in `folder`, in eval mode; its `colors` are those it was trained with."""
+    inverse = build_inverse(palette, kind, plan or plan_for(preset, kind))
+    load_weights(Path(folder) / f"{preset.name}.{stage_name(kind, maskige)}.safetensors", inverse)
+    return inverse.eval()
+
+
+def fingerprint(gss: GSS) -> str:
+    """Sixteen hexadecimal digits that change with any bit of what stands before X⁻¹: palette, tokenizer, prior."""
+    digest = hashlib.sha256()
+    parts = [gss.tokenizer, *([gss.prior] if gss.prior is not None else [])]
+    for tensor in [gss.colors, *(t for part in parts for t in part.state_dict().values())]:
+        digest.update(tensor.detach().cpu().contiguous().numpy())
+    return digest.hexdigest()[:16]
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Numbers that training would change."""
+    return sum(p.numel() for p in module.parameters())
+
+
+def shortened(plan: InversePlan, steps: int) -> InversePlan:
+    """The same plan with another number of steps."""
+    return replace(plan, schedule=replace(plan.schedule, steps=steps))

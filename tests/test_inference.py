@@ -1,0 +1,139 @@
+"""Sliding windows, flipping, sampling and entropy against brute force."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from gss_lite.build import build_gss, build_palette
+from gss_lite.inference import (
+    class_frequencies, entropy_map, flipped, mask_scorer, pixel_scorer, sample_masks, sample_tokens, sliding, token_entropy,
+    window_spans,
+)
+from gss_lite.palette import paint
+from gss_lite.presets import get_preset
+
+
+@pytest.fixture(scope="module")
+def gss():
+    torch.manual_seed(0)
+    return build_gss(get_preset("scenes-tiny")).eval()
+
+
+@pytest.mark.parametrize("length, crop, stride, expected", [
+    (768, 768, 512, [(0, 768)]), (500, 768, 512, [(0, 500)]), (1024, 768, 512, [(0, 768), (256, 1024)]),
+    (2048, 768, 512, [(0, 768), (512, 1280), (1024, 1792), (1280, 2048)]), (1280, 768, 512, [(0, 768), (512, 1280)]),
+])
+def test_windows_lie_where_the_released_configs_put_them(length, crop, stride, expected):
+    """mmsegmentation: ⌈(length − crop)/stride⌉ + 1 windows, the last one moved back inside."""
+    assert window_spans(length, crop, stride) == expected
+
+
+def local(image):
+    """A scorer that sees single pixels only: windows must not change what it says."""
+    return torch.cat([image, image.square()], 1)
+
+
+def edge(image):
+    """A scorer that depends on where in its window a pixel lies."""
+    return image[:, :1] + torch.arange(image.shape[3]).float()
+
+
+@pytest.mark.parametrize("size", [(40, 50), (16, 16), (7, 33)])
+def test_windows_of_a_pixelwise_scorer_change_nothing(size):
+    image = torch.randn(2, 3, *size)
+    torch.testing.assert_close(sliding(local, 16, (12, 9))(image), local(image))
+
+
+def test_overlaps_are_averaged():
+    image = torch.zeros(1, 3, 4, 10)
+    scores = sliding(edge, (4, 6), (4, 4))(image)  # windows 0…5 and 4…9
+    assert scores[0, 0, 0].tolist() == [0, 1, 2, 3, (4 + 0) / 2, (5 + 1) / 2, 2, 3, 4, 5]
+
+
+def test_flipping_averages_both_views():
+    image = torch.randn(1, 3, 4, 5)
+    torch.testing.assert_close(flipped(local)(image), local(image))
+    expected = image[:, :1] + (torch.arange(5).float() + torch.arange(4, -1, -1).float()) / 2
+    torch.testing.assert_close(flipped(edge)(image), expected)
+
+
+@pytest.mark.parametrize("stride", [0, 17])
+def test_a_stride_that_leaves_gaps_is_refused(stride):
+    with pytest.raises(ValueError, match=f"at most the window.*window 16 and stride {stride}"):
+        sliding(local, 16, stride)
+
+
+@pytest.mark.parametrize("size", [(32, 64), (45, 50)])
+def test_scorers_agree_with_predict(gss, size):
+    image = torch.randn(1, 3, *size)
+    result = gss.predict(image)
+    assert torch.equal(mask_scorer(gss)(image).argmax(1), result.mask)
+    scores = pixel_scorer(gss)(image)
+    assert scores.shape == (1, 11, *size) and torch.equal(scores.argmax(1), result.pixel_mask)
+    torch.testing.assert_close(scores.sum(1), torch.ones(1, *size))
+    assert sliding(flipped(mask_scorer(gss)), 32, 16)(image).shape == (1, 11, *size)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_tokens_are_drawn_from_the_tempered_softmax(temperature):
+    logits = torch.tensor([1.0, 0.0, -2.0, 0.5])[None, :, None, None].expand(1, 4, 200, 200)
+    tokens = sample_tokens(logits, temperature, torch.Generator().manual_seed(0))
+    counted = torch.bincount(tokens.flatten(), minlength=4) / tokens.numel()
+    torch.testing.assert_close(counted, (logits[0, :, 0, 0] / temperature).softmax(0), atol=0.01, rtol=0)  # 4 standard errors
+    assert torch.equal(tokens, sample_tokens(logits, temperature, torch.Generator().manual_seed(0)))
+
+
+def test_a_temperature_near_zero_is_the_arg_max(gss):
+    image = torch.randn(1, 3, 45, 32)
+    masks = sample_masks(gss, image, 3, 1e-6)
+    assert masks.shape == (3, 1, 45, 32) and (masks == gss.predict(image).mask).all()
+    with pytest.raises(ValueError, match="above 0; got 0"):
+        sample_masks(gss, image, 1, 0)
+
+
+class Direct(nn.Module):
+    """A tokenizer whose token k is a 4 × 4 patch of class k's colour: tokens and classes are the same thing."""
+
+    vocab_size, stride = 11, 4
+
+    def __init__(self, colors):
+        super().__init__()
+        self.colors = colors
+
+    def decode(self, tokens):
+        return paint(tokens.repeat_interleave(4, 1).repeat_interleave(4, 2), self.colors)
+
+
+def test_frequencies_of_samples_are_the_models_probabilities():
+    torch.manual_seed(0)
+    palette = build_palette(get_preset("scenes-tiny"))
+    gss = build_gss(get_preset("scenes-tiny"), Direct(palette.colors)).eval()
+    torch.nn.init.normal_(gss.prior.to_tokens.weight, std=2.0)
+    image = torch.randn(1, 3, 32, 32)
+    for temperature in (0.5, 2.0):
+        masks = sample_masks(gss, image, 800, temperature, torch.Generator().manual_seed(0))
+        shares = class_frequencies(masks, 11)
+        exact = (gss.prior(image).token_logits / temperature).softmax(1).detach()
+        exact = exact.repeat_interleave(4, 2).repeat_interleave(4, 3)
+        torch.testing.assert_close(shares, exact, atol=0.09, rtol=0)  # five standard errors of a share
+        assert float((shares - exact).abs().mean()) < 0.01
+        torch.testing.assert_close(entropy_map(shares), entropy_map(exact), atol=0.15, rtol=0)
+
+
+def test_frequencies_and_entropy_by_hand():
+    masks = torch.tensor([[[[0, 1]]], [[[0, 2]]], [[[0, 1]]], [[[0, 1]]]])  # 4 samples of one 1 × 2 picture
+    shares = class_frequencies(masks, 3)
+    assert shares[0, :, 0].T.tolist() == [[1, 0, 0], [0, 0.75, 0.25]]
+    expected = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
+    torch.testing.assert_close(entropy_map(shares)[0, 0], torch.tensor([0.0, expected]))
+
+
+def test_token_entropy_is_that_of_the_softmax():
+    logits = 5 * torch.randn(2, 9, 3, 4)
+    p = logits.double().softmax(1)
+    torch.testing.assert_close(token_entropy(logits).double(), -(p * p.log()).sum(1), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(token_entropy(torch.zeros(1, 9, 1, 1)), torch.full((1, 1, 1), math.log(9)))
+    sure = torch.zeros(1, 9, 1, 1).index_fill_(1, torch.tensor(2), 1e4)
+    assert token_entropy(sure) == 0
