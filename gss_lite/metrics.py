@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
 from torchmetrics.functional.classification import multiclass_confusion_matrix
@@ -97,6 +98,40 @@ def scores_from_confusion(matrix: Tensor) -> Scores:
         float(iou.nanmean()), float(recall.nanmean()), float(hit.sum() / matrix.sum()),
         tuple(iou.tolist()), tuple(recall.tolist()),
     )
+
+
+def boundary_iou(ids: Tensor, mask: Tensor, num_classes: int, width: int) -> Tensor:
+    """IoU of the classes' rims alone (Cheng et al., CVPR 2021, eq. 2): what plain IoU hides where a class has much inside.
+
+    The rim of a class is those of its pixels that lie at most `width` pixels, diagonal steps counting one, from a pixel of
+    another class or from outside the picture. A class thinner than 2·width + 1 is all rim: its boundary IoU is its IoU.
+
+    Args:
+        ids: predicted ids 0…K−1, (B, H, W).
+        mask: true ids 0…K−1, or 255 for pixels that count nowhere and, in both, bound what they touch.
+        width: of the rim in pixels, at least 1.
+
+    Returns:
+        (K,), over all B pictures together; NaN for a class that occurs in neither.
+
+    Raises:
+        ValueError: a width below 1; else as SegmentationMetrics.update.
+    """
+    if width < 1:
+        raise ValueError(f"the rim must be at least 1 pixel wide; got {width}")
+    _check_ids(ids, mask, num_classes)
+    ids = ids.long().masked_fill(mask == IGNORE, IGNORE)
+    values = []
+    for k in range(num_classes):
+        true, predicted = _rim(mask == k, width), _rim(ids == k, width)
+        values.append((true & predicted).sum().double() / (true | predicted).sum())  # 0/0 = NaN
+    return torch.stack(values)
+
+
+def _rim(inside: Tensor, width: int) -> Tensor:
+    # (B, H, W) bool; the padding is outside, as in the authors' erosion.
+    outside = F.pad(~inside, (width,) * 4, value=True).float()
+    return inside & (F.max_pool2d(outside[:, None], 2 * width + 1, 1)[:, 0] > 0)
 
 
 def harmonic_mean(values: Tensor | list[float]) -> float:

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from gss_lite.metrics import SegmentationMetrics, confusion_matrix, harmonic_mean
+from gss_lite.metrics import SegmentationMetrics, boundary_iou, confusion_matrix, harmonic_mean
 
 
 def test_scores_against_a_hand_count():
@@ -92,3 +92,59 @@ def test_harmonic_mean_gives_the_papers_figure():
     assert harmonic_mean([79.5, 47.7, 75.9, 65.3, 68.0, 49.7]) == pytest.approx(61.9, abs=0.05)
     with pytest.raises(ValueError, match="positive"):
         harmonic_mean([1.0, 0.0])
+
+
+def rim_pixel_by_pixel(picture, k, width):
+    """Cheng et al.'s definition in loops: the pixels of class k near one that is not, or near the picture's edge."""
+    height, length = len(picture), len(picture[0])
+    near = range(-width, width + 1)
+    return {
+        (r, c) for r in range(height) for c in range(length) if picture[r][c] == k and any(
+            not (0 <= r + i < height and 0 <= c + j < length) or picture[r + i][c + j] != k for i in near for j in near
+        )
+    }
+
+
+@pytest.mark.parametrize("width", [1, 2, 3])
+def test_boundary_iou_against_brute_force(width):
+    torch.manual_seed(width)
+    mask = torch.randint(0, 4, (2, 4, 5)).repeat_interleave(4, 1).repeat_interleave(4, 2)  # patches, so that classes have an inside
+    ids = torch.where(torch.rand(mask.shape) < 0.05, torch.randint(0, 4, mask.shape), mask.roll(1, 2))
+    mask[0, 3:9, 2:7] = 255
+    hidden = torch.where(mask == 255, 255, ids)
+    for k, value in enumerate(boundary_iou(ids, mask, 4, width)):
+        pairs = [(rim_pixel_by_pixel(t, k, width), rim_pixel_by_pixel(p, k, width)) for t, p in zip(mask.tolist(), hidden.tolist())]
+        assert 0 < value < 1
+        assert float(value) == pytest.approx(sum(len(t & p) for t, p in pairs) / sum(len(t | p) for t, p in pairs))
+
+
+def test_boundary_iou_sees_what_iou_hides():
+    mask = torch.zeros(1, 40, 40, dtype=torch.long)
+    mask[:, 8:32, 8:32], guess = 1, mask.clone()
+    guess[:, 9:31, 9:31] = 1  # one ring of pixels short
+    assert float(boundary_iou(guess, mask, 2, 1)[1]) == 0.0
+    # Of width 2, the rims hold 4·23 + 4·21 and 4·21 + 4·19 pixels and share one ring of 4·21.
+    assert float(boundary_iou(guess, mask, 2, 2)[1]) == pytest.approx(84 / (92 + 84 + 76))
+    metrics = SegmentationMetrics(2)
+    metrics.update(guess, mask)
+    assert metrics.compute().iou[1] == pytest.approx(22**2 / 24**2)
+    assert float(boundary_iou(guess, mask, 2, 12)[1]) == pytest.approx(22**2 / 24**2)  # nothing but rim
+
+
+def test_boundary_iou_counts_no_ignored_pixel_and_leaves_absent_classes_out():
+    mask = torch.zeros(1, 8, 8, dtype=torch.long)
+    mask[:, :, 5:] = 255
+    guess = mask.clone()
+    guess[:, :, 5:] = 1
+    values = boundary_iou(guess, mask, 3, 1)
+    assert float(values[0]) == 1.0 and bool(values[1:].isnan().all())
+
+
+@pytest.mark.parametrize("width, guess, message", [
+    (0, torch.zeros(1, 4, 4).long(), "at least 1 pixel wide; got 0"),
+    (1, torch.full((1, 4, 4), 3), "the prediction holds id 3"),
+    (1, torch.zeros(1, 4, 5).long(), "same size"),
+])
+def test_boundary_iou_refuses(width, guess, message):
+    with pytest.raises(ValueError, match=message):
+        boundary_iou(guess, torch.zeros(1, 4, 4).long(), 3, width)

@@ -1,4 +1,4 @@
-"""Palette: what it refuses, painting against a one-hot product, the two plain constructions, JSON there and back."""
+"""Palette: what it refuses, painting against a one-hot product, every construction for K = 2…1000, JSON there and back."""
 
 from __future__ import annotations
 
@@ -13,8 +13,16 @@ from hypothesis import strategies as st
 from gss_lite.palette import (
     IGNORE, KIND, Palette, arithmetic_colors, arithmetic_palette, check_mask, farthest_point_palette, farthest_points, paint,
 )
+from gss_lite.palette_constructions import CONSTRUCTIONS
+from gss_lite.palette_search import max_min_palette
 
 ANY_K = st.integers(2, 1000)
+
+# The search is cut short for the sweep over K: what it promises at any K does not depend on how long it runs.
+QUICK = dict(CONSTRUCTIONS) | {
+    f"max-min {space}": lambda k, seed, space=space: max_min_palette(k, space, seed=seed, restarts=0, rounds=1)
+    for space in ("RGB", "OKLab")
+}
 
 
 @st.composite
@@ -235,3 +243,19 @@ def test_bytes_that_are_no_text_and_a_missing_file(tmp_path):
         Palette.load(tmp_path / "list")
     with pytest.raises(FileNotFoundError, match="no palette at"):
         Palette.load(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("name", QUICK)
+@settings(deadline=None, max_examples=15)
+@given(k=ANY_K, seed=st.integers(0, 2**31))
+def test_every_construction_gives_k_distinct_colours_in_range(name, k, seed):
+    colors = QUICK[name](k, seed).colors
+    assert colors.shape == (k, 3) and len({tuple(c) for c in colors.tolist()}) == k
+    assert float(colors.min()) >= 0 and float(colors.max()) <= 1
+
+
+@pytest.mark.parametrize("name", QUICK)
+@pytest.mark.parametrize("k", [2, 255, 1000])
+def test_the_ends_of_the_range_and_determinism(name, k):
+    first, again = QUICK[name](k, 7), QUICK[name](k, 7)
+    assert len(first) == k and torch.equal(first.colors, again.colors)

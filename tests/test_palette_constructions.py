@@ -1,4 +1,4 @@
-"""Every construction: K distinct colours in range for K = 2…1000, by seed; the paper's formulas; the released grids."""
+"""The constructions one by one: seeds, the paper's formulas, the released grids. The sweep over K is in test_palette."""
 
 from __future__ import annotations
 
@@ -6,19 +6,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_palette import QUICK
 
 from gss_lite.palette import Palette, arithmetic_colors, arithmetic_palette
 from gss_lite.palette_constructions import (
     CONSTRUCTIONS, STARTS, T, _redraw_twins, misaligned_palette, random_additive_palette, random_palette, released_ade20k_palette,
     released_cityscapes_palette, released_mseg_palette, shuffled,
 )
-from gss_lite.palette_search import max_min_palette
 
-# The search is cut short for the sweep over K: what it promises at any K does not depend on how long it runs.
-QUICK = dict(CONSTRUCTIONS) | {
-    f"max-min {space}": lambda k, seed, space=space: max_min_palette(k, space, seed=seed, restarts=0, rounds=1)
-    for space in ("RGB", "OKLab")
-}
 SEEDED = ("random", "random additive", "max-min RGB", "max-min OKLab")
 
 
@@ -27,22 +22,6 @@ def levels(palette: Palette) -> torch.Tensor:
     scaled = 255 * palette.colors.double()
     assert float((scaled - scaled.round()).abs().max()) < 1e-4
     return scaled.round().long()
-
-
-@pytest.mark.parametrize("name", QUICK)
-@settings(deadline=None, max_examples=15)
-@given(k=st.integers(2, 1000), seed=st.integers(0, 2**31))
-def test_every_construction_gives_k_distinct_colours_in_range(name, k, seed):
-    colors = QUICK[name](k, seed).colors
-    assert colors.shape == (k, 3) and len({tuple(c) for c in colors.tolist()}) == k
-    assert float(colors.min()) >= 0 and float(colors.max()) <= 1
-
-
-@pytest.mark.parametrize("name", QUICK)
-@pytest.mark.parametrize("k", [2, 255, 1000])
-def test_the_ends_of_the_range_and_determinism(name, k):
-    first, again = QUICK[name](k, 7), QUICK[name](k, 7)
-    assert len(first) == k and torch.equal(first.colors, again.colors)
 
 
 @pytest.mark.parametrize("name", SEEDED)
