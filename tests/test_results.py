@@ -57,6 +57,14 @@ def test_camvid_target():
     assert metrics["without_corrupt_frame"]["prediction"] >= metrics["prediction"]["miou"] - 0.01
 
 
+@pytest.mark.parametrize("name, pictures, least", [("generic-s4-camvid-test", 233, 0.90), ("generic-s4-scenes-large-test", 40, 0.97)])
+def test_generic_tokenizer_targets(name, pictures, least):
+    """A tokenizer that never saw the palette, nor CamVid, at 360 × 480."""
+    metrics = record(name)["metrics"]
+    assert (metrics["pictures"], metrics["height"], metrics["width"]) == (pictures, 360, 480)
+    assert min(metrics["palettes"][palette]["miou"] for palette in ("max-min", "max-min, assigned")) >= least
+
+
 def results_table() -> list[dict[str, str]]:
     """The README's table of results, a dict of cells per row."""
     lines = (RECORDS.parents[1] / "README.md").read_text().splitlines()

@@ -11,9 +11,7 @@ import time
 from pathlib import Path
 
 from gss_lite.build import load_tokenizer
-from gss_lite.data.camvid import CamVid
-from gss_lite.data.scenes import Scenes
-from gss_lite.experiments.palette_ablation import SETS, load_masks
+from gss_lite.experiments.palette_ablation import NUM_CLASSES, SETS, load_masks
 from gss_lite.experiments.reconstruction import evaluate_palette
 from gss_lite.palette_assignment import assign_colors
 from gss_lite.palette_constructions import random_palette
@@ -21,8 +19,6 @@ from gss_lite.palette_search import max_min_palette
 from gss_lite.presets import get_preset
 from gss_lite.training.checkpoints import write_json
 from gss_lite.training.records import run_record
-
-NUM_CLASSES = {"scenes": Scenes.num_classes, "camvid": CamVid.num_classes, "many-scenes": 150}
 
 
 def measure(name: str, data: str, split: str, pictures: int) -> dict:
