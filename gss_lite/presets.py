@@ -20,6 +20,14 @@ _SCENES = Preset(
     notes="The default of the notebooks: street scenes drawn on the fly, small enough for a laptop.",
 )
 
+_GENERIC = Preset(
+    name="generic-s4", data="many-scenes", size=(192, 256), train_pictures=2000, eval_pictures=200, palette="random", readback=0.5,
+    tokenizer=fixed(vocab_size=2048, stride=4, width=64, code_dim=16),
+    backbone="", backbone_args=fixed(), head=fixed(), prior=None,
+    vqvae=Schedule(steps=6000, batch=8, crop=(96, 128), lr=3e-3, warmup=200, weight_decay=0.0, scales=(0.5, 1.25)),
+    notes="A tokenizer for any palette and any K: random colours for every picture, and some photographs.",
+)
+
 PRESETS: Mapping[str, Preset] = MappingProxyType({p.name: p for p in (
     _SCENES,
     replace(
@@ -41,18 +49,10 @@ PRESETS: Mapping[str, Preset] = MappingProxyType({p.name: p for p in (
         prior=Schedule(steps=2500, batch=8, crop=(192, 256), lr=2e-3, warmup=200, weight_decay=0.05, scales=(0.5, 1.25), ema=0.998),
         notes="Real street frames, trained from scratch on two CPU cores.",
     ),
-    Preset(
-        name="generic-s4", data="many-scenes", size=(192, 256), train_pictures=2000, eval_pictures=200, palette="random", readback=0.5,
-        tokenizer=fixed(vocab_size=2048, stride=4, width=64, code_dim=16),
-        backbone="", backbone_args=fixed(), head=fixed(), prior=None,
-        vqvae=Schedule(steps=6000, batch=8, crop=(96, 128), lr=3e-3, warmup=200, weight_decay=0.0, scales=(0.5, 1.25)),
-        notes="A tokenizer for any palette and any K: random colours for every picture, and some photographs.",
-    ),
-    Preset(
-        name="generic-s8", data="many-scenes", size=(192, 256), train_pictures=2000, eval_pictures=200, palette="random", readback=0.5,
-        tokenizer=fixed(vocab_size=4096, stride=8, width=96, code_dim=32),
-        backbone="", backbone_args=fixed(), head=fixed(), prior=None,
-        vqvae=Schedule(steps=6000, batch=8, crop=(128, 160), lr=3e-3, warmup=200, weight_decay=0.0, scales=(0.5, 1.25)),
+    _GENERIC,
+    replace(
+        _GENERIC, name="generic-s8", tokenizer=fixed(vocab_size=4096, stride=8, width=96, code_dim=32),
+        vqvae=replace(_GENERIC.vqvae, crop=(128, 160)),
         notes="As generic-s4, with a quarter of the tokens: the stride of the paper's tokenizer.",
     ),
     *PAPER_PRESETS,

@@ -75,6 +75,9 @@ def test_token_logits_and_both_losses_equal_the_released_ones(released, dvae):
     # The features are stored in 16 bits; their rounding alone moves the logits by about 1e-4 of their size.
     assert float((ours - expected).norm() / expected.norm()) < 1e-3
     assert float((ours - expected).abs().max() / expected.abs().max()) < 2e-3
+    sure = fixture["token_margin"] > 1e-2
+    assert sure.float().mean() > 0.5
+    assert torch.equal(token_logits.argmax(1)[sure], fixture["tokens"].view_as(sure)[sure])
     assert (mask == 255).float().mean() > 0.03  # so that it matters what the losses are divided by
     assert float(0.8 * scalars["token"]) == pytest.approx(losses["loss_ce"], rel=1e-4)
     assert float(0.2 * scalars["pixel"]) == pytest.approx(losses["loss_ce_pixel"], rel=1e-4)
