@@ -26,7 +26,7 @@ KL_RAMP = 1 / 30  # of the annealing: 5,000 of DALL·E's 150,000 steps
 # 8-bit pixel, seen through the logit at mid grey, is about 1/80.
 LEAST_LOG_SCALE = -math.log(80)
 # Of the logits at the start: the mean squared distance between two codes' vectors counts about 2·SHARPNESS nats.
-SHARPNESS = 10.0
+SHARPNESS = 30.0
 
 
 class Relaxed(NamedTuple):
