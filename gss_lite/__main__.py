@@ -1,4 +1,4 @@
-"""python -m gss_lite train | evaluate | predict: the experiments of the notebooks, from a shell."""
+"""python -m gss_lite train | evaluate | predict | export: the experiments of the notebooks, from a shell. `gss_lite.cli` has the options."""
 
 from __future__ import annotations
 
@@ -11,77 +11,22 @@ from pathlib import Path
 import torch
 
 from gss_lite.baselines.pixel import load_twin
-from gss_lite.build import CLASSES, SHIPPED, dataset_for, load_gss
+from gss_lite.build import SHIPPED, dataset_for, load_gss
+from gss_lite.cli import parser, stage_two_options
 from gss_lite.data.camvid import CORRUPT_TEST_FRAME
 from gss_lite.data.transforms import eval_transform
 from gss_lite.export import export_weights
+from gss_lite.inverse_choice import TITLES, with_inverse
 from gss_lite.predict import check_outputs, predict_file
-from gss_lite.presets import PRESETS, get_preset
+from gss_lite.presets import Preset, get_preset
+from gss_lite.processes import is_main, join
 from gss_lite.training.checkpoints import write_json
-from gss_lite.training.evaluation import evaluate
+from gss_lite.training.evaluation import evaluate, view_of
+from gss_lite.training.gaussian_stage import gaussian_stage
+from gss_lite.training.inverse_stage import plan_for, shortened, train_inverse
 from gss_lite.training.pixel_stage import evaluate_pixel, train_pixel
 from gss_lite.training.records import run_record
 from gss_lite.training.stages import train_prior, train_vqvae
-
-
-ROWS = {
-    "prediction": "GSS-FF prediction", "pixel_head": "auxiliary pixel head", "reconstruction": "reconstruction of the true masks",
-}
-
-
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    main = argparse.ArgumentParser(prog="python -m gss_lite", description=__doc__)
-    commands = main.add_subparsers(dest="command", required=True)
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--preset", default="scenes-cpu", help=f"one of {', '.join(PRESETS)}")
-    from_data = argparse.ArgumentParser(add_help=False)
-    from_data.add_argument("--data", help="folder of a data set that is on disk (default: $GSS_DATA/NAME, then data/NAME)")
-    from_data.add_argument("--seed", type=whole_number(0), help="instead of the preset's")
-    with_weights = argparse.ArgumentParser(add_help=False)
-    with_weights.add_argument("--weights", default=str(SHIPPED), help="folder with the weights (default: the shipped ones)")
-    with_weights.add_argument("--device", type=device, default="cuda" if torch.cuda.is_available() else "cpu")
-
-    train = commands.add_parser("train", parents=[common, from_data], help="train a stage; started again, it goes on from its last checkpoint")
-    train.add_argument("--stage", choices=["vqvae", "prior", "pixel", "all"], default="all",
-                       help="vqvae: stage I; prior: stage II; all: both (default); pixel: the discriminative twin of stage II")
-    train.add_argument("--out", help="folder for weights, checkpoints and records (default: runs/PRESET)")
-    train.add_argument("--stage-one", help="with --stage prior: folder of palette and VQ-VAE (default: that of --out)")
-    train.add_argument("--steps", type=whole_number(1), help="instead of the preset's, for the stages trained")
-    train.add_argument("--save-every", type=whole_number(1), default=250, help="steps between checkpoints (default: 250)")
-    train.add_argument("--workers", type=whole_number(0), default=0, help="processes that load data (default: 0, in the training process)")
-
-    test = commands.add_parser("evaluate", parents=[common, from_data, with_weights], help="mIoU, mAcc, aAcc and the per-class table")
-    test.add_argument("--split", default="test", choices=["train", "val", "test"])
-    test.add_argument("--model", default="gss", choices=["gss", "pixel"], help="pixel: the discriminative twin")
-    test.add_argument("--record", help="where to write the run record (default: runs/PRESET/evaluate-SPLIT.json)")
-
-    predict = commands.add_parser("predict", parents=[common, with_weights], help="segment pictures: writes mask, maskige and overlay")
-    predict.add_argument("pictures", nargs="+", help="picture files")
-    predict.add_argument("--out", default="predictions", help="folder for the results")
-
-    export = commands.add_parser("export", help="put a run's weights and records into the package, in 16 bits")
-    export.add_argument("--preset", required=True)
-    export.add_argument("--run", required=True, help="folder that `train` wrote")
-    return main
-
-
-def whole_number(least: int):
-    """An argument type: the text of a whole number, `least` or more."""
-    def parse(text: str) -> int:
-        if not text.removeprefix("-").isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"must be a whole number, {least} or more; got {text!r}")
-        return int(text)
-    return parse
-
-
-def device(text: str) -> torch.device:
-    """An argument type: the name of a device that is there."""
-    try:
-        return torch.empty(0, device=text).device
-    except (RuntimeError, AssertionError) as error:  # torch raises either, by the way it was built
-        reason = str(error).splitlines()[0]
-        raise argparse.ArgumentTypeError(f"no device {text!r} to use here, as cpu or cuda ({reason})") from error
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -96,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _preset(arguments: argparse.Namespace):
+def _preset(arguments: argparse.Namespace) -> Preset:
     preset = get_preset(arguments.preset)
     if arguments.seed is not None:
         preset = replace(preset, seed=arguments.seed)
@@ -109,43 +54,88 @@ def _preset(arguments: argparse.Namespace):
 
 
 def _train(arguments: argparse.Namespace, line: str) -> None:
-    preset = _preset(arguments)
-    if arguments.stage_one and arguments.stage != "prior":
-        raise ValueError(f"--stage-one is where --stage prior finds palette and VQ-VAE; --stage {arguments.stage} trains them itself. Leave one out.")
+    preset, stage = _preset(arguments), arguments.stage
+    inverse = stage.removeprefix("inverse-") if stage.startswith("inverse-") else None
+    if arguments.stage_one and stage != "prior" and not inverse:
+        raise ValueError(
+            f"--stage-one is where --stage prior finds palette and VQ-VAE, and --stage inverse-… a trained model; --stage {stage} "
+            "trains them itself. Leave one out."
+        )
+    if arguments.maskige and not inverse:
+        raise ValueError(f"--maskige says what X⁻¹ is trained on, with --stage inverse-…; --stage {stage} trains none. Leave it out.")
+    schedule, stage_two = stage_two_options(arguments)
+    if schedule and preset.prior:
+        preset = replace(preset, prior=replace(preset.prior, **schedule))
     folder = Path(arguments.out or f"runs/{preset.name}")
-    options = {"data": arguments.data, "command": line, "save_every": arguments.save_every, "workers": arguments.workers}
-    if arguments.stage in {"vqvae", "all"}:
+    stage_one = SHIPPED if arguments.stage_one == "shipped" else Path(arguments.stage_one or folder)
+    options = {"data": arguments.data, "command": line, "save_every": arguments.save_every, "workers": arguments.workers,
+               "tensorboard": arguments.tensorboard}
+    if stage in {"vqvae", "all"}:
         train_vqvae(preset, folder, **options)
-    if arguments.stage == "prior" or (arguments.stage == "all" and preset.prior):
-        train_prior(preset, folder, stage_one=Path(arguments.stage_one) if arguments.stage_one else None, **options)
-    if arguments.stage == "pixel":
-        train_pixel(preset, folder, **options)
-    print(f"weights and records are in {folder}")
+        if preset.tokenizer_from:
+            print(f"{preset.name} shares the trained tokenizer of {preset.tokenizer_from}: stage I made its palette, and trained nothing")
+    if stage == "prior" or (stage == "all" and preset.prior):
+        train_prior(preset, folder, stage_one=stage_one, **options, **stage_two)
+    if stage == "pixel":
+        train_pixel(preset, folder, **options, **stage_two)
+    if inverse:
+        _train_inverse(preset, folder, stage_one, inverse, arguments, options)
+    if is_main():
+        print(f"weights and records are in {folder}")
+
+
+def _train_inverse(preset: Preset, folder: Path, stage_one: Path, kind: str, arguments: argparse.Namespace, options: dict) -> None:
+    if not (stage_one / f"{preset.name}.prior.safetensors").is_file():
+        raise FileNotFoundError(
+            f"no trained prior of {preset.name} in {stage_one}, and X⁻¹ is trained on what it predicts. Train it first "
+            f"(--stage all --out {stage_one}), or say where it is: --stage-one FOLDER, or --stage-one shipped for the one in the package"
+        )
+    gss, maskige = load_gss(preset, stage_one).to("cuda" if torch.cuda.is_available() else "cpu"), arguments.maskige or "noisy"
+    if kind != "gaussian":
+        plan = plan_for(preset, kind)
+        train_inverse(preset, folder, kind, maskige=maskige, gss=gss, plan=shortened(plan, arguments.steps or plan.schedule.steps), **options)
+    elif arguments.steps:
+        raise ValueError("--stage inverse-gaussian measures, in no steps; leave --steps out")
+    else:
+        gaussian_stage(preset, folder, gss, maskige=maskige, data=arguments.data, command=options["command"])
 
 
 def _evaluate(arguments: argparse.Namespace, line: str) -> None:
-    preset = _preset(arguments)
+    preset, pixel = _preset(arguments), arguments.model == "pixel"
+    if pixel and arguments.inverse != "ff":
+        raise ValueError("the discriminative twin paints no maskige and has no X⁻¹; leave --inverse or --model pixel out")
     dataset = dataset_for(preset, arguments.split, folder=arguments.data, transform=eval_transform())
-    if arguments.model == "pixel":
-        result = evaluate_pixel(load_twin(preset, arguments.weights), dataset, device=arguments.device)
+    view, device = view_of(preset.window, arguments.flip), join(torch.device(arguments.device))
+    if pixel:
+        result, name = evaluate_pixel(load_twin(preset, arguments.weights), dataset, view=view, device=device), "pixel"
     else:
-        result = evaluate(load_gss(preset, arguments.weights), dataset, device=arguments.device)
+        gss, name = with_inverse(load_gss(preset, arguments.weights), preset, arguments.inverse, arguments.weights)
+        result = evaluate(gss, dataset, view=view, device=device)
+    if not is_main():
+        return
+    kind = {"ff": "", "pixel": "pixel"}.get(name, f"inverse-{name}")
+    labels = {
+        "prediction": f"{TITLES.get(name, 'pixel twin')} prediction", "pixel_head": "auxiliary pixel head",
+        "reconstruction": "reconstruction of the true masks",
+    }
     scores = result.scores()
     print(f"{preset.name}, {arguments.split} split, {len(result)} pictures, {result.seconds:.0f} s\n")
-    print(scores["prediction"].table(CLASSES[preset.data]) + f"\n\n{'':<34}  mIoU    mAcc    aAcc")
-    for name, label in ((name, label) for name, label in ROWS.items() if name in scores):
-        print(f"{label:<32}  {100 * scores[name].miou:6.2f}  {100 * scores[name].macc:6.2f}  {100 * scores[name].aacc:6.2f}")
-    metrics = {"pictures": len(result), **{name: value.as_dict() for name, value in scores.items()}}
-    corrupt = [i for i, name in enumerate(getattr(dataset, "names", [])) if name == CORRUPT_TEST_FRAME]
+    print(scores["prediction"].table(dataset.classes) + f"\n\n{'':<34}  mIoU    mAcc    aAcc")
+    for key in (key for key in labels if key in scores):
+        print(f"{labels[key]:<32}  {100 * scores[key].miou:6.2f}  {100 * scores[key].macc:6.2f}  {100 * scores[key].aacc:6.2f}")
+    metrics = {"pictures": len(result), **{key: value.as_dict() for key, value in scores.items()}}
+    corrupt = [i for i, file in enumerate(getattr(dataset, "names", [])) if file == CORRUPT_TEST_FRAME]
     if corrupt:
         without = result.scores(leave_out=corrupt)
-        metrics["without_corrupt_frame"] = {name: value.miou for name, value in without.items()}
-        print(f"\nwithout {CORRUPT_TEST_FRAME}, whose mask is shifted: GSS-FF {100 * without['prediction'].miou:.2f} mIoU")
-    metrics["picture_accuracy"] = [round(value, 4) for value in result.picture_accuracy()]
-    path = Path(arguments.record or f"runs/{preset.name}/evaluate-{arguments.split}{'-pixel' if arguments.model == 'pixel' else ''}.json")
+        metrics["without_corrupt_frame"] = {key: value.miou for key, value in without.items()}
+        print(f"\nwithout {CORRUPT_TEST_FRAME}, whose mask is shifted: {labels['prediction']} {100 * without['prediction'].miou:.2f} mIoU")
+    metrics["picture_accuracy"] = [None if value != value else round(value, 4) for value in result.picture_accuracy()]  # NaN: nothing labelled
+    how = {"window": list(preset.window)} if preset.window[0] else {}
+    metrics |= {**how, **({"flip": True} if arguments.flip else {})}
+    path = Path(arguments.record or f"runs/{preset.name}/evaluate-{arguments.split}{kind and '-' + kind}.json")
     write_json(path, run_record(
-        kind=f"evaluate {arguments.split}" + (" pixel" if arguments.model == "pixel" else ""), preset=preset.name, seed=preset.seed, steps=None, seconds=result.seconds,
-        metrics=metrics, command=line, device=arguments.device,
+        kind=f"evaluate {arguments.split} {kind}".strip(), preset=preset.name, seed=preset.seed, steps=None, seconds=result.seconds,
+        metrics=metrics, command=line, device=device,
     ))
     print(f"\nrun record: {path}")
 
@@ -153,7 +143,7 @@ def _evaluate(arguments: argparse.Namespace, line: str) -> None:
 def _predict(arguments: argparse.Namespace, line: str) -> None:
     preset, folder, pictures = get_preset(arguments.preset), Path(arguments.out), [Path(p) for p in arguments.pictures]
     check_outputs(pictures, folder)
-    gss = load_gss(preset, arguments.weights)
+    gss, _ = with_inverse(load_gss(preset, arguments.weights), preset, arguments.inverse, arguments.weights)
     for picture in pictures:
         for path in predict_file(gss, picture, folder, preset.size, arguments.device):
             print(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from torch.utils.data import Dataset
@@ -10,19 +11,19 @@ from torch.utils.data import Dataset
 from gss_lite.dalle import DalleDVAE
 from gss_lite.dalle_files import load_dalle
 from gss_lite.data.camvid import CamVid
-from gss_lite.data.many_scenes import ManyScenes
+from gss_lite.data.many_scenes import FINE_CLASSES, ManyScenes
 from gss_lite.data.scenes import Scenes
 from gss_lite.gss import GSS
 from gss_lite.inverse import NearestColor
 from gss_lite.palette import Palette, farthest_point_palette
 from gss_lite.palette_constructions import released_ade20k_palette, released_cityscapes_palette, released_mseg_palette
-from gss_lite.presets import Preset
+from gss_lite.presets import Preset, get_preset
 from gss_lite.prior import Prior, build_backbone
 from gss_lite.training.checkpoints import load_weights
 from gss_lite.vqvae import VQVAE
 
 SHIPPED = Path(__file__).parent / "weights"
-CLASSES = {"scenes": Scenes.classes, "camvid": CamVid.classes}
+NUM_CLASSES = {"scenes": Scenes.num_classes, "camvid": CamVid.num_classes, "many-scenes": len(FINE_CLASSES)}
 TOKENIZERS = {"vqvae": VQVAE, "dalle": DalleDVAE}
 RELEASED_PALETTES = {
     "released-cityscapes": lambda seed: released_cityscapes_palette(), "released-ade20k": released_ade20k_palette,
@@ -32,7 +33,7 @@ RELEASED_PALETTES = {
 
 def num_classes(preset: Preset) -> int:
     """K."""
-    return preset.num_classes or len(CLASSES[preset.data])
+    return preset.num_classes or NUM_CLASSES[preset.data]
 
 
 def dataset_for(
@@ -45,7 +46,7 @@ def dataset_for(
     """
     if preset.data == "camvid":
         return CamVid(split, folder, transform=transform)
-    drawn = {"scenes": Scenes, "many-scenes": ManyScenes}
+    drawn = {"scenes": Scenes, "many-scenes": partial(ManyScenes, num_classes=num_classes(preset))}
     if preset.data not in drawn:
         raise ValueError(f"gss_lite has no loader yet for {preset.data}, which preset {preset.name} trains on; it has those of camvid, {', '.join(drawn)}")
     if folder is not None:
@@ -98,23 +99,28 @@ def build_prior(preset: Preset, vocab_size: int | None = None, *, pretrained: bo
 def build_gss(preset: Preset, tokenizer: VQVAE | None = None, weights: str | Path = SHIPPED) -> GSS:
     """The preset's whole model (GSS-FF: nearest colour), untrained but for the tokenizer given and the palette in `weights`.
 
+    Where the preset shares the tokenizer of another and none is given, that one is there, trained.
+
     Raises:
         ValueError: the preset is a tokenizer alone.
     """
     if preset.prior is None:
         raise ValueError(f"preset {preset.name} is a tokenizer alone; choose one with a prior, as scenes-cpu or camvid")
     palette = build_palette(preset, weights)
-    tokenizer = tokenizer or build_tokenizer(preset)
+    tokenizer = tokenizer or (load_tokenizer(preset) if preset.tokenizer_from else build_tokenizer(preset))
     return GSS(palette, tokenizer, build_prior(preset, tokenizer.vocab_size), NearestColor(palette.colors))
 
 
 def load_tokenizer(preset: Preset, weights: str | Path = SHIPPED) -> VQVAE | DalleDVAE:
     """The preset's VQ-VAE with the weights in folder `weights` (default: the ones that come with the package), in eval mode.
 
-    OpenAI's dVAE lies where `python -m data_scripts.dalle_dvae` leaves it, whatever the folder.
+    Whatever the folder, a tokenizer shared with another preset is the one that comes with the package, and OpenAI's dVAE
+    lies where `python -m data_scripts.dalle_dvae` leaves it.
     """
     if preset.tokenizer_kind == "dalle":
         return load_dalle()
+    if preset.tokenizer_from:
+        return load_tokenizer(get_preset(preset.tokenizer_from))
     tokenizer = build_tokenizer(preset)
     load_weights(Path(weights) / f"{preset.name}.vqvae.safetensors", tokenizer)
     return tokenizer.eval()

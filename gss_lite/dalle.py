@@ -98,9 +98,10 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """p_θ(x|z): tokens (B, h, w) → three means and three log-scales a pixel. 43,829,766 parameters as published.
+    """p_θ(x|z): tokens (B, h, w) → three means and three log-scales a pixel.
 
-    The published first layer, a 1×1 convolution of a one-hot map, is the table `codes`, its bias included.
+    The published first layer, a 1×1 convolution of a one-hot map, is the table `codes`, its bias added to every row. So this
+    module holds 43,829,638 parameters where the published one holds 43,829,766: the 128 biases are in the table.
     """
 
     def __init__(self, vocab_size: int = 8192, width: int = 256, code_dim: int = 128) -> None:
@@ -117,7 +118,11 @@ class Decoder(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Tokens (B, h, w) → (B, 6, 8h, 8w): the means (before the sigmoid) and log-scales of mapped pixels."""
-        x = self.codes(tokens).movedim(-1, 1).to(self.groups[0][0].res[0].weight.dtype)  # (B, code_dim, h, w)
+        return self.from_vectors(self.codes(tokens).movedim(-1, 1))
+
+    def from_vectors(self, vectors: Tensor) -> Tensor:
+        """What follows the table: vectors (B, code_dim, h, w) → (B, 6, 8h, 8w)."""
+        x = vectors.to(self.groups[0][0].res[0].weight.dtype)
         for group in self.groups:
             for block in group:
                 x = block(x)
@@ -176,3 +181,11 @@ class DalleDVAE(nn.Module):
         if bool((tokens < 0).any()) or bool((tokens >= self.vocab_size).any()):
             raise ValueError(f"tokens must lie in 0…{self.vocab_size - 1}; got {int(tokens.min())} … {int(tokens.max())}")
         return unmap_pixels(self.decoder(tokens)[:, :3].float().sigmoid())
+
+    def code_vectors(self) -> Tensor:
+        """The vectors that tokens stand for, (V, code_dim): rows of the decoder's table."""
+        return self.decoder.codes.weight
+
+    def decode_vectors(self, vectors: Tensor) -> Tensor:
+        """D_θ of any vectors where `decode` takes codes: (B, code_dim, h, w) → maskige (B, 3, 8h, 8w), float32 in [0, 1]."""
+        return unmap_pixels(self.decoder.from_vectors(vectors)[:, :3].float().sigmoid())

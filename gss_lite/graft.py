@@ -38,5 +38,5 @@ def graft(gss: GSS, inverse: nn.Module) -> GSS:
             f"X⁻¹ was trained on another palette: {int((apart > SAME).sum())} of {len(ours)} colours differ (class {worst}: {shown[0]} "
             f"there, {shown[1]} in the model). Paint with its palette and train the prior on that, or train X⁻¹ for this one."
         )
-    merged = GSS(gss.palette, gss.tokenizer, gss.prior, inverse.to(gss.colors.device))
+    merged = type(gss)(gss.palette, gss.tokenizer, gss.prior, inverse.to(gss.colors.device))
     return merged.to(gss.colors.device).train(gss.training)

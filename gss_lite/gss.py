@@ -106,6 +106,10 @@ class GSS(nn.Module):
             "token": token_loss.detach(), "pixel": pixel_loss.detach(), "token_accuracy": accuracy,
         }
 
+    def decode_logits(self, token_logits: Tensor) -> Tensor:
+        """D_θ of what the prior says: token logits (B, V, h, w) → the maskige of the likeliest tokens (B, 3, h·stride, w·stride)."""
+        return self.tokenizer.decode(token_logits.argmax(1))
+
     @torch.no_grad()
     def predict(self, image: Tensor) -> Prediction:
         """Normalised photograph (B, 3, H, W) of any size → Prediction by arg-max tokens."""
@@ -113,7 +117,7 @@ class GSS(nn.Module):
         padded = F.pad(image, (0, -width % 32, 0, -height % 32), mode="replicate")
         token_logits, pixel_logits = self.prior(padded)
         tokens = token_logits.argmax(1)
-        maskige = self.tokenizer.decode(tokens)
+        maskige = self.decode_logits(token_logits)
         ids = resize_mask(self.inverse.classify(maskige), padded.shape[2:], len(self.colors))
         pixel = F.interpolate(pixel_logits, size=padded.shape[2:], mode="bilinear", align_corners=False).argmax(1)
         return Prediction(ids[:, :height, :width], tokens, maskige, pixel[:, :height, :width])

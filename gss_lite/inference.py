@@ -1,4 +1,4 @@
-"""Beyond one pass over the whole picture: sliding windows, flipping, sampling from the prior, and how sure it is.
+"""Beyond one pass over the whole picture: sliding windows, flipping, expected codes, sampling from the prior, and how sure it is.
 
 A *scorer* is a function from normalised photographs (B, 3, H, W) to class scores (B, K, H, W); scorers can be wrapped in
 one another: `sliding(flipped(mask_scorer(gss)))`.
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gss_lite.gss import GSS, resize_mask
+from gss_lite.inverse_statistics import expected_maskige
 
 Scorer = Callable[[Tensor], Tensor]
 
@@ -81,6 +82,18 @@ def window_spans(length: int, crop: int, stride: int) -> list[tuple[int, int]]:
     count = max(length - crop + stride - 1, 0) // stride + 1
     ends = [min(i * stride + crop, length) for i in range(count)]
     return [(max(end - crop, 0), end) for end in ends]
+
+
+class ExpectedGSS(GSS):
+    """A GSS whose maskige is decoded from the expected code vectors, not from the likeliest codes (beyond the paper; nothing is trained).
+
+    Made of a trained one's parts: ExpectedGSS(gss.palette, gss.tokenizer, gss.prior, gss.inverse). Its prediction's `tokens`
+    are still the likeliest; reconstruction, where tokens are certain, is a GSS's.
+    """
+
+    def decode_logits(self, token_logits: Tensor) -> Tensor:
+        """Token logits (B, V, h, w) → D_θ of Σ_v p(v|x) e_v, (B, 3, h·stride, w·stride)."""
+        return expected_maskige(token_logits, self.tokenizer)
 
 
 def sample_tokens(token_logits: Tensor, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:

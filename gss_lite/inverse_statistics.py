@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,6 @@ from torch import Tensor, nn
 
 from gss_lite.inverse import checked_colors
 from gss_lite.palette import IGNORE, check_mask
-from gss_lite.vqvae import VQVAE
 
 FLOOR = (0.5 / 255) ** 2  # least variance of a class along any direction of colour space: half an 8-bit level
 
@@ -158,9 +158,19 @@ def count_codes(tokenizer: nn.Module, num_classes: int, pairs: Iterable[tuple[Te
     return CodeTable(counts.view(vocab, stride, stride, num_classes))
 
 
+class CodeTokenizer(Protocol):
+    """A tokenizer that decodes vectors as well as tokens: VQVAE and DalleDVAE. code_vectors: (V, C);
+    decode_vectors: (B, C, h, w) → maskige (B, 3, h·stride, w·stride) in [0, 1]."""
+
+    vocab_size: int
+
+    def code_vectors(self) -> Tensor: ...
+    def decode_vectors(self, vectors: Tensor) -> Tensor: ...
+
+
 @torch.no_grad()
 def expected_maskige(
-    token_logits: Tensor, tokenizer: VQVAE, temperature: float = 1.0, top_k: int | None = None, *, at_once: int = 4096,
+    token_logits: Tensor, tokenizer: CodeTokenizer, temperature: float = 1.0, top_k: int | None = None, *, at_once: int = 4096,
 ) -> Tensor:
     """D_θ of the expected code vector Σ_v p(v|x) e_v, where `decode` takes the vector of the likeliest code.
 
@@ -180,7 +190,7 @@ def expected_maskige(
         raise ValueError(f"the temperature must be positive; got {temperature}")
     if top_k is not None and not 1 <= top_k <= tokenizer.vocab_size:
         raise ValueError(f"top_k must lie in 1…{tokenizer.vocab_size}; got {top_k}")
-    codes = tokenizer.codebook.codes
+    codes = tokenizer.code_vectors()
     batch, _, height, width = token_logits.shape
     vectors = []
     for rows in token_logits.movedim(1, -1).flatten(0, 2).split(at_once):  # (at_once, V)
@@ -191,7 +201,7 @@ def expected_maskige(
             weight = (best / temperature).softmax(1)
             vectors.append(F.embedding(which, codes).mul_(weight[:, :, None]).sum(1))
     grid = torch.cat(vectors).view(batch, height, width, -1).movedim(-1, 1)  # (B, C, h, w)
-    return ((tokenizer.decoder(grid) + 1) / 2).clamp(0, 1)
+    return tokenizer.decode_vectors(grid)
 
 
 def _labelled(maskige: Tensor, mask: Tensor, classes: int) -> tuple[Tensor, Tensor]:

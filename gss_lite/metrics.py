@@ -15,13 +15,31 @@ IGNORE = 255
 
 @dataclass(frozen=True)
 class Scores:
-    """Results in [0, 1]. `iou` and `recall` hold one value per class, NaN for a class that never occurs."""
+    """Results in [0, 1]. `iou` and `recall` hold one value per class; NaN where there is nothing to measure.
+
+    A class of which the truth holds no pixel has no recall; its IoU is 0 where it was predicted, and NaN where it was not.
+    NaN is left out of the means.
+    """
 
     miou: float
     macc: float
     aacc: float
     iou: tuple[float, ...]
     recall: tuple[float, ...]
+
+    @property
+    def absent(self) -> tuple[int, ...]:
+        """The classes of which the truth held no pixel."""
+        return tuple(k for k, value in enumerate(self.recall) if value != value)
+
+    def absence(self, names: tuple[str, ...]) -> str:
+        """One line that names the absent classes and says what they count; empty where all occurred."""
+        absent = [names[k] for k in self.absent]
+        invented = [names[k] for k in self.absent if self.iou[k] == self.iou[k]]
+        if not absent:
+            return ""
+        line = f"no true pixel of {', '.join(absent)}: not measured (–)"
+        return line + (f", but {', '.join(invented)} predicted, which counts as IoU 0" if invented else "")
 
     def as_dict(self) -> dict:
         """For run records: NaN becomes None, which JSON can hold."""
@@ -30,13 +48,13 @@ class Scores:
                 "iou": clean(self.iou), "recall": clean(self.recall)}
 
     def table(self, names: tuple[str, ...]) -> str:
-        """A per-class table in percent, for the terminal."""
+        """A per-class table in percent, for the terminal, with a line on classes that did not occur."""
         if len(names) != len(self.iou):
             raise ValueError(f"{len(names)} class names for {len(self.iou)} classes")
         width = max(map(len, names))
         percent = lambda v: "   –  " if v != v else f"{100 * v:6.2f}"  # noqa: E731
         rows = [f"{n:<{width}}  {percent(i)}  {percent(r)}" for n, i, r in zip(names, self.iou, self.recall)]
-        return "\n".join([f"{'class':<{width}}     IoU  recall", *rows])
+        return "\n".join([f"{'class':<{width}}     IoU  recall", *rows, *filter(None, [self.absence(names)])])
 
 
 class SegmentationMetrics:
@@ -90,7 +108,13 @@ def _check_ids(predicted: Tensor, target: Tensor, num_classes: int) -> None:
 
 
 def scores_from_confusion(matrix: Tensor) -> Scores:
-    """Confusion matrix (K, K), rows true and columns predicted → Scores."""
+    """Confusion matrix (K, K), rows true and columns predicted → Scores.
+
+    Raises:
+        ValueError: it is all zero.
+    """
+    if not bool(matrix.any()):
+        raise ValueError("there is nothing to score: no pixel was counted, as where every true id is 255 (ignore)")
     matrix = matrix.double()
     hit, true, predicted = matrix.diag(), matrix.sum(1), matrix.sum(0)
     iou, recall = hit / (true + predicted - hit), hit / true  # 0/0 = NaN: the class does not occur

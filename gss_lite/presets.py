@@ -28,6 +28,14 @@ _GENERIC = Preset(
     notes="A tokenizer for any palette and any K: random colours for every picture, and some photographs.",
 )
 
+_MANY = replace(
+    _SCENES, name="many-scenes-cpu", data="many-scenes", num_classes=64, train_pictures=6000,
+    tokenizer=_GENERIC.tokenizer, tokenizer_from=_GENERIC.name, vqvae=_GENERIC.vqvae, readback=0.0,
+    backbone_args=fixed(channels=(48, 96, 128, 160), stem_width=32, out_indices=(1, 2, 3, 4)),
+    prior=replace(_SCENES.prior, steps=1500),
+    notes="Many classes, where palettes get crowded. Nothing is trained in stage I: the tokenizer serves any palette (section E).",
+)
+
 PRESETS: Mapping[str, Preset] = MappingProxyType({p.name: p for p in (
     _SCENES,
     replace(
@@ -50,6 +58,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType({p.name: p for p in (
         notes="Real street frames, trained from scratch on two CPU cores.",
     ),
     _GENERIC,
+    _MANY,
     replace(
         _GENERIC, name="generic-s8", tokenizer=fixed(vocab_size=4096, stride=8, width=96, code_dim=32),
         vqvae=replace(_GENERIC.vqvae, crop=(128, 160)),

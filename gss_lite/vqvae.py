@@ -1,7 +1,8 @@
 """The maskige tokenizer: E_φ and D_θ as a VQ-VAE (van den Oord et al., 2017), stage I of GSS.
 
 A picture (B, 3, H, W) becomes a grid of H/stride × W/stride integers, each the number of a codebook vector,
-and back. The codebook follows the encoder by an exponential moving average; gradients pass it straight through.
+and back. So does a one-hot mask of K channels, which needs no palette (Table 2, "no maskige"). The codebook follows the
+encoder by an exponential moving average; gradients pass it straight through.
 """
 
 from __future__ import annotations
@@ -121,20 +122,23 @@ class VQVAE(nn.Module):
         width: channels at full depth; the outermost layers hold half of them.
         code_dim: length of a code vector. Short codes (8–32) keep the codebook in use.
         depth: residual blocks in the encoder and in the decoder.
+        channels: D of what is read and painted: 3 for a maskige, K for a one-hot mask.
     """
 
     def __init__(
         self, vocab_size: int = 256, stride: int = 4, width: int = 64, code_dim: int = 16, depth: int = 2,
-        decay: float = 0.99,
+        decay: float = 0.99, channels: int = 3,
     ) -> None:
         super().__init__()
         steps = int(math.log2(stride))
         if stride < 2 or 2**steps != stride:
             raise ValueError(f"stride must be a power of two ≥ 2 (2, 4, 8, …); got {stride}")
-        self.vocab_size, self.stride = vocab_size, stride
+        if channels < 1:
+            raise ValueError(f"channels must be at least 1 (3 for a maskige, K for a one-hot mask); got {channels}")
+        self.vocab_size, self.stride, self.channels = vocab_size, stride, channels
         widths = [width // 2] * (steps - 1) + [width]
-        down = [m for i, o in zip([3, *widths], widths) for m in (nn.Conv2d(i, o, 4, 2, 1), nn.ReLU())]
-        up = [m for i, o in zip(widths[::-1], [*widths[-2::-1], 3])
+        down = [m for i, o in zip([channels, *widths], widths) for m in (nn.Conv2d(i, o, 4, 2, 1), nn.ReLU())]
+        up = [m for i, o in zip(widths[::-1], [*widths[-2::-1], channels])
               for m in (nn.ReLU(), nn.ConvTranspose2d(i, o, 4, 2, 1))]
         self.encoder = nn.Sequential(
             *down[:-1], *(ResidualBlock(width) for _ in range(depth)), nn.ReLU(), nn.Conv2d(width, code_dim, 1)
@@ -145,23 +149,31 @@ class VQVAE(nn.Module):
         )
 
     def forward(self, maskige: Tensor) -> tuple[Tensor, Quantized]:
-        """Maskige (B, 3, H, W) → reconstruction (B, 3, H, W), unclamped, and what the codebook did."""
+        """Maskige (B, D, H, W) → reconstruction (B, D, H, W), unclamped, and what the codebook did."""
         quantized = self.codebook(self.encoder(2 * self._checked(maskige) - 1))
         return self._picture(quantized.vectors), quantized
 
     @torch.no_grad()
     def encode(self, maskige: Tensor) -> Tensor:
-        """q_φ(z|x), a point mass: maskige (B, 3, H, W) in [0, 1] → tokens (B, H/stride, W/stride)."""
+        """q_φ(z|x), a point mass: maskige (B, D, H, W) in [0, 1] → tokens (B, H/stride, W/stride)."""
         vectors = self.encoder(2 * self._checked(maskige) - 1)
         flat = vectors.movedim(1, -1).reshape(-1, vectors.shape[1])  # (B·h·w, C)
         return self.codebook.nearest(flat).view(vectors.shape[0], *vectors.shape[2:])
 
     @torch.no_grad()
     def decode(self, tokens: Tensor) -> Tensor:
-        """D_θ: tokens (B, h, w) → maskige (B, 3, h·stride, w·stride) in [0, 1]."""
+        """D_θ: tokens (B, h, w) → maskige (B, D, h·stride, w·stride) in [0, 1]."""
         if bool((tokens < 0).any()) or bool((tokens >= self.vocab_size).any()):
             raise ValueError(f"tokens must lie in 0…{self.vocab_size - 1}; got {int(tokens.min())} … {int(tokens.max())}")
-        return self._picture(self.codebook.lookup(tokens)).clamp(0, 1)
+        return self.decode_vectors(self.codebook.lookup(tokens))
+
+    def code_vectors(self) -> Tensor:
+        """The vectors that tokens stand for, (V, C)."""
+        return self.codebook.codes
+
+    def decode_vectors(self, vectors: Tensor) -> Tensor:
+        """D_θ of any vectors where `decode` takes codes: (B, C, h, w) → maskige (B, D, h·stride, w·stride) in [0, 1]."""
+        return self._picture(vectors).clamp(0, 1)
 
     def losses(self, maskige: Tensor, picture: Tensor, quantized: Quantized, commitment: float = 0.25) -> tuple[Tensor, dict[str, Tensor]]:
         """What forward(maskige) gave → loss and scalars: mean squared + mean absolute error + commitment · ‖E(x) − sg(code)‖².
@@ -178,8 +190,8 @@ class VQVAE(nn.Module):
         return (self.decoder(vectors) + 1) / 2
 
     def _checked(self, maskige: Tensor) -> Tensor:
-        if maskige.ndim != 4 or maskige.shape[1] != 3 or maskige.shape[2] % self.stride or maskige.shape[3] % self.stride:
+        if maskige.ndim != 4 or maskige.shape[1] != self.channels or maskige.shape[2] % self.stride or maskige.shape[3] % self.stride:
             raise ValueError(
-                f"a maskige must be (B, 3, H, W) with H and W multiples of the stride {self.stride}; got {tuple(maskige.shape)}"
+                f"a maskige must be (B, {self.channels}, H, W) with H and W multiples of the stride {self.stride}; got {tuple(maskige.shape)}"
             )
         return maskige

@@ -9,6 +9,8 @@ import torch
 
 from gss_lite.build import build_gss
 from gss_lite.graft import SAME, graft
+from gss_lite.gss import GSS
+from gss_lite.inference import ExpectedGSS
 from gss_lite.inverse import LeastSquares, NearestColor
 from gss_lite.inverse_learned import ConvInverse
 from gss_lite.presets import get_preset
@@ -67,3 +69,10 @@ def test_an_inverse_without_a_palette_is_refused():
     gss = model()
     with pytest.raises(TypeError, match="cannot graft LeastSquares.*`colors`"):
         graft(gss, LeastSquares(gss.colors))
+
+
+def test_a_model_of_another_kind_stays_one():
+    gss = model()
+    expected = ExpectedGSS(gss.palette, gss.tokenizer, gss.prior, gss.inverse)
+    inverse = ConvInverse(gss.colors, 8)
+    assert type(graft(expected, inverse)) is ExpectedGSS and type(graft(gss, inverse)) is GSS

@@ -8,9 +8,10 @@ from torch import nn
 
 from gss_lite.build import build_gss, build_palette
 from gss_lite.inference import (
-    class_frequencies, entropy_map, flipped, mask_scorer, pixel_scorer, sample_masks, sample_tokens, sliding, token_entropy,
+    ExpectedGSS, class_frequencies, entropy_map, flipped, mask_scorer, pixel_scorer, sample_masks, sample_tokens, sliding, token_entropy,
     window_spans,
 )
+from gss_lite.inverse_statistics import expected_maskige
 from gss_lite.palette import paint
 from gss_lite.presets import get_preset
 
@@ -137,3 +138,37 @@ def test_token_entropy_is_that_of_the_softmax():
     torch.testing.assert_close(token_entropy(torch.zeros(1, 9, 1, 1)), torch.full((1, 1, 1), math.log(9)))
     sure = torch.zeros(1, 9, 1, 1).index_fill_(1, torch.tensor(2), 1e4)
     assert token_entropy(sure) == 0
+
+
+def expected(gss):
+    return ExpectedGSS(gss.palette, gss.tokenizer, gss.prior, gss.inverse).eval()
+
+
+def test_expected_codes_change_the_maskige_and_nothing_else(gss):
+    image = torch.randn(2, 3, 50, 70)
+    plain, ours = gss.predict(image), expected(gss).predict(image)
+    padded = torch.nn.functional.pad(image, (0, 26, 0, 14), mode="replicate")  # to multiples of 32
+    with torch.no_grad():
+        maskige = expected_maskige(gss.prior(padded).token_logits, gss.tokenizer)
+    torch.testing.assert_close(ours.maskige, maskige)
+    assert torch.equal(ours.mask, gss.inverse.classify(maskige)[:, :50, :70])
+    assert torch.equal(ours.tokens, plain.tokens) and torch.equal(ours.pixel_mask, plain.pixel_mask)
+    assert float((ours.maskige - plain.maskige).abs().max()) > 1e-3
+    scores = mask_scorer(expected(gss))(image)
+    assert torch.equal(scores.argmax(1), ours.mask)
+
+
+def test_a_prior_that_is_sure_expects_what_it_predicts(gss):
+    scale = gss.prior.to_tokens.weight.detach().clone()
+    with torch.no_grad():
+        gss.prior.to_tokens.weight.mul_(1e8)
+    image = torch.randn(1, 3, 64, 64)
+    torch.testing.assert_close(expected(gss).predict(image).maskige, gss.predict(image).maskige, atol=1e-3, rtol=0)
+    with torch.no_grad():
+        gss.prior.to_tokens.weight.copy_(scale)
+
+
+def test_reconstruction_knows_its_tokens(gss):
+    mask = torch.randint(11, (1, 32, 32))
+    for ours, plain in zip(expected(gss).reconstruct(mask), gss.reconstruct(mask), strict=True):
+        assert torch.equal(ours, plain)

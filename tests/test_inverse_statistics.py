@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.distributions import MultivariateNormal
 
+from gss_lite.dalle import DalleDVAE
 from gss_lite.inverse import NearestColor
 from gss_lite.inverse_statistics import FLOOR, CodeTable, GaussianInverse, count_codes, expected_maskige, fit_gaussians
 from gss_lite.palette import IGNORE
@@ -145,19 +146,59 @@ class TestCodeTable:
             CodeTable(torch.rand(7, 2, 3, 4))
 
 
-@pytest.fixture(scope="module")
-def tokenizer():
+@pytest.fixture(scope="module", params=["vqvae", "dalle"])
+def tokenizer(request):
     torch.manual_seed(0)
-    return VQVAE(vocab_size=40, stride=4, width=16, code_dim=8, depth=1).eval()
+    if request.param == "vqvae":
+        return VQVAE(vocab_size=40, stride=4, width=16, code_dim=8, depth=1).eval()
+    model = DalleDVAE(vocab_size=40, width=8, code_dim=8).eval()
+    for layer in model.decoder.modules():  # torch's own initialisation leaves hardly a signal at the end of so many layers
+        if isinstance(layer, torch.nn.Conv2d):
+            torch.nn.init.normal_(layer.weight, 0, (2 / layer.weight[0].numel()) ** 0.5)
+    return model
+
+
+class TestCodeVectors:
+    def test_decoding_a_codes_vector_is_decoding_the_code(self, tokenizer):
+        tokens = torch.randint(40, (2, 3, 5), generator=numbers(3))
+        codes = tokenizer.code_vectors()
+        with torch.no_grad():
+            picture = tokenizer.decode_vectors(codes[tokens].movedim(-1, 1))
+        assert codes.shape == (40, 8) and picture.shape == (2, 3, 3 * tokenizer.stride, 5 * tokenizer.stride)
+        torch.testing.assert_close(picture, tokenizer.decode(tokens))
+        assert float(picture.std()) > 0.01 and 0 <= float(picture.min()) and float(picture.max()) <= 1
+
+    def test_vectors_between_codes_are_decoded_too(self, tokenizer):
+        first, second = tokenizer.code_vectors()[:2]
+        with torch.no_grad():
+            pictures = tokenizer.decode_vectors(torch.stack([first, (first + second) / 2, second])[:, :, None, None].repeat(1, 1, 4, 4))
+        assert all(float((a - b).abs().max()) > 1e-4 for a, b in ((pictures[0], pictures[1]), (pictures[1], pictures[2])))
+
+
+def published_decoder(tokenizer, x):
+    """Groups of two blocks, nearest ×2 before the later groups, ReLU, 1×1 convolution; the first three channels."""
+    for g, group in enumerate(tokenizer.decoder.groups):
+        x = x.repeat_interleave(2, 2).repeat_interleave(2, 3) if g else x
+        for block in group:
+            h = x
+            for conv in block.res:
+                h = conv(h.clamp(min=0))
+            x = block.id(x) + h / 64
+    return tokenizer.decoder.output(x.clamp(min=0))[:, :3]
 
 
 class TestExpectedMaskige:
     def test_is_the_decoded_mean_vector(self, tokenizer):
         logits = torch.randn(2, 40, 5, 6, generator=numbers(0))
         weight = (logits / 0.7).exp()
-        mean = sum(weight[:, v, None] * tokenizer.codebook.codes[v][None, :, None, None] for v in range(40)) / weight.sum(1, keepdim=True)
         with torch.no_grad():
-            expected = ((tokenizer.decoder(mean) + 1) / 2).clamp(0, 1)
+            if isinstance(tokenizer, VQVAE):
+                codes, decode = tokenizer.codebook.codes, lambda x: ((tokenizer.decoder(x) + 1) / 2).clamp(0, 1)
+            else:  # the published decoder, written out: what stands behind the table, then the logit-Laplace means
+                codes = tokenizer.decoder.codes.weight
+                decode = lambda x: ((published_decoder(tokenizer, x).sigmoid() - 0.1) / 0.8).clamp(0, 1)  # noqa: E731
+            mean = sum(weight[:, v, None] * codes[v][None, :, None, None] for v in range(40)) / weight.sum(1, keepdim=True)
+            expected = decode(mean)
         for at_once in (7, 4096):
             torch.testing.assert_close(expected_maskige(logits, tokenizer, 0.7, at_once=at_once), expected, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(expected_maskige(logits, tokenizer, 0.7, top_k=40), expected, rtol=1e-4, atol=1e-5)

@@ -63,6 +63,25 @@ def test_table_names_every_class():
         metrics.compute().table(("Road",))
 
 
+def test_classes_that_the_truth_lacks_are_named_not_scored_in_silence():
+    metrics = SegmentationMetrics(4)
+    metrics.update(torch.tensor([[[0, 0, 2]]]), torch.tensor([[[0, 0, 0]]]))  # 1 and 3 nowhere, 2 in the prediction only
+    scores, names = metrics.compute(), ("Road", "Sky", "Car", "Pole")
+    assert scores.absent == (1, 2, 3) and scores.iou[2] == 0 and math.isnan(scores.iou[1])
+    assert scores.miou == pytest.approx((2 / 3 + 0) / 2) and scores.macc == pytest.approx(2 / 3)
+    line = "no true pixel of Sky, Car, Pole: not measured (–), but Car predicted, which counts as IoU 0"
+    assert scores.absence(names) == line and scores.table(names).splitlines()[-1] == line
+    metrics.update(torch.tensor([[[1, 2, 3]]]), torch.tensor([[[1, 2, 3]]]))
+    assert metrics.compute().absent == () and metrics.compute().absence(names) == "" and len(metrics.compute().table(names).splitlines()) == 5
+
+
+def test_nothing_labelled_is_an_error_not_a_nan():
+    metrics = SegmentationMetrics(3)
+    metrics.update(torch.tensor([[[0, 1]]]), torch.tensor([[[255, 255]]]))
+    with pytest.raises(ValueError, match=r"nothing to score: no pixel was counted, as where every true id is 255"):
+        metrics.compute()
+
+
 def test_different_sizes_are_refused():
     with pytest.raises(ValueError, match="same size"):
         SegmentationMetrics(2).update(torch.zeros(1, 4, 4).long(), torch.zeros(1, 4, 5).long())

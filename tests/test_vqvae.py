@@ -19,6 +19,24 @@ def test_tokenizer_contract(stride):
     assert (model.vocab_size, model.stride) == (32, stride)
 
 
+def test_a_one_hot_mask_of_k_channels_meets_the_same_contract():
+    model = VQVAE(vocab_size=32, stride=8, width=16, code_dim=8, depth=1, channels=11).eval()
+    one_hot = torch.nn.functional.one_hot(torch.randint(11, (2, 16, 24)), 11).movedim(-1, 1).float()
+    tokens = model.encode(one_hot)
+    assert tokens.shape == (2, 2, 3) and model.channels == 11
+    assert model.decode(tokens).shape == model(one_hot)[0].shape == one_hot.shape
+    with pytest.raises(ValueError, match=r"\(B, 11, H, W\).*got \(1, 3, 16, 16\)"):
+        model.encode(torch.zeros(1, 3, 16, 16))
+
+
+def test_channels_change_the_outermost_layers_alone():
+    shapes = {c: {k: v.shape for k, v in VQVAE(vocab_size=8, width=16, channels=c).state_dict().items()} for c in (3, 11)}
+    assert shapes[3].keys() == shapes[11].keys()
+    outermost = {"encoder.0.weight", *(k for k in shapes[3] if k.startswith(f"decoder.{len(VQVAE(8, width=16).decoder) - 1}."))}
+    assert {k for k in shapes[3] if shapes[3][k] != shapes[11][k]} == outermost
+    assert shapes[11]["encoder.0.weight"] == (8, 11, 4, 4)
+
+
 def test_forward_and_encode_decode_agree_in_eval_mode():
     model = VQVAE(vocab_size=32, width=16, code_dim=8, depth=1).eval()
     maskige = torch.rand(1, 3, 16, 16)
@@ -105,6 +123,11 @@ def test_a_maskige_of_the_wrong_shape_is_refused(shape):
 def test_a_stride_that_is_no_power_of_two_is_refused():
     with pytest.raises(ValueError, match="power of two.*got 6"):
         VQVAE(stride=6)
+
+
+def test_no_channels_are_refused():
+    with pytest.raises(ValueError, match="channels must be at least 1.*got 0"):
+        VQVAE(channels=0)
 
 
 def test_tokens_out_of_range_are_refused():

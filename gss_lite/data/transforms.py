@@ -15,7 +15,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class ClassShareCrop(v2.Transform):
-    """A random crop, drawn again (at most ten times) while one class covers more than `limit` of its labelled pixels.
+    """A random crop, drawn again (at most ten times) while one class covers more than `limit` of its labelled pixels, or none is.
 
     mmsegmentation's `cat_max_ratio`: without it, crops of nothing but road take up much of a street data set.
     Pictures smaller than the crop are padded first: black, and 255 in the mask.
@@ -35,7 +35,7 @@ class ClassShareCrop(v2.Transform):
             top, left = (int(torch.randint(have - want + 1, ())) for want, have in zip(self.size, mask.shape))
             part = mask[top : top + self.size[0], left : left + self.size[1]]
             counts = torch.bincount(part.flatten().int(), minlength=256)[:255]
-            if counts.max() <= self.limit * counts.sum():
+            if 0 < counts.max() <= self.limit * counts.sum():
                 break
         return v2.functional.crop(image, top, left, *self.size), v2.functional.crop(mask, top, left, *self.size)
 

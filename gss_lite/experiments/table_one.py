@@ -7,6 +7,7 @@ mIoU needs --prior-steps N: a copy of the prior, trained on for N steps with the
 
 --tokenizer generic-s4 takes the tokenizer for any palette in place of the preset's own, as neutral as the paper's, and
 --preset generic-s4 also has many classes. Neither has a prior: reconstruction only, and no row trained on noisy maskige.
+--preset many-scenes-cpu has that tokenizer, 64 classes and a prior: every row, once `gss_lite train` has made it.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ PAPER = {"FF-R": 62.83, "FF": 84.31, "FT": 86.10, "TF": 84.37, "TT": 36.11, "FT-
 
 def load_model(preset: Preset, weights: str | Path, tokenizer: str | None = None) -> GSS:
     """The preset's GSS-FF; with another preset's tokenizer, or where the preset is a tokenizer alone, one without prior (None)."""
-    if tokenizer in (None, preset.name) and preset.prior is not None:
+    if tokenizer in (None, preset.name, preset.tokenizer_from) and preset.prior is not None:
         return load_gss(preset, weights)
     palette = build_palette(preset, weights) if preset.palette != "random" else crowded_palette(preset)
     model = GSS(palette, load_tokenizer(get_preset(tokenizer or preset.name), weights), None, NearestColor(palette.colors))
@@ -169,7 +170,7 @@ def main(argv: list[str] | None = None) -> None:
     path = given.record or Path(f"runs/{preset.name}/table-one.json")
     line = shlex.join(["python", "-m", "gss_lite.experiments.table_one", *(sys.argv[1:] if argv is None else argv)])
     metrics = {
-        "classes": len(gss.colors), "tokenizer": given.tokenizer or preset.name, "split": given.split, "pictures": len(dataset),
+        "classes": len(gss.colors), "tokenizer": given.tokenizer or preset.tokenizer_from or preset.name, "split": given.split, "pictures": len(dataset),
         "seeds": given.seeds, "steps": given.steps, "palette_steps": given.palette_steps, "joint_steps": given.joint_steps, "prior_steps": given.prior_steps,
         "fit_pictures": given.fit_pictures, "rows": entries,
     }

@@ -19,14 +19,13 @@ from gss_lite.experiments.palette_ablation import TILE, tiles
 from gss_lite.gss import GSS
 from gss_lite.inverse import NearestColor
 from gss_lite.inverse_learned import ConvInverse
-from gss_lite.inverse_statistics import CodeTable, count_codes, expected_maskige, fit_gaussians
+from gss_lite.inverse_statistics import CodeTable, count_codes, expected_maskige
 from gss_lite.palette import IGNORE, Palette
 from gss_lite.palette_constructions import random_palette
 from gss_lite.palette_learned import learn_palette
 from gss_lite.presets import Preset
-from gss_lite.training.inverse_stage import (
-    count_parameters, decode_pictures, fingerprint, plan_for, shortened, stage_name, train_inverse,
-)
+from gss_lite.training.gaussian_stage import measure_gaussians
+from gss_lite.training.inverse_stage import count_parameters, fingerprint, plan_for, shortened, stage_name, train_inverse
 from gss_lite.training.joint_stage import Joint, train_jointly
 from gss_lite.training.loop import fit
 from gss_lite.training.stages import PriorStage
@@ -196,8 +195,7 @@ def _joint(context: _Context, name: str) -> Row:
 def _gaussian(maskige: str) -> Callable[[_Context, str], Row]:
     def build(context: _Context, name: str) -> Row:
         gss, started = context.gss, time.perf_counter()
-        pairs = decode_pictures(gss, context.pictures(eval_transform()), maskige=maskige, count=context.fit_pictures)
-        inverse = fit_gaussians(gss.colors, ((x.float(), _same_size(x, c)) for x, c in DataLoader(pairs, batch_size=8)))
+        inverse = measure_gaussians(gss, context.pictures(eval_transform()), maskige=maskige, count=context.fit_pictures)
         classes, channels = gss.colors.shape
         return Row(
             name, gss.palette, ByMaskige(gss.tokenizer, inverse), "maximal distance", f"a Gaussian a class, measured on {maskige} maskige",
@@ -226,12 +224,6 @@ def _table(context: _Context, name: str) -> Row:
 
 def _nearest(context: _Context, palette: Palette) -> ByMaskige:
     return ByMaskige(context.gss.tokenizer, NearestColor(palette.colors))
-
-
-def _same_size(maskige: Tensor, mask: Tensor) -> Tensor:
-    # Noisy maskige of a tokenizer with stride 8 are twice the picture's size.
-    scale = maskige.shape[2] // mask.shape[1]
-    return mask.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
 
 
 DESCRIPTION = {"ft": "three convolutions", "ft-w": "Swin blocks"}

@@ -13,7 +13,10 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
 from gss_lite.gss import GSS
+from gss_lite.inference import Scorer, flipped, mask_scorer, pixel_scorer, sliding
 from gss_lite.metrics import Scores, confusion_matrix, scores_from_confusion
+
+View = Callable[[Scorer], Scorer]
 
 
 @dataclass(frozen=True)
@@ -38,13 +41,33 @@ class Evaluation:
         return len(self.matrices["prediction"])
 
 
-def evaluate(gss: GSS, dataset: Dataset, *, batch: int = 4, device: str | torch.device = "cpu", progress: bool = True) -> Evaluation:
-    """Run `gss` over (normalised image, mask) pairs at full size; the figures are over the pixels of the whole set."""
+def view_of(window: tuple[int, int] = (0, 0), flip: bool = False) -> View | None:
+    """How a picture is looked at: by sliding windows of side and stride `window` (Preset.window), averaged with its mirror image.
+
+    None for neither: the whole picture, once.
+    """
+    if not window[0]:
+        return flipped if flip else None
+    return lambda scorer: sliding(flipped(scorer) if flip else scorer, *window)
+
+
+def evaluate(
+    gss: GSS, dataset: Dataset, *, view: View | None = None, batch: int = 4, device: str | torch.device = "cpu", progress: bool = True,
+) -> Evaluation:
+    """Run `gss` over (normalised image, mask) pairs at full size; the figures are over the pixels of the whole set.
+
+    Args:
+        view: wraps what scores a picture, see `view_of`; by default it is looked at whole.
+    """
     gss = gss.to(device).eval()
 
     def classify(image: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        result = gss.predict(image)
-        return {"prediction": result.mask, "pixel_head": result.pixel_mask, "reconstruction": gss.reconstruct(mask)[0]}
+        if view:
+            ids = {"prediction": view(mask_scorer(gss))(image).argmax(1), "pixel_head": view(pixel_scorer(gss))(image).argmax(1)}
+        else:
+            result = gss.predict(image)
+            ids = {"prediction": result.mask, "pixel_head": result.pixel_mask}
+        return {**ids, "reconstruction": gss.reconstruct(mask)[0]}
 
     return evaluate_masks(classify, dataset, len(gss.colors), batch=batch, device=device, progress=progress)
 
@@ -53,9 +76,12 @@ def validator(gss: GSS, dataset: Dataset, *, batch: int = 4) -> Callable[[nn.Mod
     """For `fit`: a function that gives the mIoU in [0, 1] which `gss` reaches on `dataset` with the prior that it is handed."""
 
     def miou(prior: nn.Module) -> float:
-        candidate = GSS(gss.palette, gss.tokenizer, prior, gss.inverse)
         device = next(prior.parameters()).device
-        return evaluate(candidate, dataset, batch=batch, device=device, progress=False).scores()["prediction"].miou
+        candidate = GSS(gss.palette, gss.tokenizer, prior, gss.inverse).to(device).eval()
+        result = evaluate_masks(
+            lambda image, _: {"prediction": candidate.predict(image).mask}, dataset, len(gss.colors), batch=batch, device=device, progress=False,
+        )
+        return result.scores()["prediction"].miou
 
     return miou
 

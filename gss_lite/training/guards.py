@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import gc
 import math
-from collections.abc import Iterator
+import multiprocessing
+import signal
+import threading
+import traceback
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.utils.data import Dataset
 
 from gss_lite.preset_fields import Schedule
+
+IGNORE = 255
 
 
 def check_shares(schedule: Schedule, processes: int) -> int:
@@ -43,9 +54,9 @@ def memory_explained(step: int, schedule: Schedule, checkpoint: Path) -> Iterato
     except torch.OutOfMemoryError as error:
         height, width = schedule.crop
         remedies = [
-            f"accumulate={2 * schedule.accumulate} (smaller micro-batches, the same step)",
-            *([] if schedule.checkpointing else ["checkpointing=True (a third more time)"]),
-            *([] if schedule.precision != "no" else ['precision="bf16"']),
+            f"accumulate={2 * schedule.accumulate} (--accumulate {2 * schedule.accumulate}: smaller micro-batches, the same step)",
+            *([] if schedule.checkpointing else ["checkpointing=True (--checkpointing: a third more time)"]),
+            *([] if schedule.precision != "no" else ['precision="bf16" (--precision bf16, in a new folder)']),
         ]
         raise MemoryError(
             f"the GPU ran out of memory at step {step}, with micro-batches of {schedule.batch // schedule.accumulate} crops of "
@@ -55,18 +66,115 @@ def memory_explained(step: int, schedule: Schedule, checkpoint: Path) -> Iterato
 
 
 @contextmanager
-def workers_explained(workers: int, checkpoint: Path) -> Iterator[None]:
-    """Turns the death of a DataLoader's worker process into a ChildProcessError that says what to change.
+def workers_explained(loader: Iterable, workers: int, checkpoint: Path) -> Iterator[Iterator]:
+    """An iterator over `loader`; inside, a DataLoader's process that dies is a ChildProcessError that says what to change.
 
-    torch reports it from a signal handler, so it can come up anywhere in the block.
+    torch notices the death in a signal handler, which can raise anywhere in the block, also where some other code makes an
+    error of its own out of it; or it finds a connection to the dead process cut. So the whole chain of errors is read. The
+    loader's other processes have ended when the error leaves the block.
     """
+    batches = iter(loader)
     try:
-        yield
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+        yield batches
+    except Exception as error:
+        cause = _death_of_a_worker(error)
+        if cause is None:
             raise
+        _end_workers(batches, error)
         raise ChildProcessError(
-            f"a process that loads data died ({str(error).splitlines()[0]}), as a rule because the machine ran out of memory. "
+            f"a process that loads data died ({cause}), as a rule because the machine ran out of memory. "
             f"Use fewer of them (--workers, now {workers}), or 0. The last checkpoint, {checkpoint}, is intact: "
             "the same command goes on from it."
         ) from error
+
+
+def _end_workers(batches: Iterator, error: BaseException) -> None:
+    """Let go of the loader's iterator, which then ends its processes, and collect the dead ones.
+
+    Until that is done torch's handler would raise again at the end of every child process, here or in the caller's code.
+    """
+    mine = threading.current_thread() is threading.main_thread()
+    previous = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if mine else None
+    try:
+        batches.close()  # Accelerate's loaders are generators
+        for one in _chain(error):
+            traceback.clear_frames(one.__traceback__)  # they hold the iterator where the error came up in it
+        gc.collect()
+        multiprocessing.active_children()
+    finally:
+        if mine:
+            signal.signal(signal.SIGCHLD, previous)
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """The error and all those that it came from."""
+    found: list[BaseException] = []
+    waiting = [error]
+    while waiting:
+        error = waiting.pop()
+        if error is not None and error not in found:
+            found.append(error)
+            waiting += [error.__cause__, error.__context__]
+    return found
+
+
+def _death_of_a_worker(error: BaseException) -> str | None:
+    """torch's line about it, from the error or one that it came from; None if it is about something else."""
+    for one in _chain(error):
+        # An error *inside* a worker, as of a broken picture, is handed on with "Caught ... in DataLoader worker process".
+        first = (str(one).splitlines() or [""])[0].strip()
+        if isinstance(one, RuntimeError) and first.startswith("DataLoader worker"):
+            return first
+        # Its batch is fetched over a socket of its own, which breaks a moment before torch can tell that it is gone.
+        fetching = any(frame.f_code.co_name == "_try_get_data" for frame, _ in traceback.walk_tb(one.__traceback__))
+        if fetching and isinstance(one, (ConnectionError, EOFError, FileNotFoundError)):
+            return f"DataLoader worker: {type(one).__name__}, {first or 'no more data'}"
+    return None
+
+
+def check_labelled(dataset: Dataset) -> None:
+    """Reads pictures until one shows a labelled pixel, as a rule the first; for a set of (picture, mask) pairs.
+
+    Raises:
+        ValueError: there is none: every pixel of every mask is 255. Also for an empty set.
+    """
+    for i in range(len(dataset)):
+        if bool((torch.as_tensor(dataset[i][1]) != IGNORE).any()):
+            return
+    raise ValueError(
+        f"there is nothing to learn from: no pixel of the {len(dataset)} training masks is labelled, all are 255 (ignore). "
+        "Is it the right folder of masks, and are their ids mapped to 0…K−1?"
+    )
+
+
+class ClassWatch:
+    """Which classes the training pixels have shown so far; costs nothing any more once all have been seen.
+
+    Args:
+        names: of the classes 0…K−1; none to watch nothing. seen: what an earlier part of the run has shown.
+    """
+
+    def __init__(self, names: Sequence[str], seen: Sequence[bool] = ()) -> None:
+        self.names = tuple(names)
+        self.seen = torch.tensor([*seen, *[False] * (len(self.names) - len(seen))], dtype=torch.bool)
+
+    def look(self, mask: Tensor) -> None:
+        """Class ids of any shape, 255 = ignore."""
+        if not bool(self.seen.all()):
+            self.seen |= torch.bincount(mask.flatten().long(), minlength=256)[: len(self.names)].cpu() > 0
+
+    def warn(self, pictures: int) -> None:
+        """A UserWarning that names the classes no process has seen; `pictures`: how many crops there have been."""
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            seen = self.seen.int().to("cuda" if dist.get_backend() == "nccl" else "cpu")
+            dist.all_reduce(seen, dist.ReduceOp.MAX)
+            self.seen = seen.cpu() > 0
+            if dist.get_rank():
+                return
+        missing = [name for name, found in zip(self.names, self.seen.tolist()) if not found]
+        if missing:
+            warnings.warn(
+                f"no pixel of {', '.join(missing)} in the {pictures} crops trained on so far: the model cannot learn what it is never "
+                "shown. Train for longer, on larger crops, or on pictures that show "
+                + ("it." if len(missing) == 1 else "these classes."), stacklevel=3,
+            )

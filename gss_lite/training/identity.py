@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 
+from gss_lite.build import SHIPPED
 from gss_lite.preset_fields import Preset
 from gss_lite.training.checkpoints import replace_file
 
@@ -18,16 +19,20 @@ STAGE_ONE = ("palette.json", "vqvae.safetensors")
 def plan_hash(preset: Preset, stage: str) -> str:
     """16 hexadecimal digits of all that the preset says about `stage`; what only the other stage or evaluation reads is left out."""
     left_out = OTHER_STAGE.get(stage, set()) | {"notes", "eval_pictures"}
+    if preset.prior:  # what changes memory and time but not the step: a run may go on with it, as after running out of memory
+        preset = replace(preset, prior=replace(preset.prior, accumulate=1, checkpointing=False, compile=False))
     said = {f.name: getattr(preset, f.name) for f in fields(preset) if f.name not in left_out}
     text = json.dumps(said, default=lambda value: asdict(value) if is_dataclass(value) else dict(value), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def stage_one_hash(preset: Preset, folder: Path) -> str:
-    """16 hexadecimal digits of the palette and VQ-VAE files in `folder`."""
+    """16 hexadecimal digits of the palette and VQ-VAE files in `folder`; of the shipped VQ-VAE where it is another preset's."""
+    palette, vqvae = (folder / f"{preset.name}.{end}" for end in STAGE_ONE)
+    if preset.tokenizer_from:
+        vqvae = SHIPPED / f"{preset.tokenizer_from}.{STAGE_ONE[1]}"
     digest = hashlib.sha256()
-    for end in STAGE_ONE:
-        path = folder / f"{preset.name}.{end}"
+    for path in (palette, vqvae):
         if path.exists():
             digest.update(path.read_bytes())
     return digest.hexdigest()[:16]

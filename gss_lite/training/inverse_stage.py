@@ -55,6 +55,8 @@ PLANS: Mapping[tuple[str, str], InversePlan] = MappingProxyType({
     ("scenes-tiny", "ft-w"): _plan(8, {"dim": 16, "ffn_dim": 32}, steps=12, batch=2, crop=(21, 28), lr=3e-3, warmup=2),
     ("generic-s4", "ft"): _plan(400, {"width": 64}, steps=600, batch=8, crop=(64, 96), lr=5e-3, warmup=40),
     ("generic-s4", "ft-w"): _plan(400, {"dim": 64, "ffn_dim": 128}, steps=500, batch=8, crop=(49, 70), lr=3e-3, warmup=40),
+    ("many-scenes-cpu", "ft"): _plan(800, {"width": 64}, steps=600, batch=16, crop=(48, 64), lr=5e-3, warmup=40),
+    ("many-scenes-cpu", "ft-w"): _plan(800, {"dim": 64, "ffn_dim": 128}, steps=400, batch=16, crop=(35, 49), lr=3e-3, warmup=40),
     ("camvid", "ft"): _plan(120, {"width": 32}, steps=800, batch=8, crop=(64, 96), lr=5e-3, warmup=40),
     ("camvid", "ft-w"): _plan(120, {"dim": 64, "ffn_dim": 128}, steps=500, batch=8, crop=(49, 63), lr=3e-3, warmup=40),
 })

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from gss_lite.data.transforms import ResumableBatches, mixed_seed
 from gss_lite.preset_fields import Schedule
 from gss_lite.training.batch_norm import synchronize_batch_norm
 from gss_lite.training.checkpoints import load_checkpoint, save_checkpoint
-from gss_lite.training.guards import check_finite, check_shares, memory_explained, workers_explained
+from gss_lite.training.guards import ClassWatch, check_finite, check_shares, memory_explained, workers_explained
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
@@ -76,6 +77,7 @@ def fit(
     stage: nn.Module, learner: nn.Module, dataset: Dataset, schedule: Schedule, *, run: dict, folder: Path,
     save_every: int = 250, log_every: int = 10, workers: int = 0, progress: bool = True, collate: Callable | None = None,
     validate: Callable[[nn.Module], float] | None = None, validate_every: int = 0, tensorboard: bool = False,
+    classes: Sequence[str] = (),
 ) -> list[dict]:
     """Train `learner` with the loss of `stage`; continue from `folder`/checkpoint.pt where it exists.
 
@@ -94,9 +96,11 @@ def fit(
         validate: called every `validate_every` steps, in all processes, with the learner (its average where there is one);
             gives a score, the higher the better (`evaluation.validator` makes one). The best so far is kept in `folder`/best.pt: step, score, learner.
         tensorboard: write the log to `folder`/tensorboard as well.
+        classes: names of the classes in the masks, which come last in a batch. Those that no pixel has shown after an epoch,
+            or at the end of a shorter run, are named in a warning.
     Returns:
         The log: a dict with step, seconds, lr and the stage's scalars for every `log_every` steps, and the score where
-        one was taken.
+        one was taken. A scalar that is undefined for its batch (an accuracy where nothing is labelled) is left out.
     Raises:
         FloatingPointError: the loss is not finite. MemoryError: the GPU's memory is too small. ChildProcessError: a
             process that loads data died. The last checkpoint is intact in all cases.
@@ -121,9 +125,10 @@ def fit(
         for name, part in kept.items():
             part.load_state_dict(state[name])
         first, log, spent, best = state["step"], state["log"], state["seconds"], state.get("best")
+    watch, epoch = ClassWatch(classes, state.get("seen", ()) if state else ()), min(schedule.steps, math.ceil(len(dataset) / schedule.batch))
     # A micro-batch is a batch of its own to the loader: together they are the samples of the whole one, in their order.
-    batches = ResumableBatches(len(dataset), micro, first * parts, schedule.steps * parts, run["seed"])
-    loader = DataLoader(dataset, batch_sampler=batches, num_workers=workers, collate_fn=collate)
+    order = ResumableBatches(len(dataset), micro, first * parts, schedule.steps * parts, run["seed"])
+    loader = DataLoader(dataset, batch_sampler=order, num_workers=workers, collate_fn=collate)
     stage, optimizer, loader = accelerator.prepare(torch.compile(stage) if schedule.compile else stage, optimizer, loader)
     if average:
         average.to(accelerator.device)
@@ -134,9 +139,10 @@ def fit(
     bar = tqdm(total=schedule.steps, initial=first, desc=f"{run['preset']} {run['stage']}",
                disable=not progress or not accelerator.is_main_process, mininterval=1.0)
     total = 0.0
-    with workers_explained(workers, path):
-        for number, batch in enumerate(loader, first * parts):
+    with workers_explained(loader, workers, path) as batches:
+        for number, batch in enumerate(batches, first * parts):
             done = number // parts + 1
+            watch.look(batch[-1])
             set_seed((mixed_seed(run["seed"], number) + 0x51ED270B * accelerator.process_index) % 2**32)
             whole = (number + 1) % parts == 0  # the last micro-batch of the step: gradients meet, and the weights move
             with memory_explained(done, schedule, path):
@@ -158,7 +164,7 @@ def fit(
             validated = validate is not None and validate_every and (done % validate_every == 0 or done == schedule.steps)
             if done % log_every == 0 or done == schedule.steps or validated:
                 entry = {"step": done, "seconds": round(time.perf_counter() - started, 1), "lr": scheduler.get_last_lr()[0],
-                         "loss": total, **{k: float(v) for k, v in scalars.items()}}
+                         "loss": total, **{k: float(v) for k, v in scalars.items() if math.isfinite(v)}}
                 if validated:
                     candidate = average.module if average else learner
                     entry["score"] = float(validate(candidate))
@@ -173,9 +179,11 @@ def fit(
             total = 0.0
             scheduler.step()
             bar.update()
+            if done == epoch:
+                watch.warn(done * schedule.batch)
             if (done % save_every == 0 or done == schedule.steps) and accelerator.is_main_process:
                 save_checkpoint(path, {
-                    "run": run, "step": done, "log": log, "seconds": time.perf_counter() - started, "best": best,
+                    "run": run, "step": done, "log": log, "seconds": time.perf_counter() - started, "best": best, "seen": watch.seen.tolist(),
                     **{name: part.state_dict() for name, part in kept.items()},
                 })
     bar.close()

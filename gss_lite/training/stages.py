@@ -10,17 +10,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gss_lite.build import CLASSES, build_gss, build_palette, build_tokenizer, dataset_for, load_tokenizer
-from gss_lite.data.transforms import InMemory, SeededAugmentation, train_transform
+from gss_lite.build import build_gss, build_palette, build_prior, build_tokenizer, dataset_for, load_tokenizer, num_classes
+from gss_lite.data.transforms import InMemory, SeededAugmentation, eval_transform, train_transform
 from gss_lite.gss import GSS
 from gss_lite.inverse import NearestColor
 from gss_lite.palette import IGNORE, Palette, paint
 from gss_lite.palette_assignment import assign_colors
 from gss_lite.palette_search import max_min_palette
 from gss_lite.presets import Preset, Schedule
-from gss_lite.training.checkpoints import save_weights, write_json
+from gss_lite.prior import Prior
+from gss_lite.processes import is_main, wait_for_all
+from gss_lite.training.checkpoints import load_checkpoint, save_weights, write_json
+from gss_lite.training.evaluation import validator
 from gss_lite.training.generic_stage import GenericStage
 from gss_lite.training.identity import bring_stage_one, plan_hash, stage_one_hash
+from gss_lite.training.guards import check_labelled
 from gss_lite.training.loop import fit
 from gss_lite.training.records import run_record
 from gss_lite.vqvae import VQVAE
@@ -48,8 +52,10 @@ class VQVAEStage(nn.Module):
         if self.readback:
             scores = self.inverse(picture) / self.TEMPERATURE
             # Weights 1/√share: a pedestrian's few pixels count in mIoU as much as the road's many.
-            share = torch.bincount(mask.flatten(), minlength=IGNORE + 1)[: scores.shape[1]].clamp(min=1)
-            scalars["readback"] = F.cross_entropy(scores, mask, share.float().rsqrt(), ignore_index=IGNORE)
+            share = torch.bincount(mask.flatten(), minlength=IGNORE + 1)[: scores.shape[1]]
+            weight = share.clamp(min=1).float().rsqrt()
+            total = F.cross_entropy(scores, mask, weight, ignore_index=IGNORE, reduction="sum")
+            scalars["readback"] = total / (share * weight).sum().clamp(min=1)  # 0 where no pixel is labelled
             loss = loss + self.readback * scalars["readback"]
         return loss, {name: value.detach() for name, value in scalars.items()}
 
@@ -72,13 +78,18 @@ def make_palette(preset: Preset, folder: Path, *, data: str | Path | None = None
     if preset.palette == "assigned" and not path.exists():
         masks = dataset_for(preset, "train", folder=data)
         masks = torch.stack([masks[i][1] for i in range(min(600, len(masks)))])
-        assign_colors(max_min_palette(len(CLASSES[preset.data])), masks, seed=preset.seed).save(path)
+        assign_colors(max_min_palette(num_classes(preset)), masks, seed=preset.seed).save(path)
     return build_palette(preset, folder)
 
 
 def train_vqvae(preset: Preset, folder: Path, *, data: str | Path | None = None, **options: object) -> VQVAE:
-    """Stage I. Leaves NAME.vqvae.safetensors and its record NAME.vqvae.json in `folder`; resumes what it finds there."""
+    """Stage I. Leaves NAME.vqvae.safetensors and its record NAME.vqvae.json in `folder`; resumes what it finds there.
+
+    Where the preset shares another's tokenizer, only the palette is made, and that tokenizer returned as it is.
+    """
     palette = None if preset.palette == "random" else make_palette(preset, folder, data=data)
+    if preset.tokenizer_from:
+        return load_tokenizer(preset)
     torch.manual_seed(preset.seed)
     tokenizer = build_tokenizer(preset)
     stage = VQVAEStage(tokenizer, palette, preset.readback) if palette else GenericStage(tokenizer, preset.readback)
@@ -87,11 +98,22 @@ def train_vqvae(preset: Preset, folder: Path, *, data: str | Path | None = None,
 
 
 def train_prior(
-    preset: Preset, folder: Path, *, stage_one: Path | None = None, data: str | Path | None = None, **options: object,
+    preset: Preset, folder: Path, *, stage_one: Path | None = None, data: str | Path | None = None, pretrained: bool = False,
+    validate_every: int = 0, **options: object,
 ) -> GSS:
-    """Stage II, on palette and tokenizer found in `stage_one` (default: `folder`). Leaves NAME.prior.safetensors and NAME.prior.json."""
+    """Stage II, on palette and tokenizer found in `stage_one` (default: `folder`). Leaves NAME.prior.safetensors and NAME.prior.json.
+
+    Args:
+        pretrained: start from the backbone weights that the preset names. validate_every: steps between two measurements of
+            the validation split's mIoU; 0 for none. options: for `run_stage`.
+    """
     torch.manual_seed(preset.seed)
     gss = build_gss(preset, load_tokenizer(preset, stage_one or folder), stage_one or folder)
+    if pretrained:
+        gss.prior = pretrained_prior(preset, gss.tokenizer.vocab_size)
+        options["pretrained"] = preset.pretrained
+    if validate_every:
+        options |= {"validate": validator(gss, validation_set(preset, data)), "validate_every": validate_every}
     gss.prior.to(memory_format=torch.channels_last)  # about a quarter faster for convolutions, on CPU and GPU
     stage_one = stage_one or folder
     run_stage(preset, "prior", PriorStage(gss), gss.prior, preset.prior, folder, data, frozen=stage_one_hash(preset, stage_one), **options)
@@ -99,29 +121,68 @@ def train_prior(
     return gss.eval()
 
 
+def pretrained_prior(preset: Preset, vocab_size: int) -> Prior:
+    """The preset's prior on the backbone weights that the preset names.
+
+    Raises:
+        ValueError: it names none. OSError: they cannot be had (no network, and none kept from an earlier download).
+    """
+    try:
+        return build_prior(preset, vocab_size, pretrained=True)
+    except RuntimeError as error:
+        raise OSError(str(error)) from error
+
+
+def validation_set(preset: Preset, data: str | Path | None = None) -> InMemory:
+    """The preset's validation pictures, as evaluation takes them."""
+    return InMemory(dataset_for(preset, "val", folder=data, transform=eval_transform()))
+
+
 def run_stage(
     preset: Preset, name: str, stage: nn.Module, learner: nn.Module, schedule: Schedule, folder: Path,
-    data: str | Path | None, *, command: str = "", frozen: str = "", **options: object,
+    data: str | Path | None, *, command: str = "", frozen: str = "", pretrained: str = "", keep: str = "last", **options: object,
 ) -> None:
-    """Train one stage with the preset's data, then write weights and run record beside each other.
+    """Train one stage with the preset's data, then write weights and run record beside each other (the first process does).
 
-    `frozen`: hash of the files of the stage before, if this one rests on them; a checkpoint made on others is refused.
+    Args:
+        frozen: hash of the files of the stage before, if this one rests on them; a checkpoint made on others is refused.
+        pretrained: what the learner started from, if not from random weights; also part of what the run is.
+        keep: "last", or "best" for the weights with the highest validation score. options: for `fit`.
+    Raises:
+        ValueError: no training pixel is labelled. Else as `fit`.
     """
+    pictures = InMemory(dataset_for(preset, "train", folder=data))
+    check_labelled(pictures)
     dataset = SeededAugmentation(
-        InMemory(dataset_for(preset, "train", folder=data)),
-        train_transform(*schedule.crop, scales=schedule.scales, image_size=preset.size), preset.seed,
+        pictures, train_transform(*schedule.crop, scales=schedule.scales, image_size=preset.size), preset.seed,
     )
     run = {"preset": preset.name, "stage": name, "seed": preset.seed, "steps": schedule.steps, "batch": schedule.batch,
-           "plan": plan_hash(preset, name), "frozen": frozen}
+           "plan": plan_hash(preset, name), "frozen": frozen, **({"pretrained": pretrained} if pretrained else {})}
+    classes = () if preset.palette == "random" else pictures.dataset.classes  # a tokenizer for any palette needs no class in particular
     started = time.perf_counter()
-    log = fit(stage, learner, dataset, schedule, run=run, folder=folder / name, **options)
+    log = fit(stage, learner, dataset, schedule, run=run, folder=folder / name, classes=classes, **options)
+    if is_main():
+        kept = {}
+        if keep == "best":
+            best = load_checkpoint(folder / name / "best.pt", run)
+            if best is None:
+                raise ValueError(f"no best.pt in {folder / name}: no step of this run was validated. Train with validation from the start, or keep the last")
+            learner.load_state_dict(best["learner"])
+            kept = {"kept": {"step": best["step"], "score": best["score"]}}
+        _write(preset, name, learner, schedule, folder, log, time.perf_counter() - started, command, kept)
+    wait_for_all()  # the next stage reads what was written
+
+
+def _write(
+    preset: Preset, name: str, learner: nn.Module, schedule: Schedule, folder: Path, log: list[dict], seconds: float, command: str, kept: dict,
+) -> None:
     save_weights(folder / f"{preset.name}.{name}.safetensors", learner)
     record = run_record(
         kind=f"train {name}", preset=preset.name, seed=preset.seed, steps=schedule.steps, command=command,
-        seconds=max(log[-1]["seconds"], time.perf_counter() - started), metrics={k: v for k, v in log[-1].items() if k != "step"},
+        seconds=max(log[-1]["seconds"], seconds), metrics={k: v for k, v in log[-1].items() if k != "step"},
         device=next(learner.parameters()).device,
     )
     parameters = sum(p.numel() for p in learner.parameters() if p.requires_grad)
     write_json(folder / f"{preset.name}.{name}.json", {
-        **record, "parameters": parameters, "schedule": asdict(schedule), "log": log,
+        **record, **kept, "parameters": parameters, "schedule": asdict(schedule), "log": log,
     })

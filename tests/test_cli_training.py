@@ -1,0 +1,183 @@
+"""What `train` can be asked for stage II, and how `evaluate` looks at a picture, with one process and with two."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file
+
+from gss_lite import __main__ as cli
+from gss_lite.baselines.pixel import load_twin
+from gss_lite.build import dataset_for, load_gss
+from gss_lite.data.transforms import eval_transform
+from gss_lite.gss import GSS
+from gss_lite.inference import flipped, mask_scorer, sliding
+from gss_lite.metrics import SegmentationMetrics
+from gss_lite.presets import get_preset
+from gss_lite.training.checkpoints import load_checkpoint
+from gss_lite.training.evaluation import evaluate, view_of
+
+ROOT = Path(cli.__file__).parents[1]
+TINY = get_preset("scenes-tiny")
+
+
+@pytest.fixture
+def stage_one(tiny_run, tmp_path):
+    """A folder with nothing but the tiny model's palette and VQ-VAE."""
+    for path in tiny_run.glob("scenes-tiny.vqvae.*"):
+        shutil.copy(path, tmp_path / path.name)
+    return tmp_path
+
+
+def train(folder, *options, stage="prior"):
+    return cli.main(["train", "--preset", "scenes-tiny", "--stage", stage, "--out", str(folder), "--steps", "6", *options])
+
+
+@pytest.mark.parametrize("stage", ["prior", "pixel"])
+def test_the_best_of_the_validations_is_kept_and_on_request_exported(stage_one, stage):
+    assert train(stage_one, "--validate-every", "2", "--keep", "best", "--tensorboard", stage=stage) == 0
+    record = json.loads((stage_one / f"scenes-tiny.{stage}.json").read_text())
+    scores = {e["step"]: e["score"] for e in record["log"] if "score" in e}
+    assert list(scores) == [2, 4, 6] and record["kept"]["score"] == pytest.approx(max(scores.values()), rel=1e-4)
+    best = torch.load(stage_one / stage / "best.pt", weights_only=True)
+    written = load_file(stage_one / f"scenes-tiny.{stage}.safetensors")
+    assert best["step"] == record["kept"]["step"] and all(torch.equal(v, written[k]) for k, v in best["learner"].items())
+    judged = dataset_for(replace(TINY, seed=0), "val", transform=eval_transform())
+    if stage == "prior":
+        assert evaluate(load_gss(TINY, stage_one), judged, progress=False).scores()["prediction"].miou == pytest.approx(best["score"])
+    assert list((stage_one / stage / "tensorboard").iterdir())
+
+
+def test_without_it_the_last_weights_are_written(stage_one):
+    assert train(stage_one, "--validate-every", "2") == 0
+    last = load_checkpoint(stage_one / "prior" / "checkpoint.pt", torch.load(stage_one / "prior" / "checkpoint.pt", weights_only=True)["run"])
+    written = load_file(stage_one / "scenes-tiny.prior.safetensors")
+    average = {k.removeprefix("module."): v for k, v in last["average"].items() if k.startswith("module.")}
+    assert all(torch.equal(v, average[k]) for k, v in written.items())
+    assert "kept" not in json.loads((stage_one / "scenes-tiny.prior.json").read_text())
+
+
+def test_keep_best_of_a_run_that_was_never_validated_is_refused(stage_one, capsys):
+    assert train(stage_one) == 0
+    assert train(stage_one, "--validate-every", "2", "--keep", "best") == 2
+    assert "no best.pt in" in capsys.readouterr().err
+
+
+def test_what_saves_memory_is_passed_on_and_the_run_may_go_on_with_it(stage_one, monkeypatch):
+    assert train(stage_one, "--precision", "bf16") == 0
+    record = json.loads((stage_one / "scenes-tiny.prior.json").read_text())
+    assert record["schedule"]["precision"] == "bf16"
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda module: compiled.append(module) or module)
+    assert train(stage_one, "--precision", "bf16", "--accumulate", "2", "--checkpointing", "--compile") == 0
+    schedule = json.loads((stage_one / "scenes-tiny.prior.json").read_text())["schedule"]
+    assert (schedule["accumulate"], schedule["checkpointing"], schedule["compile"]) == (2, True, True) and len(compiled) == 1
+
+
+def test_another_precision_is_another_run(stage_one, capsys):
+    assert train(stage_one) == 0 and train(stage_one, "--precision", "bf16") == 2
+    assert "belongs to another run (plan:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["--stage", "vqvae", "--validate-every", "5", "--compile"], "--compile, --validate-every: for --stage prior, all or pixel only"),
+    (["--stage", "prior", "--keep", "best"], "--keep best keeps the best of --validate-every N"),
+    (["--stage", "pixel", "--pretrained"], "preset scenes-tiny names no pretrained weights"),
+])
+def test_what_cannot_be_meant_is_one_line(tmp_path, arguments, message, capsys):
+    assert cli.main(["train", "--preset", "scenes-tiny", "--out", str(tmp_path), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and message in error and len(error.splitlines()) == 1
+
+
+def test_pretrained_weights_that_cannot_be_had_are_one_line(stage_one, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "get_preset", lambda name: replace(TINY, pretrained="resnet18d.ra2_in1k"))
+    real = timm.create_model
+
+    def offline(name, *, pretrained, **kwargs):
+        if pretrained:
+            raise ConnectionError("no route")
+        return real(name, pretrained=False, **kwargs)
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    assert train(stage_one, "--pretrained") == 2
+    error = capsys.readouterr().err
+    assert "the pretrained weights of 'resnet18d.ra2_in1k' could not be loaded" in error and "connect once" in error and len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize("stage", ["prior", "pixel"])
+def test_pretrained_weights_are_where_training_starts(stage_one, monkeypatch, stage):
+    real, asked = timm.create_model, []
+
+    def create(name, *, pretrained, **kwargs):
+        model = real(name.split(".")[0], pretrained=False, **kwargs)
+        asked.append((name, pretrained))
+        if pretrained:
+            torch.nn.init.constant_(model.conv1[0].weight, 0.25)
+        return model
+
+    monkeypatch.setattr(cli, "get_preset", lambda name: replace(TINY, pretrained="resnet18d.tag", prior=replace(TINY.prior, lr=0.0)))
+    monkeypatch.setattr(timm, "create_model", create)
+    assert train(stage_one, "--pretrained", stage=stage) == 0
+    assert asked[-1] == ("resnet18d.tag", True)
+    weights = load_file(stage_one / f"scenes-tiny.{stage}.safetensors")
+    assert bool((weights["backbone.conv1.0.weight"] == 0.25).all())
+    run = torch.load(stage_one / stage / "checkpoint.pt", weights_only=True)["run"]
+    assert run["pretrained"] == "resnet18d.tag"
+
+
+def test_evaluate_looks_through_the_presets_windows_and_mirrors(tiny_run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "get_preset", lambda name: replace(TINY, window=(32, 16)))
+    path = tmp_path / "record.json"
+    common = ["evaluate", "--preset", "scenes-tiny", "--weights", str(tiny_run), "--device", "cpu", "--record", str(path)]
+    sizes, predict = [], GSS.predict
+    monkeypatch.setattr(GSS, "predict", lambda gss, image: sizes.append(tuple(image.shape[2:])) or predict(gss, image))
+    assert cli.main([*common, "--flip"]) == 0
+    monkeypatch.setattr(GSS, "predict", predict)
+    metrics = json.loads(path.read_text())["metrics"]
+    assert metrics["window"] == [32, 16] and metrics["flip"] is True
+    gss, expected = load_gss(TINY, tiny_run), SegmentationMetrics(11)
+    for image, mask in (dataset_for(TINY, "test", transform=eval_transform())[i] for i in range(4)):
+        expected.update(sliding(flipped(mask_scorer(gss)), 32, 16)(image[None]).argmax(1), mask[None])
+    assert metrics["prediction"]["aacc"] == pytest.approx(expected.compute().aacc, abs=2e-3)  # batches of 4 round another way
+    whole = evaluate(gss, dataset_for(TINY, "test", transform=eval_transform()), progress=False).scores()
+    assert metrics["reconstruction"]["miou"] == pytest.approx(whole["reconstruction"].miou, abs=1e-6)
+    assert sizes == [(32, 32)] * 9 * 2  # nine windows of the batch of four, and their mirror images
+    assert view_of() is None and view_of(flip=True) is flipped
+
+
+def test_the_twin_is_looked_at_in_the_same_way(tiny_run, tmp_path, monkeypatch):
+    assert train(tmp_path, stage="pixel") == 0
+    path = tmp_path / "record.json"
+    common = ["evaluate", "--preset", "scenes-tiny", "--model", "pixel", "--weights", str(tmp_path), "--device", "cpu", "--record", str(path)]
+    assert cli.main([*common, "--flip"]) == 0
+    twin, expected = load_twin(TINY, tmp_path), SegmentationMetrics(11)
+    for image, mask in (dataset_for(TINY, "test", transform=eval_transform())[i] for i in range(4)):
+        expected.update(flipped(twin.scores)(image[None]).argmax(1), mask[None])
+    assert json.loads(path.read_text())["metrics"]["prediction"]["aacc"] == pytest.approx(expected.compute().aacc, abs=2e-3)
+
+
+def test_two_processes_evaluate_as_one_and_write_one_record(tiny_run, tmp_path):
+    path = tmp_path / "record.json"
+    arguments = ["-m", "gss_lite", "evaluate", "--preset", "scenes-tiny", "--weights", str(tiny_run), "--device", "cpu", "--record", str(path)]
+    done = subprocess.run(
+        [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no",
+         "--dynamo_backend", "no", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("run record: ") == 1 and done.stdout.count("4 pictures") == 1
+    ours = json.loads(path.read_text())["metrics"]
+    assert cli.main([*arguments[2:-1], str(tmp_path / "one.json")]) == 0
+    alone = json.loads((tmp_path / "one.json").read_text())["metrics"]
+    assert ours["pictures"] == alone["pictures"] == 4 and ours["reconstruction"] == alone["reconstruction"]
+    assert ours["prediction"]["aacc"] == pytest.approx(alone["prediction"]["aacc"], abs=1e-3)  # batches of other sizes round another way
