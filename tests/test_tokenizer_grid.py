@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,10 +13,12 @@ import torch.nn.functional as F
 from gss_lite.experiments import tokenizer_grid
 from gss_lite.experiments.reconstruction import evaluate_palette
 from gss_lite.experiments.tokenizer_grid import (
-    CROP, MANY, Budget, Cell, OneHotStage, build_stage, crop_and_flip, judge, load_masks, palette_for, run_cell, step_cpu_seconds,
+    CELLS, CODEBOOKS, CROP, MANY, STRIDES, Budget, Cell, OneHotStage, build_stage, crop_and_flip, judge, load_masks, palette_for, run_cell,
+    step_cpu_seconds,
 )
 from gss_lite.vqvae import VQVAE
 
+RECORD = Path(__file__).resolve().parents[1] / "notebooks" / "records" / "tokenizer-grid.json"
 TOY = Budget(steps=2, batch=2, pictures=6, held_out=5, width=8, code_dim=4)
 FEW = (Cell("scenes", "maskige", 8, 16), Cell("scenes", "channels", 8, 16), Cell("many-scenes", "channels", 8, 16))
 
@@ -136,3 +139,16 @@ def test_what_is_finished_is_not_trained_again(finished, monkeypatch):
 def test_a_cell_of_another_budget_is_refused(finished):
     with pytest.raises(ValueError, match="belongs to another budget.*--work"):
         run_cell(FEW[0], Budget(steps=3), finished[0])
+
+
+def test_the_committed_record_holds_the_whole_grid():
+    record = json.loads(RECORD.read_text())
+    cells = {(c["data"], c["design"], c["stride"], c["codes"]): c for c in record["metrics"]["cells"]}
+    assert list(cells) == [(c.data, c.design, c.stride, c.codes) for c in CELLS]
+    assert {s for _, _, s, _ in cells} == set(STRIDES) and {v for d, k, _, v in cells if (d, k) == ("scenes", "maskige")} == set(CODEBOOKS)
+    assert record["steps"] == Budget.steps and record["metrics"]["held_out"] == Budget.held_out
+    for (data, _, stride, codes), cell in cells.items():
+        assert cell["tokens"] == (96 * 128 if data == "scenes" else 192 * 256) // stride**2
+        assert cell["bits"] == round(cell["tokens"] * math.log2(codes)) and 0 < cell["miou"] < 1
+    for codes in CODEBOOKS:  # four times the tokens, for whatever codebook
+        assert cells["scenes", "maskige", 4, codes]["miou"] > cells["scenes", "maskige", 8, codes]["miou"]
