@@ -111,6 +111,9 @@ class Prior(nn.Module):
         self.aggregation = Aggregation(info.channels(), level_dim, fuse_dim)
         self.blocks = nn.Sequential(*(WindowBlock(fuse_dim, heads, window, ffn_dim, shifted=i % 2 == 1) for i in range(depth)))
         self.norm = nn.LayerNorm(fuse_dim)
+        # Held: the batch norm behind takes this bias away again. Its gradient is rounding alone, which Adam would turn into steps
+        # of any sign, so that one process and two would part.
+        self.norm.bias.register_hook(torch.zeros_like)
         self.before_tokens = ConvBNReLU(fuse_dim, token_dim)
         self.dropout = nn.Dropout2d(dropout)
         self.to_tokens = nn.Conv2d(token_dim, vocab_size, 1)

@@ -93,7 +93,7 @@ def _end_workers(batches: Iterator, error: BaseException) -> None:
 
     Until that is done torch's handler would raise again at the end of every child process, here or in the caller's code.
     """
-    mine = threading.current_thread() is threading.main_thread()
+    mine = hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread()
     previous = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if mine else None
     try:
         batches.close()  # Accelerate's loaders are generators
