@@ -23,11 +23,18 @@ NOTE = "dalle_dvae.sha256"  # in the usual format: one line "hash  name" a file
 
 
 def noted_hashes(folder: Path) -> dict[str, str]:
-    """Name → SHA-256 of the files seen on first use; {} before that."""
+    """Name → SHA-256 of the files seen on first use; {} before that.
+
+    Raises:
+        ValueError: a line of the note is not "hash  name".
+    """
     note = folder / NOTE
     if not note.exists():
         return {}
-    return {name: digest for digest, name in (line.split(maxsplit=1) for line in note.read_text().splitlines())}
+    lines = [line.split(maxsplit=1) for line in note.read_text(errors="replace").splitlines()]
+    if any(len(line) != 2 for line in lines):
+        raise ValueError(f"{note} is damaged: every line must read \"hash  name\". Delete it and the weights beside it, and run this again")
+    return {name: digest for digest, name in lines}
 
 
 def check_hash(path: Path, known: dict[str, str]) -> str:
@@ -40,7 +47,7 @@ def check_hash(path: Path, known: dict[str, str]) -> str:
     if known.get(path.name, digest) != digest:
         raise ValueError(
             f"{path} has the SHA-256 {digest}, where {known[path.name]} was noted on first use. Fetch it again; if it was published "
-            f"anew, delete {NOTE} beside the weights."
+            f"anew, delete {NOTE} and the weights beside it."
         )
     return digest
 
@@ -82,7 +89,10 @@ def convert(pickles: Path, folder: Path) -> None:
 
 def verify(folder: Path) -> None:
     """Raise ValueError unless `folder`'s weights are the ones converted there, with every name and shape."""
-    check_hash(folder / WEIGHTS.name, noted_hashes(folder))
+    known = noted_hashes(folder)
+    if WEIGHTS.name not in known:
+        raise ValueError(f"{folder / NOTE} does not name {WEIGHTS.name}, so nobody can say whether it is what was converted. Delete the weights and run this again")
+    check_hash(folder / WEIGHTS.name, known)
     load_weights(folder / WEIGHTS.name, empty_dalle())
 
 

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gss_lite.vqvae import check_tokens
+
 LOGIT_LAPLACE_EPS = 0.1
 GROUPS, BLOCKS = 4, 2
 GAIN = 1 / (GROUPS * BLOCKS) ** 2  # of every residual branch
@@ -176,11 +178,9 @@ class DalleDVAE(nn.Module):
         """Tokens (B, h, w) → maskige (B, 3, 8h, 8w), float32 in [0, 1]: the means; the log-scales are not used.
 
         Raises:
-            ValueError: a token outside 0 … vocab_size − 1.
+            ValueError: see `check_tokens`.
         """
-        if bool((tokens < 0).any()) or bool((tokens >= self.vocab_size).any()):
-            raise ValueError(f"tokens must lie in 0…{self.vocab_size - 1}; got {int(tokens.min())} … {int(tokens.max())}")
-        return unmap_pixels(self.decoder(tokens)[:, :3].float().sigmoid())
+        return unmap_pixels(self.decoder(check_tokens(tokens, self.vocab_size))[:, :3].float().sigmoid())
 
     def code_vectors(self) -> Tensor:
         """The vectors that tokens stand for, (V, code_dim): rows of the decoder's table."""

@@ -29,7 +29,7 @@ LICENCE = (
 ITEM = 4  # bytes of a float32
 LEGACY_MAGIC, LEGACY_VERSION = 0x1950A86A20F9469CFC6C, 1001
 # The published files have 215 and 175 million bytes and about 100 modules; the limits only stop files made to exhaust the reader.
-MAX_FILE, MAX_PICKLE, MAX_MODULES = 1 << 30, 1 << 24, 1000
+MAX_FILE, MAX_PICKLE, MAX_MODULES, MAX_NAME = 1 << 30, 1 << 24, 1000, 1000
 
 Fetch = Callable[[str], bytes | memoryview]  # key of a storage → its bytes
 
@@ -209,6 +209,8 @@ def _parameters(root: Object, path: Path) -> dict[str, StoredTensor]:
                 found[prefix + name] = value
             elif value is not None:
                 refuse(path, f"its parameter {(prefix + name)[:80]!r} is {describe(value)}, not a tensor")
+        if len(prefix) > MAX_NAME:  # nested without end, with names that would fill the memory
+            refuse(path, f"its modules are nested too deeply ({prefix[:80]}…)")
         waiting += [(f"{prefix}{name}.", child) for name, child in module.state.get("_modules", {}).items()]
     return found
 

@@ -15,6 +15,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def check_tokens(tokens: Tensor, vocab_size: int) -> Tensor:
+    """The tokens, if `decode` can take them.
+
+    Raises:
+        ValueError: not (B, h, w), not whole numbers, or one outside 0 … vocab_size − 1.
+    """
+    if tokens.ndim != 3 or tokens.is_floating_point() or not tokens.numel():
+        raise ValueError(f"tokens must be whole numbers (B, h, w); got {tokens.dtype} {tuple(tokens.shape)}")
+    if bool((tokens < 0).any()) or bool((tokens >= vocab_size).any()):
+        raise ValueError(f"tokens must lie in 0…{vocab_size - 1}; got {int(tokens.min())} … {int(tokens.max())}")
+    return tokens.long()
+
+
 class Quantized(NamedTuple):
     """What the codebook returns: vectors (B, C, h, w), token ids (B, h, w) and the commitment loss (scalar)."""
 
@@ -163,9 +176,7 @@ class VQVAE(nn.Module):
     @torch.no_grad()
     def decode(self, tokens: Tensor) -> Tensor:
         """D_θ: tokens (B, h, w) → maskige (B, D, h·stride, w·stride) in [0, 1]."""
-        if bool((tokens < 0).any()) or bool((tokens >= self.vocab_size).any()):
-            raise ValueError(f"tokens must lie in 0…{self.vocab_size - 1}; got {int(tokens.min())} … {int(tokens.max())}")
-        return self.decode_vectors(self.codebook.lookup(tokens))
+        return self.decode_vectors(self.codebook.lookup(check_tokens(tokens, self.vocab_size)))
 
     def code_vectors(self) -> Tensor:
         """The vectors that tokens stand for, (V, C)."""

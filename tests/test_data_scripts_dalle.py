@@ -115,3 +115,24 @@ def test_a_hostile_download_runs_nothing_and_is_deleted(server, published, tmp_p
     assert dalle_dvae.main(["--folder", str(tmp_path / "dvae")]) == 1
     assert f"{os.name}.system" in capsys.readouterr().err
     assert not (tmp_path / "it-ran").exists() and list((tmp_path / "dvae").iterdir()) == []
+
+
+@pytest.mark.parametrize("note", [None, "", "0123  encoder.pkl\n"])
+def test_weights_that_no_note_names_are_not_called_verified(published, tmp_path, capsys, note):
+    folder = tmp_path / "dvae"
+    folder.mkdir()
+    assert dalle_dvae.main(["--folder", str(folder), "--pickles", str(published)]) == 0
+    (folder / dalle_dvae.NOTE).unlink()
+    if note is not None:
+        (folder / dalle_dvae.NOTE).write_text(note)
+    assert dalle_dvae.main(["--folder", str(folder)]) == 1
+    assert "does not name dalle_dvae.safetensors" in capsys.readouterr().err
+
+
+def test_a_damaged_note_is_named(published, tmp_path, capsys):
+    folder = tmp_path / "dvae"
+    folder.mkdir()
+    assert dalle_dvae.main(["--folder", str(folder), "--pickles", str(published)]) == 0
+    (folder / dalle_dvae.NOTE).write_text("cut sho rt\nhalf\n")
+    assert dalle_dvae.main(["--folder", str(folder)]) == 1
+    assert "dalle_dvae.sha256 is damaged" in capsys.readouterr().err

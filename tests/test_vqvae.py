@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from gss_lite.palette import farthest_point_palette
+from gss_lite.dalle import DalleDVAE
+from gss_lite.gumbel_vae import GumbelVAE
 from gss_lite.vqvae import VQVAE, Codebook
 
 
@@ -133,3 +135,11 @@ def test_no_channels_are_refused():
 def test_tokens_out_of_range_are_refused():
     with pytest.raises(ValueError, match=r"0…7; got 3 … 8"):
         VQVAE(vocab_size=8, width=16).decode(torch.tensor([[[3, 8]]]))
+
+
+@pytest.mark.parametrize("tokenizer", [VQVAE(8, width=8, code_dim=4, depth=1), GumbelVAE(8, width=8, code_dim=4, depth=1), DalleDVAE(8, 4, 4)])
+@pytest.mark.parametrize("tokens", [torch.zeros(2, 2, dtype=torch.long), torch.zeros(1, 2, 2), torch.zeros(0, 2, 2, dtype=torch.long)])
+def test_every_tokenizer_refuses_what_are_no_tokens(tokenizer, tokens):
+    with pytest.raises(ValueError, match=r"whole numbers \(B, h, w\)"):
+        tokenizer.decode(tokens)
+    assert tokenizer.eval().decode(torch.zeros(1, 2, 2, dtype=torch.uint8)).ndim == 4

@@ -13,7 +13,7 @@ from gss_lite.palette import IGNORE
 from gss_lite.vqvae import VQVAE
 
 TEMPERATURE = 0.1  # as in VQVAEStage
-PHOTOGRAPHS = 8  # one picture of so many is the photograph itself
+PHOTOGRAPHS = 8  # one picture of so many is the street itself, drawn by ManyScenes: no natural photograph is used
 
 
 def random_colors(count: int, classes: int, device: torch.device | str = "cpu") -> Tensor:
@@ -26,7 +26,7 @@ def random_colors(count: int, classes: int, device: torch.device | str = "cpu") 
 
 
 class GenericStage(nn.Module):
-    """Like VQVAEStage, but every picture gets a palette of its own; the last few are photographs instead.
+    """Like VQVAEStage, but every picture gets a palette of its own; the last few are the pictures themselves, as drawn, instead.
 
     forward(image, mask) takes ManyScenes' 150 fine classes. Half of the masks are merged into CamVid's 11 first, so that the
     tokenizer sees both large areas and many small ones; on these the read-back term applies, with each picture's own colours.
