@@ -29,7 +29,7 @@ LICENCE = (
 ITEM = 4  # bytes of a float32
 LEGACY_MAGIC, LEGACY_VERSION = 0x1950A86A20F9469CFC6C, 1001
 # The published files have 215 and 175 million bytes and about 100 modules; the limits only stop files made to exhaust the reader.
-MAX_FILE, MAX_PICKLE, MAX_MODULES, MAX_NAME = 1 << 30, 1 << 24, 1000, 1000
+MAX_FILE, MAX_PICKLE, MAX_MODULES, MAX_NAME = 1 << 30, 1 << 24, 1000, 1 << 16
 
 Fetch = Callable[[str], bytes | memoryview]  # key of a storage → its bytes
 

@@ -89,6 +89,7 @@ ENCODER = b"cdall_e.encoder\nEncoder\n"
     (b"cdall_e.decoder\nDecoder\n)\x81.", "where an object of dall_e.encoder.Encoder was expected"),
     (ENCODER + b")\x81}" + text("_modules") + b"K\x01sb.", "not laid out"),
     (ENCODER + b")\x81q\x00}" + text("_modules") + b"}" + text("me") + b"h\x00ssb.", "more than 1000 modules"),
+    (ENCODER + b")\x81q\x00}" + text("_modules") + b"}" + text("m" * 70_000) + b"h\x00ssb.", "nested too deeply (mmm"),
     (b"}" + b")" + b"\x85" * 50_000 + b"Ns.", "key of a dictionary"),
     (b"N" * 200_001 + b".", "more than 200,000 instructions"),
     (b"j\xff\xff\xff\xff.", "KeyError"),
