@@ -16,7 +16,7 @@ torch.set_num_threads(1)
 F64 = torch.float64
 
 
-def close(a, b, atol=1e-10):
+def assert_close(a, b, atol=1e-10):
     torch.testing.assert_close(a, b, rtol=0, atol=atol)
 
 
@@ -51,7 +51,7 @@ def test_the_bound_never_exceeds_the_log_likelihood(case):
 @given(worlds_and_q())
 def test_the_gap_is_the_kl_to_the_posterior(case):
     world, q = case
-    close(elbo.gap(world, q), elbo.kl(q.expand(world.shape), elbo.posterior(world)))
+    assert_close(elbo.gap(world, q), elbo.kl(q.expand(world.shape), elbo.posterior(world)))
 
 
 @many
@@ -60,7 +60,7 @@ def test_reconstruction_minus_kl_is_the_bound(case):
     world, q = case
     parts = elbo.reconstruction(world, q) - elbo.prior_kl(world, q)
     assert parts.shape == world.shape[:2]
-    close(parts, elbo.bound(world, q))
+    assert_close(parts, elbo.bound(world, q))
 
 
 @many
@@ -68,7 +68,7 @@ def test_reconstruction_minus_kl_is_the_bound(case):
 def test_the_bound_touches_at_the_posterior_and_nowhere_else(case):
     world, q = case
     post = elbo.posterior(world)
-    close(elbo.gap(world, post), torch.zeros(world.shape[:2], dtype=F64))
+    assert_close(elbo.gap(world, post), torch.zeros(world.shape[:2], dtype=F64))
     distance = (q.expand(world.shape) - post).abs().sum(-1)
     assert bool((elbo.gap(world, q) >= 0.5 * distance**2 - 1e-12).all())  # Pinsker's inequality
 
@@ -95,9 +95,9 @@ def test_every_table_against_plain_sums(case):
 def test_entropy_cross_entropy_and_kl_against_torch_distributions():
     generator = torch.Generator().manual_seed(0)
     q, p = make((3, 4, 5), generator, 2.0), make((3, 1, 5), generator, 2.0)
-    close(elbo.kl(q, p), kl_divergence(Categorical(q), Categorical(p.expand_as(q))))
-    close(elbo.entropy(q), Categorical(q).entropy())
-    close(elbo.cross_entropy(q, p), elbo.kl(q, p) + elbo.entropy(q))
+    assert_close(elbo.kl(q, p), kl_divergence(Categorical(q), Categorical(p.expand_as(q))))
+    assert_close(elbo.entropy(q), Categorical(q).entropy())
+    assert_close(elbo.cross_entropy(q, p), elbo.kl(q, p) + elbo.entropy(q))
     assert float(elbo.kl(torch.tensor([1.0, 0.0]), torch.tensor([0.25, 0.75]))) == pytest.approx(math.log(4))
     assert float(elbo.kl(torch.tensor([0.5, 0.5]), torch.tensor([1.0, 0.0]))) == math.inf
 
@@ -114,7 +114,7 @@ def test_gradient_ascent_reaches_the_posterior():
         return value
 
     optimiser.step(loss)
-    close(logits.detach().softmax(-1), elbo.posterior(world), atol=1e-4)
+    assert_close(logits.detach().softmax(-1), elbo.posterior(world), atol=1e-4)
     assert float(elbo.gap(world, logits.detach().softmax(-1)).abs().max()) < 1e-7
 
 
@@ -132,10 +132,10 @@ def test_a_point_mass_bounds_by_one_term_of_the_sum(case):
     def pick(table):
         return table.gather(-1, z)[..., 0]
 
-    close(elbo.entropy(star), torch.zeros(world.shape[:2], dtype=F64))
-    close(elbo.bound(world, star), pick(world.log_joint()))
-    close(elbo.prior_kl(world, star), -pick(world.prior.log()[:, None].expand(world.shape)))
-    close(elbo.gap(world, star), -pick(elbo.posterior(world)).log())
+    assert_close(elbo.entropy(star), torch.zeros(world.shape[:2], dtype=F64))
+    assert_close(elbo.bound(world, star), pick(world.log_joint()))
+    assert_close(elbo.prior_kl(world, star), -pick(world.prior.log()[:, None].expand(world.shape)))
+    assert_close(elbo.gap(world, star), -pick(elbo.posterior(world)).log())
 
 
 def test_point_mass_takes_the_lowest_index_of_a_tie():
@@ -146,9 +146,9 @@ def test_a_forbidden_token_makes_the_bound_minus_infinity_but_not_the_likelihood
     world = elbo.World(torch.tensor([[0.0, 0.5, 0.5]]), torch.tensor([[0.5, 0.5]] * 3))
     q = torch.tensor([1e-9, 1 - 1e-9, 0.0], dtype=F64)
     assert bool(torch.isneginf(elbo.bound(world, q)).all()) and bool(torch.isposinf(elbo.gap(world, q)).all())
-    close(elbo.log_likelihood(world), torch.full((1, 2), math.log(0.5), dtype=F64))
+    assert_close(elbo.log_likelihood(world), torch.full((1, 2), math.log(0.5), dtype=F64))
     avoids = torch.tensor([0.0, 0.5, 0.5])
-    close(elbo.gap(world, avoids), torch.zeros(1, 2, dtype=F64))
+    assert_close(elbo.gap(world, avoids), torch.zeros(1, 2, dtype=F64))
 
 
 def test_tiny_probabilities_do_not_underflow():
@@ -174,21 +174,21 @@ def test_shared_optima_beat_every_other_q_of_their_kind(case, seed):
         assert best.shape == shape
         logits = best.log().requires_grad_()
         slope = torch.autograd.grad((data * elbo.bound(world, logits.softmax(-1))).sum(), logits)[0]
-        close(slope, torch.zeros_like(slope), atol=1e-12)  # concave in q: a flat point is the maximum
+        assert_close(slope, torch.zeros_like(slope), atol=1e-12)  # concave in q: a flat point is the maximum
         other = make(shape, generator, 2.0)
         assert float((data * (elbo.bound(world, best) - elbo.bound(world, other))).sum()) >= -1e-12
 
 
 def test_with_one_image_q_given_the_mask_is_the_posterior():
     world = elbo.random_world(1, 5, 4, torch.Generator().manual_seed(2), 2.0)
-    close(elbo.best_q_given_mask(world, torch.ones(1)), elbo.posterior(world)[0])
+    assert_close(elbo.best_q_given_mask(world, torch.ones(1)), elbo.posterior(world)[0])
 
 
 def test_shared_optimum_avoids_a_token_forbidden_by_one_image_and_reports_a_dead_end():
     likelihood = torch.tensor([[0.5, 0.5]] * 2)
     world = elbo.World(torch.tensor([[0.0, 1.0], [0.5, 0.5]]), likelihood)
-    close(elbo.best_q_given_mask(world, torch.tensor([0.5, 0.5])), torch.tensor([[0.0, 1.0]] * 2, dtype=F64))
-    close(elbo.best_q_given_mask(world, torch.tensor([0.0, 1.0])), torch.full((2, 2), 0.5, dtype=F64))
+    assert_close(elbo.best_q_given_mask(world, torch.tensor([0.5, 0.5])), torch.tensor([[0.0, 1.0]] * 2, dtype=F64))
+    assert_close(elbo.best_q_given_mask(world, torch.tensor([0.0, 1.0])), torch.full((2, 2), 0.5, dtype=F64))
     with pytest.raises(ValueError, match="mask 0: every z is forbidden"):
         elbo.best_q_given_mask(elbo.World(torch.eye(2), likelihood), torch.tensor([0.5, 0.5]))
     with pytest.raises(ValueError, match="image 0: every z is forbidden"):
@@ -206,9 +206,9 @@ def test_stage_two_cross_entropy_has_the_gradient_of_the_kl(case):
     cross = elbo.cross_entropy(q, prior[:, None]).sum()
     minus_bound = -elbo.bound(elbo.World(prior, world.likelihood), q).sum()
     reference = torch.autograd.grad(kl, psi, retain_graph=True)[0]
-    close(torch.autograd.grad(cross, psi, retain_graph=True)[0], reference, atol=1e-12)
-    close(torch.autograd.grad(minus_bound, psi)[0], reference, atol=1e-12)
-    close((cross - kl).detach(), elbo.entropy(q).sum())
+    assert_close(torch.autograd.grad(cross, psi, retain_graph=True)[0], reference, atol=1e-12)
+    assert_close(torch.autograd.grad(minus_bound, psi)[0], reference, atol=1e-12)
+    assert_close((cross - kl).detach(), elbo.entropy(q).sum())
 
 
 def test_stage_one_gradient_misses_only_the_kl_of_the_tokens():
@@ -218,7 +218,7 @@ def test_stage_one_gradient_misses_only_the_kl_of_the_tokens():
     def grad(term):
         return torch.autograd.grad(term(world, phi.softmax(-1)).sum(), phi)[0]
 
-    close(grad(elbo.bound), grad(elbo.reconstruction) - grad(elbo.prior_kl))
+    assert_close(grad(elbo.bound), grad(elbo.reconstruction) - grad(elbo.prior_kl))
     assert float(grad(elbo.prior_kl).norm()) > 0.1
 
 
@@ -230,7 +230,7 @@ def test_sampled_weights_average_to_the_bound_and_are_constant_under_the_posteri
     assert error < 0.01 and abs(float(weights.mean() - elbo.bound(world, q)[2, 1])) < 4 * error
     assert float(weights.exp().mean()) == pytest.approx(float(elbo.log_likelihood(world)[2, 1].exp()), rel=0.03)
     same = elbo.log_weights(world, elbo.posterior(world), 2, 1, 50, torch.Generator().manual_seed(8))
-    close(same, elbo.log_likelihood(world)[2, 1].expand(50))
+    assert_close(same, elbo.log_likelihood(world)[2, 1].expand(50))
 
 
 def test_sampling_never_draws_a_token_without_mass():
@@ -258,15 +258,15 @@ def test_cross_entropy_of_point_mass_tokens_is_the_token_classification_loss():
     logits = torch.randn(2, 5, generator=torch.Generator().manual_seed(12), dtype=F64)
     target = torch.tensor([3, 1])
     whole = elbo.cross_entropy(torch.eye(25, dtype=F64)[3 * 5 + 1], elbo.factorised(logits.softmax(-1)))
-    close(whole, torch.nn.functional.cross_entropy(logits, target, reduction="sum"))
+    assert_close(whole, torch.nn.functional.cross_entropy(logits, target, reduction="sum"))
 
 
 def test_temper_has_the_right_limits():
     q = make((6,), torch.Generator().manual_seed(13), 1.0)
-    close(elbo.temper(q, 1.0), q)
-    close(elbo.temper(q, 0.5), q**2 / (q**2).sum())
-    close(elbo.temper(q, 1e-3), elbo.point_mass(q))
-    close(elbo.temper(q, 1e9), torch.full((6,), 1 / 6, dtype=F64), atol=1e-8)
+    assert_close(elbo.temper(q, 1.0), q)
+    assert_close(elbo.temper(q, 0.5), q**2 / (q**2).sum())
+    assert_close(elbo.temper(q, 1e-3), elbo.point_mass(q))
+    assert_close(elbo.temper(q, 1e9), torch.full((6,), 1 / 6, dtype=F64), atol=1e-8)
     assert elbo.temper(torch.tensor([0.0, 1.0, 0.0]), 5.0).tolist() == [0, 1, 0]
 
 
@@ -274,7 +274,7 @@ def test_street_tables_against_a_pixel_by_pixel_decoder():
     street = elbo.street()
     world = street.world
     assert world.shape == (4, 81, 16) and street.masks.shape == (81, 2, 2) and street.tokens.shape == (16, 2)
-    close(elbo.log_likelihood(world).exp().sum(1), torch.ones(4, dtype=F64))
+    assert_close(elbo.log_likelihood(world).exp().sum(1), torch.ones(4, dtype=F64))
     z, mask = 6, street.mask_index("sky tree", "road tree")  # left "tree / road", right "tree / tree"
     own = [[name.split(" / ")[row] for name in (street.columns[t] for t in street.tokens[z])] for row in range(2)]
     expected = 1.0

@@ -93,13 +93,14 @@ def test_its_death_is_found_behind_the_error_it_led_to(tmp_path):
             save()
 
 
-def test_an_error_inside_a_data_process_is_left_as_it_is(tmp_path):
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_error_of_the_data_set_is_left_as_it_is(tmp_path, workers):
     class Broken(Pictures):
         def __getitem__(self, item):
             raise RuntimeError("no such picture")
 
     with pytest.raises(RuntimeError, match="no such picture"):
-        train(tmp_path, dataset=Broken())
+        train(tmp_path, dataset=Broken(), workers=workers)
 
 
 def test_classes_that_no_pixel_showed_are_named_after_an_epoch(tmp_path):

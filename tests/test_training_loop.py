@@ -209,15 +209,6 @@ def test_a_lost_worker_says_what_to_change_and_the_run_can_go_on(tmp_path):
     assert torch.equal(resumed.layer.weight, whole.layer.weight)
 
 
-def test_an_error_of_the_data_set_itself_is_left_as_it_is(tmp_path):
-    class Broken(Pictures):
-        def __getitem__(self, item):
-            raise RuntimeError("no such picture")
-
-    with pytest.raises(RuntimeError, match="no such picture"):
-        train(tmp_path, dataset=Broken())
-
-
 def test_bfloat16_and_float32_begin_alike_and_stay_within_five_percent(tmp_path):
     preset, losses = get_preset("scenes-tiny"), {}
     data = SeededAugmentation(InMemory(dataset_for(preset, "train")), train_transform(32, 32), 0)

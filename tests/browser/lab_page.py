@@ -154,8 +154,8 @@ class LabNotebook:
         if errors:
             raise NotebookFailed("\n".join(errors))
 
-    def move(self, description: str, timeout: float = MOVE_TIMEOUT) -> None:
-        """Move a control by one step; its figure must change within `timeout` seconds."""
+    def move(self, description: str, timeout: float = MOVE_TIMEOUT) -> tuple[list[str], list[str]]:
+        """Move a control by one step; its figure must change within `timeout` seconds. Returns the sources of its images before and after."""
         label = self.page.locator(".widget-label").get_by_text(description, exact=True)
         control = self.page.locator(".widget-inline-hbox", has=label).first
         handle = control.locator('[role="slider"], select, input[type="checkbox"]').first
@@ -171,6 +171,7 @@ class LabNotebook:
                 raise NotebookFailed(f"the figure did not change within {timeout:.0f} s after {description!r} was moved")
             self.page.wait_for_timeout(100)
         self.check()
+        return before, now
 
 
 def step(handle: Locator) -> None:

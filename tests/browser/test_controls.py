@@ -115,4 +115,5 @@ def notebook(request: pytest.FixtureRequest, address: str, browser: Browser) -> 
 
 @pytest.mark.parametrize(("notebook", "description"), controls(), indirect=["notebook"], scope="module")
 def test_control_changes_its_figure(notebook: LabNotebook, description: str) -> None:
-    notebook.move(description)
+    before, after = notebook.move(description)
+    assert before and after and before != after
