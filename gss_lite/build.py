@@ -49,7 +49,7 @@ def dataset_for(
     drawn = {"scenes": Scenes, "many-scenes": partial(ManyScenes, num_classes=num_classes(preset))}
     if preset.data not in drawn:
         raise ValueError(f"gss_lite has no loader yet for {preset.data}, which preset {preset.name} trains on; it has those of camvid, {', '.join(drawn)}")
-    if folder is not None:
+    if folder is not None and not preset.photographs:  # those are in the folder, see train_vqvae
         raise ValueError(f"preset {preset.name} draws its pictures and reads none from {folder}; leave --data out, or choose --preset camvid")
     length = preset.train_pictures if split == "train" else preset.eval_pictures
     return drawn[preset.data](length, split=split, seed=preset.seed, height=preset.size[0], width=preset.size[1], transform=transform)

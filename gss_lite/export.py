@@ -41,7 +41,7 @@ def export_weights(preset: Preset, run: Path, folder: Path) -> list[Path]:
         record = json.loads((run / card.name).read_text())
         log = record["log"]
         record["log"] = log[:: max(1, len(log) // LOG_LINES)]
-        licence = {"data_licence": LICENCE} if preset.data == "camvid" else {}
+        licence = {"data_licence": LICENCE} if "camvid" in (preset.data, preset.photographs) else {}
         write_json(card, {**record, "stored_as": "float16", "bytes": weights.stat().st_size, **licence})
         written += [weights, card]
     return written

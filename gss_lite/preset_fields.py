@@ -42,6 +42,7 @@ class Preset:
     # "greedy": farthest points; "assigned": max-min colours given out by looking at neighbours, a file beside the weights;
     # "random": every training picture its own, for a tokenizer that serves any palette.
     palette: str = "greedy"
+    photographs: str = ""  # data set whose training photographs such a tokenizer also learns: "camvid"
     readback: float = 0.0  # weight of X⁻¹'s cross-entropy in stage I
     train_pictures: int = 0  # Scenes only: how many different pictures one epoch holds
     eval_pictures: int = 0  # Scenes only: how many held-out pictures evaluation uses

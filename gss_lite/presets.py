@@ -21,11 +21,17 @@ _SCENES = Preset(
 )
 
 _GENERIC = Preset(
-    name="generic-s4", data="many-scenes", size=(192, 256), train_pictures=2000, eval_pictures=200, palette="random", readback=0.5,
+    name="generic-s4", data="many-scenes", size=(192, 256), train_pictures=2000, eval_pictures=200, palette="random", photographs="camvid", readback=0.5,
     tokenizer=fixed(vocab_size=2048, stride=4, width=64, code_dim=16),
     backbone="", backbone_args=fixed(), head=fixed(), prior=None,
     vqvae=Schedule(steps=6000, batch=8, crop=(96, 128), lr=3e-3, warmup=200, weight_decay=0.0, scales=(0.5, 1.25)),
-    notes="A tokenizer for any palette and any K: random colours for every picture, and some photographs.",
+    notes="A tokenizer for any palette and any K: random colours for every picture, and CamVid's training photographs.",
+)
+
+_GENERIC_S8 = replace(
+    _GENERIC, name="generic-s8", tokenizer=fixed(vocab_size=4096, stride=8, width=96, code_dim=32),
+    vqvae=replace(_GENERIC.vqvae, crop=(128, 160)),
+    notes="As generic-s4, with a quarter of the tokens: the stride of the paper's tokenizer.",
 )
 
 _MANY = replace(
@@ -59,11 +65,11 @@ PRESETS: Mapping[str, Preset] = MappingProxyType({p.name: p for p in (
     ),
     _GENERIC,
     _MANY,
-    replace(
-        _GENERIC, name="generic-s8", tokenizer=fixed(vocab_size=4096, stride=8, width=96, code_dim=32),
-        vqvae=replace(_GENERIC.vqvae, crop=(128, 160)),
-        notes="As generic-s4, with a quarter of the tokens: the stride of the paper's tokenizer.",
-    ),
+    _GENERIC_S8,
+    *(replace(
+        generic, name=generic.name.replace("generic", "camvid"), data="camvid", size=(360, 480), palette="greedy", photographs="",
+        train_pictures=0, eval_pictures=0, notes=f"{generic.name}'s network, loss and steps, on CamVid's masks in CamVid's own palette: to compare with.",
+    ) for generic in (_GENERIC, _GENERIC_S8)),
     *PAPER_PRESETS,
 )})
 

@@ -37,6 +37,7 @@ from gss_lite.preset_fields import Schedule
 from gss_lite.presets import get_preset
 from gss_lite.training.checkpoints import write_json
 from gss_lite.training.loop import fit
+from gss_lite.training.readback import readback_loss
 from gss_lite.training.records import run_record
 from gss_lite.training.stages import VQVAEStage
 from gss_lite.vqvae import VQVAE, Codebook
@@ -117,8 +118,7 @@ class OneHotStage(nn.Module):
     def forward(self, image: Tensor, mask: Tensor, commitment: float = 0.25) -> tuple[Tensor, dict[str, Tensor]]:
         """Mask (B, H, W) → (loss, scalars); the photograph is not used."""
         scores, quantized = self.tokenizer(self.one_hot(mask))  # (B, K, H, W)
-        share = torch.bincount(mask.flatten(), minlength=IGNORE + 1)[: scores.shape[1]].clamp(min=1)
-        entropy = F.cross_entropy(scores / VQVAEStage.TEMPERATURE, mask, share.float().rsqrt(), ignore_index=IGNORE)
+        entropy = readback_loss(scores, mask)
         return entropy + commitment * quantized.commitment, {"cross_entropy": entropy.detach()}
 
     @torch.no_grad()

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from pathlib import Path
 
+import torch
+from torch import Tensor, nn
+from torchvision.transforms import v2
+
+from gss_lite.data.camvid import CamVid
 from gss_lite.data.many_scenes import ManyScenes
 from gss_lite.data.scenes import Scenes
-from gss_lite.data.transforms import denormalize
 from gss_lite.palette import IGNORE
+from gss_lite.training.readback import readback_loss
 from gss_lite.vqvae import VQVAE
 
-TEMPERATURE = 0.1  # as in VQVAEStage
-PHOTOGRAPHS = 8  # one picture of so many is the street itself, drawn by ManyScenes: no natural photograph is used
+EVERY = 8  # one picture of so many in a batch is a photograph
 
 
 def random_colors(count: int, classes: int, device: torch.device | str = "cpu") -> Tensor:
@@ -25,20 +27,47 @@ def random_colors(count: int, classes: int, device: torch.device | str = "cpu") 
     return ((torch.rand(count, classes, 3, device=device) - 0.5) * stretch + 0.5).clamp(0, 1)
 
 
-class GenericStage(nn.Module):
-    """Like VQVAEStage, but every picture gets a palette of its own; the last few are the pictures themselves, as drawn, instead.
+class Photographs:
+    """Natural pictures in memory, uint8 (3, H, W) each, of which `crops` cuts random pieces."""
 
-    forward(image, mask) takes ManyScenes' 150 fine classes. Half of the masks are merged into CamVid's 11 first, so that the
-    tokenizer sees both large areas and many small ones; on these the read-back term applies, with each picture's own colours.
+    def __init__(self, pictures: list[Tensor]) -> None:
+        if not pictures:
+            raise ValueError("a tokenizer for any picture also learns natural ones, and there are none; pass at least one photograph")
+        self.pictures = [picture.as_subclass(Tensor) for picture in pictures]
+
+    @classmethod
+    def of(cls, data: str, folder: str | Path | None = None) -> Photographs:
+        """The training photographs of data set `data`; nothing is read from its masks.
+
+        Raises:
+            ValueError: no such set. FileNotFoundError: it is not on disk; says how to fetch it.
+        """
+        if data != "camvid":
+            raise ValueError(f"photographs come from camvid, the one set here that holds natural ones; got {data!r}")
+        return cls([image for image, _ in CamVid("train", folder)])
+
+    def crops(self, count: int, height: int, width: int) -> Tensor:
+        """`count` random pieces in [0, 1], (count, 3, height, width), a tenth to the whole of a photograph each, mirrored half the time."""
+        crop = v2.Compose([v2.RandomResizedCrop((height, width), scale=(0.1, 1.0), ratio=(width / height,) * 2), v2.RandomHorizontalFlip()])
+        chosen = torch.randint(len(self.pictures), (count,)).tolist()
+        return torch.stack([crop(self.pictures[i]) for i in chosen]).float() / 255
+
+
+class GenericStage(nn.Module):
+    """Like VQVAEStage, but every picture gets a palette of its own; the last few are natural photographs instead.
+
+    forward(image, mask) takes ManyScenes' 150 fine classes; its drawn picture is not used. Half of the masks are merged into
+    CamVid's 11 first, so that the tokenizer sees both large areas and many small ones; on these the read-back term applies,
+    with each picture's own colours.
     """
 
-    def __init__(self, tokenizer: VQVAE, readback: float) -> None:
+    def __init__(self, tokenizer: VQVAE, readback: float, photographs: Photographs) -> None:
         super().__init__()
-        self.tokenizer, self.readback = tokenizer, readback
+        self.tokenizer, self.readback, self.photographs = tokenizer, readback, photographs
         self.register_buffer("to_coarse", torch.from_numpy(ManyScenes(1).to_coarse).long(), persistent=False)
 
-    def paint(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Photograph and fine mask → pictures (B, 3, H, W), coarse masks of the first half (B/2, H, W), colours (B, 256, 3)."""
+    def paint(self, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Fine mask (B, H, W) → pictures (B, 3, H, W), coarse masks of the first half (B/2, H, W), colours (B, 256, 3)."""
         batch = len(mask)
         coarse = self.to_coarse[mask[: batch // 2]]
         colors = random_colors(batch, IGNORE + 1, mask.device)
@@ -46,21 +75,18 @@ class GenericStage(nn.Module):
         ids = torch.cat([coarse, mask[batch // 2 :]])
         rows = torch.arange(batch, device=mask.device)[:, None, None]
         pictures = colors[rows, ids].movedim(-1, 1)
-        photographs = batch // PHOTOGRAPHS
-        if photographs:
-            pictures = torch.cat([pictures[:-photographs], denormalize(image[-photographs:])])
+        if natural := batch // EVERY:
+            pictures[-natural:] = self.photographs.crops(natural, *mask.shape[1:]).to(mask.device)
         return pictures, coarse, colors
 
     def forward(self, image: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Photograph (B, 3, H, W), normalised, fine mask (B, H, W) → (loss, scalars)."""
-        pictures, coarse, colors = self.paint(image, mask)
+        """Fine mask (B, H, W) → (loss, scalars); the drawn street (B, 3, H, W) is not used."""
+        pictures, coarse, colors = self.paint(mask)
         rebuilt, quantized = self.tokenizer(pictures)
         loss, scalars = self.tokenizer.losses(pictures, rebuilt, quantized)
         if self.readback and len(coarse):
-            classes = len(Scenes.classes)
-            beta = colors[: len(coarse), :classes]
+            beta = colors[: len(coarse), : len(Scenes.classes)]
             scores = 2 * torch.einsum("bdhw,bkd->bkhw", rebuilt[: len(coarse)], beta) - beta.square().sum(2)[..., None, None]
-            share = torch.bincount(coarse.flatten(), minlength=IGNORE + 1)[:classes].clamp(min=1)
-            scalars["readback"] = F.cross_entropy(scores / TEMPERATURE, coarse, share.float().rsqrt(), ignore_index=IGNORE)
+            scalars["readback"] = readback_loss(scores, coarse)
             loss = loss + self.readback * scalars["readback"]
         return loss, {name: value.detach() for name, value in scalars.items()}

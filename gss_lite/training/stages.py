@@ -7,14 +7,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gss_lite.build import build_gss, build_palette, build_prior, build_tokenizer, dataset_for, load_tokenizer, num_classes
 from gss_lite.data.transforms import InMemory, SeededAugmentation, eval_transform, train_transform
 from gss_lite.gss import GSS
 from gss_lite.inverse import NearestColor
-from gss_lite.palette import IGNORE, Palette, paint
+from gss_lite.palette import Palette, paint
 from gss_lite.palette_assignment import assign_colors
 from gss_lite.palette_search import max_min_palette
 from gss_lite.presets import Preset, Schedule
@@ -22,10 +21,11 @@ from gss_lite.prior import Prior
 from gss_lite.processes import is_main, wait_for_all
 from gss_lite.training.checkpoints import load_checkpoint, save_weights, write_json
 from gss_lite.training.evaluation import validator
-from gss_lite.training.generic_stage import GenericStage
+from gss_lite.training.generic_stage import GenericStage, Photographs
 from gss_lite.training.identity import bring_stage_one, plan_hash, stage_one_hash
 from gss_lite.training.guards import check_labelled
 from gss_lite.training.loop import fit
+from gss_lite.training.readback import readback_loss
 from gss_lite.training.records import run_record
 from gss_lite.vqvae import VQVAE
 
@@ -36,8 +36,6 @@ class VQVAEStage(nn.Module):
     `readback` weighs a second term, the cross-entropy of X⁻¹(x̂) against the mask (S.2 with D.i's cross-entropy). It trains
     the decoder to put a border pixel on one side or the other, where a distance in colour alone is content with a blend.
     """
-
-    TEMPERATURE = 0.1  # turns squared colour distances (0 … 3) into logits of a useful range
 
     def __init__(self, tokenizer: VQVAE, palette: Palette, readback: float) -> None:
         super().__init__()
@@ -50,12 +48,7 @@ class VQVAEStage(nn.Module):
         picture, quantized = self.tokenizer(maskige)
         loss, scalars = self.tokenizer.losses(maskige, picture, quantized)
         if self.readback:
-            scores = self.inverse(picture) / self.TEMPERATURE
-            # Weights 1/√share: a pedestrian's few pixels count in mIoU as much as the road's many.
-            share = torch.bincount(mask.flatten(), minlength=IGNORE + 1)[: scores.shape[1]]
-            weight = share.clamp(min=1).float().rsqrt()
-            total = F.cross_entropy(scores, mask, weight, ignore_index=IGNORE, reduction="sum")
-            scalars["readback"] = total / (share * weight).sum().clamp(min=1)  # 0 where no pixel is labelled
+            scalars["readback"] = readback_loss(self.inverse(picture), mask)
             loss = loss + self.readback * scalars["readback"]
         return loss, {name: value.detach() for name, value in scalars.items()}
 
@@ -92,7 +85,10 @@ def train_vqvae(preset: Preset, folder: Path, *, data: str | Path | None = None,
         return load_tokenizer(preset)
     torch.manual_seed(preset.seed)
     tokenizer = build_tokenizer(preset)
-    stage = VQVAEStage(tokenizer, palette, preset.readback) if palette else GenericStage(tokenizer, preset.readback)
+    if palette:
+        stage = VQVAEStage(tokenizer, palette, preset.readback)
+    else:
+        stage = GenericStage(tokenizer, preset.readback, Photographs.of(preset.photographs, data))
     run_stage(preset, "vqvae", stage, tokenizer, preset.vqvae, folder, data, **options)
     return tokenizer.eval()
 
