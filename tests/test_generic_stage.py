@@ -1,16 +1,19 @@
 """Stage I with a palette of its own for every picture, and the presets that are a tokenizer alone."""
 
+import json
 from dataclasses import replace
 
 import pytest
 import torch
+from test_data import write_camvid
 
 from gss_lite.build import build_gss, build_palette, build_tokenizer, dataset_for
 from gss_lite.data.many_scenes import ManyScenes
-from gss_lite.data.transforms import IMAGENET_MEAN, IMAGENET_STD, train_transform
+from gss_lite.data.transforms import train_transform
 from gss_lite.export import export_weights
 from gss_lite.presets import get_preset
-from gss_lite.training.generic_stage import GenericStage, random_colors
+from gss_lite.training.generic_stage import GenericStage, Photographs, random_colors
+from gss_lite.training.readback import readback_loss
 from gss_lite.training.stages import train_vqvae
 
 GENERIC = get_preset("generic-s4")
@@ -18,6 +21,11 @@ TINY = replace(
     GENERIC, size=(64, 64), train_pictures=8, tokenizer=dict(vocab_size=32, stride=4, width=16, code_dim=8, depth=1),
     vqvae=replace(GENERIC.vqvae, steps=3, batch=8, crop=(32, 32), warmup=1),
 )
+
+
+def photographs(count: int = 3) -> Photographs:
+    """Pictures of one colour each, which no mask is painted in: (200, 201, 202), (201, 202, 203), …"""
+    return Photographs([torch.arange(200 + i, 203 + i, dtype=torch.uint8)[:, None, None].expand(3, 90, 120) for i in range(count)])
 
 
 def batch(pictures: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
@@ -36,24 +44,50 @@ def test_random_colors_reach_the_faces_of_the_cube_and_its_inside():
 
 
 def test_every_picture_is_painted_in_its_own_colours_and_the_last_are_photographs():
-    image, mask = batch()
+    _, mask = batch()
     torch.manual_seed(0)
-    stage = GenericStage(build_tokenizer(TINY), 0.5)
-    pictures, coarse, colors = stage.paint(image, mask)
+    stage = GenericStage(build_tokenizer(TINY), 0.5, photographs())
+    pictures, coarse, colors = stage.paint(mask)
     to_coarse = torch.from_numpy(ManyScenes(1).to_coarse).long()
     assert torch.equal(coarse, to_coarse[mask[:4]])
     ids = torch.cat([coarse, mask[4:]])
     for b in range(7):
         assert torch.equal(pictures[b], colors[b][ids[b]].movedim(-1, 0))
     assert not torch.equal(colors[0], colors[1]) and bool((colors[:, 255] == 0.5).all())
-    mean, std = (torch.tensor(v)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))
-    torch.testing.assert_close(pictures[7], (image[7] * std + mean).clamp(0, 1))
+    seen = 255 * pictures[7].flatten(1)
+    assert seen.shape == (3, 64 * 64) and float(seen[0, 0]) in (200, 201, 202)
+    assert torch.allclose(seen, seen[0, 0] + torch.arange(3.0)[:, None], atol=1e-3)
+
+
+def test_crops_of_photographs_are_random_resized_mirrored_and_seeded():
+    ramp = torch.arange(120, dtype=torch.uint8).expand(3, 90, 120).contiguous()  # dark at the left, as wide as it is bright
+    source = Photographs([ramp])
+    torch.manual_seed(0)
+    crops = source.crops(64, 48, 64)
+    torch.manual_seed(0)
+    assert torch.equal(crops, source.crops(64, 48, 64))
+    assert crops.shape == (64, 3, 48, 64) and float(crops.min()) >= 0 and 255 * float(crops.max()) < 119.5
+    slope = 255 * (crops[:, 0, 24, -1] - crops[:, 0, 24, 0])  # columns of the photograph that a crop spans; negative if mirrored
+    assert 16 < int((slope < 0).sum()) < 48
+    assert float(slope.abs().min()) < 60 and float(slope.abs().max()) > 90
+    with pytest.raises(ValueError, match="at least one photograph"):
+        Photographs([])
+
+
+def test_photographs_are_camvids_training_pictures_or_an_error_says_how_to_get_them(tmp_path, monkeypatch):
+    source = Photographs.of("camvid", write_camvid(tmp_path / "set"))
+    assert [p.shape for p in source.pictures] == [(3, 6, 8)] * 2
+    with pytest.raises(ValueError, match="got 'imagenet'"):
+        Photographs.of("imagenet")
+    monkeypatch.setenv("GSS_DATA", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="data_scripts.camvid"):
+        train_vqvae(TINY, tmp_path / "run", progress=False)
 
 
 def test_readback_weighs_the_reading_of_each_pictures_own_colours():
     image, mask = batch()
     torch.manual_seed(0)
-    stage = GenericStage(build_tokenizer(TINY), 0.5).eval()
+    stage = GenericStage(build_tokenizer(TINY), 0.5, photographs()).eval()
     torch.manual_seed(1)
     loss, scalars = stage(image, mask)
     torch.manual_seed(1)
@@ -61,7 +95,7 @@ def test_readback_weighs_the_reading_of_each_pictures_own_colours():
     without, _ = stage(image, mask)
     torch.testing.assert_close(loss - without, 0.5 * scalars["readback"])
     torch.manual_seed(1)
-    pictures, coarse, colors = stage.paint(image, mask)
+    pictures, coarse, colors = stage.paint(mask)
     rebuilt, _ = stage.tokenizer(pictures)
     scores = -torch.stack([
         (rebuilt[:4] - colors[:4, k, :, None, None]).square().sum(1) for k in range(11)
@@ -71,10 +105,18 @@ def test_readback_weighs_the_reading_of_each_pictures_own_colours():
     torch.testing.assert_close(scalars["readback"], expected, rtol=1e-4, atol=1e-4)
 
 
+def test_where_no_pixel_is_labelled_nothing_is_read_back():
+    scores = torch.randn(2, 11, 4, 4, requires_grad=True)
+    loss = readback_loss(scores, torch.full((2, 4, 4), 255))
+    loss.backward()
+    assert loss.item() == 0 and bool((scores.grad == 0).all())
+
+
 def test_a_tokenizer_without_a_palette_is_trained_and_exported_alone(tmp_path):
-    train_vqvae(TINY, tmp_path / "run", progress=False)
+    train_vqvae(TINY, tmp_path / "run", data=write_camvid(tmp_path / "set"), progress=False)
     written = export_weights(TINY, tmp_path / "run", tmp_path)
     assert [p.name for p in written] == ["generic-s4.vqvae.safetensors", "generic-s4.vqvae.json"]
+    assert json.loads(written[1].read_text())["data_licence"].startswith("CC BY-NC 4.0")
 
 
 def test_what_a_tokenizer_alone_cannot_give_is_said():

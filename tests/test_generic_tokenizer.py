@@ -1,6 +1,7 @@
 """experiments.generic_tokenizer: the record, the palettes measured, the options."""
 
 import json
+import shutil
 import sys
 
 import pytest
@@ -26,6 +27,21 @@ def test_the_record_holds_every_palette_and_how_it_was_made(tmp_path, monkeypatc
     assert metrics["palettes"]["random 2"]["miou"] == pytest.approx(expected.miou)
     assert metrics["palettes"]["max-min, assigned"]["miou"] > 0.8
     assert "random 4" in capsys.readouterr().out
+
+
+def test_a_tokenizer_made_for_one_palette_is_measured_with_that_palette(tmp_path, monkeypatch):
+    path = tmp_path / "record.json"
+    shipped = str(generic_tokenizer.SHIPPED)
+    other = tmp_path / "copy"
+    shutil.copytree(shipped, other)
+    monkeypatch.setattr(sys, "argv", ["x", "--preset", "scenes-cpu", "--weights", str(other), "--data", "scenes", "--pictures", "2", "--record", str(path)])
+    generic_tokenizer.main()
+    record = json.loads(path.read_text())
+    palettes = record["metrics"]["palettes"]
+    assert next(iter(palettes)) == "own" and f"--preset scenes-cpu --weights {other} --data scenes" in record["command"]
+    assert palettes["own"]["miou"] > max(palettes[f"random {seed}"]["miou"] for seed in range(5))
+    with pytest.raises(ValueError, match="made for the palette of scenes, and --data is camvid"):
+        generic_tokenizer.measure("scenes-cpu", "camvid", "test", 2)
 
 
 def test_scenes_at_camvids_size():

@@ -2,6 +2,8 @@
 
 Three palettes on the same masks: max-min colours as they come, the same dealt out by neighbours (looking at training masks),
 and random ones, five deals. Nothing is trained.
+
+A tokenizer made for one palette (--preset camvid-s8 --weights FOLDER, after `gss_lite train`) is measured with that palette first.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ import argparse
 import time
 from pathlib import Path
 
-from gss_lite.build import load_tokenizer
+from gss_lite.build import SHIPPED, build_palette, load_tokenizer
 from gss_lite.experiments.palette_ablation import NUM_CLASSES, SETS, load_masks
 from gss_lite.experiments.reconstruction import evaluate_palette
 from gss_lite.palette_assignment import assign_colors
@@ -21,12 +23,24 @@ from gss_lite.training.checkpoints import write_json
 from gss_lite.training.records import run_record
 
 
-def measure(name: str, data: str, split: str, pictures: int) -> dict:
-    """mIoU, aAcc (0–1) and IoU per class of every palette; `pictures` at most, evenly spaced through the split."""
-    tokenizer, count = load_tokenizer(get_preset(name)), NUM_CLASSES[data]
+def measure(name: str, data: str, split: str, pictures: int, weights: str | Path = SHIPPED) -> dict:
+    """mIoU, aAcc (0–1) and IoU per class of every palette; `pictures` at most, evenly spaced through the split.
+
+    Raises:
+        ValueError: the tokenizer was made for the palette of other data.
+    """
+    preset, count = get_preset(name), NUM_CLASSES[data]
+    own = preset.palette != "random"
+    if own and preset.data != data:
+        raise ValueError(
+            f"the tokenizer of preset {name} was made for the palette of {preset.data}, and --data is {data}; "
+            f"measure it with --data {preset.data}, or take one for any palette (generic-s4, generic-s8)"
+        )
+    tokenizer = load_tokenizer(preset, weights)
     masks = load_masks(data, split, pictures)
     colors = max_min_palette(count)
-    palettes = {"max-min": colors, "max-min, assigned": assign_colors(colors, load_masks(data, "train", 60))}
+    palettes = {"own": build_palette(preset, weights)} if own else {}
+    palettes |= {"max-min": colors, "max-min, assigned": assign_colors(colors, load_masks(data, "train", 60))}
     palettes |= {f"random {seed}": random_palette(count, seed) for seed in range(5)}
     metrics = {"data": data, "split": split, "pictures": len(masks), "height": masks.shape[1], "width": masks.shape[2],
                "stride": tokenizer.stride, "vocab_size": tokenizer.vocab_size, "palettes": {}}
@@ -40,17 +54,19 @@ def measure(name: str, data: str, split: str, pictures: int) -> dict:
 def main() -> None:
     """Command line; leaves one run record."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--preset", default="generic-s4", help="generic-s4 or generic-s8")
+    parser.add_argument("--preset", default="generic-s4", help="generic-s4, generic-s8, or the preset of a tokenizer made for one palette")
+    parser.add_argument("--weights", default=str(SHIPPED), help="folder with the weights (default: the shipped ones)")
     parser.add_argument("--data", choices=SETS, required=True)
     parser.add_argument("--split", choices=["val", "test"], default="test")
     parser.add_argument("--pictures", type=int, default=1000, help="at most")
     parser.add_argument("--record", type=Path, required=True)
     given = parser.parse_args()
     started = time.perf_counter()
-    metrics = measure(given.preset, given.data, given.split, given.pictures)
+    metrics = measure(given.preset, given.data, given.split, given.pictures, given.weights)
+    chosen = "" if given.weights == str(SHIPPED) else f"--weights {given.weights} "
     write_json(given.record, run_record(
         kind="generic tokenizer", preset=given.preset, seed=0, steps=None, seconds=time.perf_counter() - started, metrics=metrics, device="cpu",
-        command=f"python -m gss_lite.experiments.generic_tokenizer --preset {given.preset} --data {given.data} --split {given.split} "
+        command=f"python -m gss_lite.experiments.generic_tokenizer --preset {given.preset} {chosen}--data {given.data} --split {given.split} "
                 f"--pictures {given.pictures} --record {given.record}",
     ))
 
