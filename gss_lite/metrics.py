@@ -124,6 +124,31 @@ def scores_from_confusion(matrix: Tensor) -> Scores:
     )
 
 
+def paired_bootstrap(one: Tensor, other: Tensor, *, draws: int = 1000, seed: int = 0) -> tuple[float, float]:
+    """What another set of pictures could say of mIoU(other) − mIoU(one): the middle 95 % over `draws` sets drawn from these.
+
+    Both are judged on the same pictures in every draw (with replacement), so what is hard for both cancels.
+
+    Args:
+        one, other: confusion matrices (N, K, K), picture by picture, in the same order.
+
+    Raises:
+        ValueError: their shapes differ, or are not (N, K, K).
+    """
+    if one.shape != other.shape or one.ndim != 3:
+        raise ValueError(f"paired pictures need two stacks of confusion matrices (N, K, K) of one shape; got {tuple(one.shape)} and {tuple(other.shape)}")
+    picked = torch.randint(len(one), (draws, len(one)), generator=torch.Generator().manual_seed(seed))
+    times = torch.zeros(draws, len(one), dtype=torch.float64).scatter_add_(1, picked, torch.ones(picked.shape, dtype=torch.float64))
+
+    def miou(stack: Tensor) -> Tensor:
+        matrix = (times @ stack.flatten(1).double()).view(draws, *stack.shape[1:])
+        hit = matrix.diagonal(dim1=1, dim2=2)
+        return (hit / (matrix.sum(1) + matrix.sum(2) - hit)).nanmean(1)
+
+    low, high = torch.quantile(miou(other) - miou(one), torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return low, high
+
+
 def boundary_iou(ids: Tensor, mask: Tensor, num_classes: int, width: int) -> Tensor:
     """IoU of the classes' rims alone (Cheng et al., CVPR 2021, eq. 2): what plain IoU hides where a class has much inside.
 

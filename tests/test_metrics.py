@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from gss_lite.metrics import SegmentationMetrics, boundary_iou, confusion_matrix, harmonic_mean
+from gss_lite.metrics import SegmentationMetrics, boundary_iou, confusion_matrix, harmonic_mean, paired_bootstrap, scores_from_confusion
 
 
 def test_scores_against_a_hand_count():
@@ -167,3 +167,21 @@ def test_boundary_iou_counts_no_ignored_pixel_and_leaves_absent_classes_out():
 def test_boundary_iou_refuses(width, guess, message):
     with pytest.raises(ValueError, match=message):
         boundary_iou(guess, torch.zeros(1, 4, 4).long(), 3, width)
+
+
+def test_paired_bootstrap_against_one_by_hand():
+    generator = torch.Generator().manual_seed(3)
+    one = torch.randint(1, 50, (12, 3, 3), generator=generator)
+    other = one + 20 * torch.eye(3).long()
+    picked = torch.randint(12, (200, 12), generator=torch.Generator().manual_seed(7))
+    gains = torch.tensor([scores_from_confusion(other[p].sum(0)).miou - scores_from_confusion(one[p].sum(0)).miou for p in picked], dtype=torch.float64)
+    expected = torch.quantile(gains, torch.tensor([0.025, 0.975], dtype=torch.float64))
+    assert paired_bootstrap(one, other, draws=200, seed=7) == pytest.approx(expected.tolist(), abs=1e-12)
+    assert 0 < paired_bootstrap(one, other)[0] < paired_bootstrap(one, other)[1]
+
+
+def test_paired_bootstrap_of_equals_is_zero_whatever_the_pictures_are():
+    counts = torch.randint(1, 50, (5, 4, 4), generator=torch.Generator().manual_seed(0))
+    assert paired_bootstrap(counts, counts) == (0.0, 0.0)
+    with pytest.raises(ValueError, match="one shape"):
+        paired_bootstrap(counts, counts[:4])

@@ -67,10 +67,10 @@ def test_generic_tokenizer_targets(name, pictures, least):
     assert min(metrics["palettes"][palette]["miou"] for palette in ("max-min", "max-min, assigned")) >= least
 
 
-def results_table() -> list[dict[str, str]]:
-    """The README's table of results, a dict of cells per row."""
+def readme_table(column: str) -> list[dict[str, str]]:
+    """The README's table that has this column, a dict of cells per row."""
     lines = (RECORDS.parents[1] / "README.md").read_text().splitlines()
-    start = next(i for i, line in enumerate(lines) if line.startswith("|") and "GSS-FF prediction" in line)
+    start = next(i for i, line in enumerate(lines) if line.startswith("|") and column in line)
     end = next(i for i in range(start, len(lines)) if not lines[i].startswith("|"))
     header, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines[start:end])
     return [dict(zip(header, row, strict=True)) for row in rows]
@@ -78,13 +78,26 @@ def results_table() -> list[dict[str, str]]:
 
 @pytest.mark.parametrize("name, begins", [("scenes-cpu-test", "Scenes, 96 × 128"), ("camvid-test", "CamVid test")])
 def test_readme_quotes_the_records(name, begins):
-    (row,) = [row for row in results_table() if row["data"].startswith(begins)]
+    (row,) = [row for row in readme_table("GSS-FF prediction") if row["data"].startswith(begins)]
     metrics = record(name)["metrics"]
     assert row["pictures"] == str(metrics["pictures"])
     for column, key in [
         ("reconstruction of the true masks", "reconstruction"), ("GSS-FF prediction", "prediction"), ("auxiliary pixel head", "pixel_head"),
     ]:
         assert row[column] == f"{100 * metrics[key]['miou']:.1f}", column
+
+
+@pytest.mark.parametrize("name", ["generic-s4-camvid-test", "generic-s4-scenes-large-test", "generic-s8-camvid-test", "camvid-s8-test"])
+def test_readme_quotes_the_tokenizers_records(name):
+    found = record(name)
+    data = {"camvid": "CamVid test", "scenes-large": "Scenes"}[found["metrics"]["data"]]
+    (row,) = [r for r in readme_table("dealt out by neighbours") if f"`{found['preset']}`" in r["tokenizer"] and r["true masks of"].startswith(data)]
+    miou = {palette: f"{100 * value['miou']:.1f}" for palette, value in found["metrics"]["palettes"].items()}
+    dealt = sorted((value for palette, value in miou.items() if palette.startswith("random")), key=float)
+    assert (row["max-min colours"], row["dealt out by neighbours"]) == (miou["max-min"], miou["max-min, assigned"])
+    assert row["random colours, five deals"] == f"{dealt[0]} … {dealt[-1]}"
+    assert row["palette trained on"] == miou.get("own", "–")
+    assert row["codes, stride"] == f"{found['metrics']['vocab_size']:,}, {found['metrics']['stride']}"
 
 
 def test_readme_quotes_camvid_without_its_corrupt_frame():

@@ -44,6 +44,17 @@ def test_every_row_has_every_column(record):
     assert rows["TF"]["x_parameters"] == 33 and rows["FF"]["inverse_parameters"] == 0 and rows["Gaussian"]["inverse_parameters"] == 11 * 9
 
 
+def test_gains_carry_an_interval_over_the_pictures(record):
+    rows = record["metrics"]["rows"]
+    assert list(rows["FF"]["gain"]) == ["FT-W"] and list(rows["FT-W"]["gain"]) == ["FF"] and list(rows["FT"]["gain"]) == ["FF", "FT-W"]
+    for column in ("reconstruction", "final"):
+        for seed, (low, high) in enumerate(rows["FT"]["gain"]["FF"][column]):
+            gain = rows["FT"][column][seed] - rows["FF"][column][seed]
+            assert low <= high and low - 5 < gain < high + 5  # few pictures: the whole set's gain need not lie inside, but it is near
+        mirrored = [[-high, -low] for low, high in rows["FF"]["gain"]["FT-W"][column]]
+        assert rows["FT-W"]["gain"]["FF"][column] == [pytest.approx(pair, abs=0.01) for pair in mirrored]
+
+
 def test_the_record_says_how_it_was_made(record):
     assert record["command"].startswith("python -m gss_lite.experiments.table_one --preset scenes-tiny")
     assert record["kind"] == "table one" and record["preset"] == "scenes-tiny" and record["metrics"]["prior_steps"] == 2
@@ -67,14 +78,16 @@ def test_figures_are_those_of_evaluate(tiny_run, tmp_path):
     scores = judge(rows, gss, dataset, batch=2)
     for row in rows:
         expected = evaluate(graft(gss, row.reading.inverse), dataset, progress=False).scores()
-        assert scores[row.name] == pytest.approx((expected["reconstruction"].miou, expected["prediction"].miou), abs=1e-9)
+        assert scores[row.name].miou("reconstruction") == pytest.approx(expected["reconstruction"].miou, abs=1e-9)
+        assert scores[row.name].miou("final") == pytest.approx(expected["prediction"].miou, abs=1e-9)
+        assert len(scores[row.name].final) == 3
 
 
 def test_without_prior_steps_rows_with_other_tokens_have_no_final_figure(tiny_run, tmp_path):
     gss = load_gss(TINY, tiny_run)
     rows = list(build_rows(gss, TINY, tmp_path, only=("FF-R", "TF", "expected code"), **SHORT))
     scores = judge(rows, gss, dataset_for(TINY, "val", transform=eval_transform()))
-    assert [scores[name][1] is None for name in ("FF-R", "TF", "expected code")] == [True, True, False]
+    assert [scores[name].miou("final") is None for name in ("FF-R", "TF", "expected code")] == [True, True, False]
 
 
 def test_tuning_a_copy_leaves_the_prior_alone(tiny_run, tmp_path):
@@ -92,7 +105,7 @@ def test_another_tokenizer_has_no_prior_and_no_rows_that_need_one(tiny_run, tmp_
     rows = list(build_rows(model, TINY, tmp_path, prior_steps=2, only=("FF-R", "FF", "FT", *NOISY, "code table"), **SHORT))
     assert [row.name for row in rows] == ["FF-R", "FF", "FT", "code table"]
     scores = judge(rows, model, dataset_for(TINY, "val", transform=eval_transform()))
-    assert all(final is None and reconstruction > 0 for reconstruction, final in scores.values())
+    assert all(result.final is None and result.miou("reconstruction") > 0 for result in scores.values())
 
 
 def test_a_tokenizer_alone_gets_many_classes(tiny_run, monkeypatch):
@@ -105,7 +118,7 @@ def test_a_tokenizer_alone_gets_many_classes(tiny_run, monkeypatch):
 
 def test_the_table_shows_mean_spread_and_the_papers_column():
     row = {"x_trained": False, "inverse_trained": True, "x_parameters": 0, "inverse_parameters": 1234, "reconstruction": [80.0, 82.0],
-           "final": [None, None], "seconds": [10.0, 20.0], "paper": 86.1}
+           "final": [None, None], "seconds": [10.0, 20.0], "prior_seconds": [0.0, 3.0], "paper": 86.1}
     lines = table({"FT": row, "ours": {**row, "final": [70.0, 71.0], "paper": None}}).splitlines()
-    assert "81.00 ± 1.41" in lines[1] and "15.0" in lines[1] and lines[1].endswith("86.10") and "1234" in lines[1]
+    assert "81.00 ± 1.41" in lines[1] and "15.0 " in lines[1] and " 1.5 " in lines[1] and lines[1].endswith("86.10") and "1234" in lines[1]
     assert "70.50 ± 0.71" in lines[2] and lines[2].endswith("–")

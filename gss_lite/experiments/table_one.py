@@ -18,7 +18,7 @@ import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -31,7 +31,7 @@ from gss_lite.data.transforms import eval_transform
 from gss_lite.experiments.table_one_rows import ROWS, Row, build_rows
 from gss_lite.gss import GSS, resize_mask
 from gss_lite.inverse import NearestColor
-from gss_lite.metrics import SegmentationMetrics
+from gss_lite.metrics import confusion_matrix, paired_bootstrap, scores_from_confusion
 from gss_lite.palette import IGNORE, Palette
 from gss_lite.palette_assignment import assign_colors
 from gss_lite.palette_search import max_min_palette
@@ -39,7 +39,21 @@ from gss_lite.presets import PRESETS, Preset, get_preset
 from gss_lite.training.checkpoints import write_json
 from gss_lite.training.records import run_record
 
+COMPARED = ("FF", "FT-W")  # rows that the others' gains are given over
 PAPER = {"FF-R": 62.83, "FF": 84.31, "FT": 86.10, "TF": 84.37, "TT": 36.11, "FT-W": 87.73}  # reconstruction, ADE20K val (Table 1)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One row's confusion matrices (N, K, K), a picture each: of the true masks' tokens, and of the prior's (None without a prior)."""
+
+    reconstruction: Tensor
+    final: Tensor | None
+
+    def miou(self, column: str) -> float | None:
+        """Over all pictures, 0–1; None where the column is empty."""
+        counts = getattr(self, column)
+        return None if counts is None else scores_from_confusion(counts.sum(0)).miou
 
 
 def load_model(preset: Preset, weights: str | Path, tokenizer: str | None = None) -> GSS:
@@ -59,14 +73,13 @@ def crowded_palette(preset: Preset, pictures: int = 100) -> Palette:
 
 
 @torch.no_grad()
-def judge(rows: Sequence[Row], gss: GSS, dataset: Dataset, *, batch: int = 8) -> dict[str, tuple[float, float | None]]:
-    """Rows → (reconstruction mIoU, final mIoU or None for a row without prior), both in 0–1, over (normalised image, mask) pairs.
+def judge(rows: Sequence[Row], gss: GSS, dataset: Dataset, *, batch: int = 8) -> dict[str, Judged]:
+    """Rows → confusion matrices over (normalised image, mask) pairs, picture by picture.
 
     Every row with the same palette sees the same tokens, and with the same prior the same logits, computed once a batch.
     """
     classes = len(gss.colors)
-    reconstruction = {row.name: SegmentationMetrics(classes) for row in rows}
-    final = {row.name: SegmentationMetrics(classes) for row in rows if row.prior is not None}
+    reconstruction, final = ({row.name: [] for row in rows if wanted(row)} for wanted in (lambda row: True, lambda row: row.prior is not None))
     for image, mask in DataLoader(dataset, batch_size=batch):
         height, width = mask.shape[1:]
         encoded, predicted = {}, {}
@@ -74,18 +87,18 @@ def judge(rows: Sequence[Row], gss: GSS, dataset: Dataset, *, batch: int = 8) ->
             colors, prior = id(row.palette), id(row.prior)
             if colors not in encoded:
                 encoded[colors] = _true_tokens(gss, row, mask)
-            reconstruction[row.name].update(row.reading.tokens(encoded[colors])[:, :height, :width], mask)
+            ids = row.reading.tokens(encoded[colors])[:, :height, :width]
+            reconstruction[row.name] += [confusion_matrix(p, t, classes) for p, t in zip(ids, mask)]
             if row.prior is None:
                 continue
             if prior not in predicted:
                 padded = F.pad(image, (0, -width % 32, 0, -height % 32), mode="replicate")  # as GSS.predict pads
                 predicted[prior] = row.prior(padded).token_logits
             ids = row.reading.logits(predicted[prior])
-            ids = resize_mask(ids, [height + -height % 32, width + -width % 32], classes)
-            final[row.name].update(ids[:, :height, :width], mask)
-    return {
-        row.name: (reconstruction[row.name].compute().miou, final[row.name].compute().miou if row.name in final else None) for row in rows
-    }
+            ids = resize_mask(ids, [height + -height % 32, width + -width % 32], classes)[:, :height, :width]
+            final[row.name] += [confusion_matrix(p, t, classes) for p, t in zip(ids, mask)]
+    stacked = lambda found: None if found is None else torch.stack(found).int()  # noqa: E731
+    return {row.name: Judged(stacked(reconstruction[row.name]), stacked(final.get(row.name))) for row in rows}
 
 
 def _true_tokens(gss: GSS, row: Row, mask: Tensor) -> Tensor:
@@ -94,15 +107,21 @@ def _true_tokens(gss: GSS, row: Row, mask: Tensor) -> Tensor:
     return gss.tokenizer.encode(row.palette.paint(padded))
 
 
-def collect(entries: dict, row: Row, scores: tuple[float, float | None]) -> None:
-    """Add one row's result, for one seed, to the entries of a record."""
+def collect(entries: dict, row: Row, judged: Mapping[str, Judged]) -> None:
+    """Add one row's result, for one seed, to the entries of a record; `judged` holds all rows', to compare with."""
     entry = entries.setdefault(row.name, {
         "x": row.x, "inverse": row.inverse, "x_trained": row.x_trained, "inverse_trained": row.inverse_trained,
         "x_parameters": row.x_parameters, "inverse_parameters": row.inverse_parameters, "reconstruction": [], "final": [], "seconds": [],
         "prior_seconds": [], "least_distance": [], "paper": PAPER.get(row.name),
     })
-    entry["reconstruction"].append(round(100 * scores[0], 3))
-    entry["final"].append(None if scores[1] is None else round(100 * scores[1], 3))
+    for column in ("reconstruction", "final"):
+        score = judged[row.name].miou(column)
+        entry[column].append(None if score is None else round(100 * score, 3))
+        for other in COMPARED:  # the 95 % interval of what the row gains over it, had the pictures been others of their kind
+            one, two = (getattr(judged[name], column) if name in judged else None for name in (other, row.name))
+            if row.name != other and one is not None and two is not None:
+                interval = [round(100 * value, 3) for value in paired_bootstrap(one, two)]
+                entry.setdefault("gain", {}).setdefault(other, {}).setdefault(column, []).append(interval)
     entry["seconds"].append(round(row.seconds, 1))
     entry["prior_seconds"].append(round(row.prior_seconds, 1))
     entry["least_distance"].append(round(row.palette.least_distance(), 2))
@@ -117,12 +136,12 @@ def table(entries: Mapping[str, Mapping]) -> str:
         return f"{statistics.mean(known):6.2f} ± {statistics.stdev(known) if len(known) > 1 else 0:4.2f}" if known else f"{'–':>13s}"
 
     lines = [f"{'variant':16s} {'X trained':>9s} {'X⁻¹ trained':>11s} {'X':>5s} {'X⁻¹':>8s} {'reconstruction':>14s} {'final':>13s} "
-             f"{'seconds':>8s}   (paper)"]
+             f"{'seconds':>8s} {'of the prior':>12s}   (paper)"]
     for name, e in entries.items():
         yes = ["yes" if e[key] else "no" for key in ("x_trained", "inverse_trained")]
         paper = "–" if e["paper"] is None else f"{e['paper']:.2f}"
         lines.append(f"{name:16s} {yes[0]:>9s} {yes[1]:>11s} {e['x_parameters']:5d} {e['inverse_parameters']:8d} {spread(e['reconstruction']):>14s} "
-                     f"{spread(e['final'])} {statistics.mean(e['seconds']):8.1f}   {paper}")
+                     f"{spread(e['final'])} {statistics.mean(e['seconds']):8.1f} {statistics.mean(e['prior_seconds']):12.1f}   {paper}")
     return "\n".join(lines)
 
 
@@ -163,9 +182,9 @@ def main(argv: list[str] | None = None) -> None:
             joint_steps=given.joint_steps, prior_steps=given.prior_steps, fit_pictures=given.fit_pictures, data=given.data,
             progress=True, only=tuple(given.rows),
         ))
-        scores = judge(rows, gss, dataset)
+        judged = judge(rows, gss, dataset)
         for row in rows:
-            collect(entries, row, scores[row.name])
+            collect(entries, row, judged)
         print(f"after seed {seed}\n{table(entries)}\n", flush=True)
     path = given.record or Path(f"runs/{preset.name}/table-one.json")
     line = shlex.join(["python", "-m", "gss_lite.experiments.table_one", *(sys.argv[1:] if argv is None else argv)])
