@@ -66,6 +66,11 @@ def nearest_color_loss(picture: Tensor, mask: Tensor, colors: Tensor) -> Tensor:
     return F.cross_entropy(scores / (2 * NOISE**2), mask, ignore_index=IGNORE)
 
 
+def rebuild_error(picture: Tensor, mask: Tensor, colors: Tensor) -> Tensor:
+    """The term ‖D(ẑ) − x⁽ᶜ⁾‖ of (S.3), as a root mean square over the labelled pixels: how badly the maskige itself is rebuilt."""
+    return (picture - paint(mask, colors)).square().sum(1)[mask != IGNORE].mean().sqrt()
+
+
 def cascade_loss(picture: Tensor, mask: Tensor, colors: Tensor) -> Tensor:
     """The supplement's objective for β_{t+1}: (‖X̂ − Cβ‖ ‖γ_t‖ + ‖Cβγ_t − C‖)², with γ_t = (βᵀβ)⁻¹βᵀ (S.8) held fixed.
 
@@ -74,10 +79,10 @@ def cascade_loss(picture: Tensor, mask: Tensor, colors: Tensor) -> Tensor:
     """
     gamma = torch.linalg.pinv(colors.detach())  # (3, K)
     labelled = mask != IGNORE
-    error = (picture - paint(mask, colors)).square().sum(1)[labelled]
+    error = rebuild_error(picture, mask, colors)
     residual = (colors @ gamma - torch.eye(len(colors), device=colors.device)).square().sum(1)  # of one pixel of each class
     share = torch.bincount(mask[labelled], minlength=len(colors)) / labelled.sum()
-    return (error.mean().sqrt() * gamma.norm() + (share * residual).sum().sqrt()).square()
+    return (error * gamma.norm() + (share * residual).sum().sqrt()).square()
 
 
 def learn_palette(
@@ -104,7 +109,7 @@ def learn_palette(
     for step in range(steps):
         mask = masks[torch.randint(len(masks), (batch,), generator=generator)].long()
         maskige = paint(mask, colors, start.ignore_color)
-        unit = unit or _quantization_error(tokenizer, maskige)
+        unit = unit or quantization_error(tokenizer, maskige)
         loss = objective(straight_through_reconstruct(tokenizer, maskige, temperature * unit, generator), mask, colors)
         if not bool(loss.isfinite()):
             raise FloatingPointError(f"the loss became {loss.item()} at step {step + 1}; lower the learning rate (now {lr:g})")
@@ -121,5 +126,6 @@ def learn_palette(
 
 
 @torch.no_grad()
-def _quantization_error(tokenizer: VQVAE, maskige: Tensor) -> float:
+def quantization_error(tokenizer: VQVAE, maskige: Tensor) -> float:
+    """Mean squared distance of the encoder's vectors to their nearest code: the unit of temperature."""
     return max(float(-token_logits(tokenizer, maskige).amax(1).mean()), 1e-6)

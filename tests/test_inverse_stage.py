@@ -10,14 +10,15 @@ import torch
 from safetensors.torch import load_file
 from torch.utils.data import TensorDataset
 
-from gss_lite.build import dataset_for, load_gss
+from gss_lite.build import build_palette, dataset_for, load_gss
 from gss_lite.data.transforms import eval_transform
 from gss_lite.inverse_learned import ConvInverse, SwinInverse
 from gss_lite.palette import IGNORE, Palette
 from gss_lite.presets import Schedule, get_preset
+from gss_lite.presets_paper import PAPER_PRESETS
 from gss_lite.training import inverse_stage
 from gss_lite.training.inverse_stage import (
-    InverseStage, crop_pair, decode_pictures, fingerprint, inverse_loss, load_inverse, plan_for, shortened, stage_name, train_inverse,
+    InverseStage, build_inverse, crop_pair, decode_pictures, fingerprint, inverse_loss, load_inverse, plan_for, shortened, stage_name, train_inverse,
 )
 from gss_lite.training.joint_stage import train_jointly
 from gss_lite.training.loop import fit
@@ -162,6 +163,17 @@ def test_names_and_plans():
     with pytest.raises(ValueError, match="no plan to train X⁻¹ 'ft' for preset 'elsewhere'"):
         plan_for(replace(TINY, name="elsewhere"), "ft")
     assert shortened(plan_for(TINY, "ft"), 3).schedule.steps == 3
+
+
+@pytest.mark.parametrize("preset", PAPER_PRESETS, ids=lambda preset: preset.name)
+def test_the_papers_models_have_the_papers_plans(preset):
+    palette = build_palette(preset)
+    for kind, steps in (("ft", 3_000), ("ft-w", 40_000)):
+        plan = plan_for(preset, kind)
+        assert (plan.schedule.steps, plan.schedule.batch, plan.schedule.crop) == (steps, 16, preset.prior.crop)
+        inverse = build_inverse(palette, kind, plan)
+        assert inverse(torch.rand(1, 3, 14, 21)).shape == (1, preset.num_classes, 14, 21)
+    assert inverse.embed[0].weight.shape == (128, 3, 1, 1) and len(inverse.blocks) == (1 if preset.data == "cityscapes" else 2)
 
 
 def test_an_empty_set(gss):

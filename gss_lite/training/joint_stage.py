@@ -1,7 +1,8 @@
 """GSS-TT: palette and X⁻¹ trained together through a frozen tokenizer (§3.3; supplement A.2, D.ii), and filmed.
 
-It is the variant that fails in the paper (36 mIoU where others reach 84). X⁻¹ follows whatever colours it is given, so
-nothing in the loss keeps two of them apart; the film shows where they go. No code for it was ever released.
+It is the variant that fails in the paper (36 mIoU where others reach 84), and no code for it was ever released. X⁻¹ follows
+whatever colours it is given: only the tokenizer, which confuses colours that are alike, pushes two of them apart; the film
+shows where they go.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from gss_lite.inverse_learned import LearnedInverse
 from gss_lite.palette import Palette, paint
-from gss_lite.palette_learned import straight_through_reconstruct, token_logits
+from gss_lite.palette_learned import quantization_error, rebuild_error, straight_through_reconstruct
 from gss_lite.training.inverse_stage import inverse_loss
 from gss_lite.vqvae import VQVAE
 
@@ -33,11 +34,13 @@ class Joint(NamedTuple):
 def train_jointly(
     start: Palette, tokenizer: VQVAE, masks: Tensor, build: Callable[[Tensor], LearnedInverse], *, steps: int = 400, batch: int = 16,
     lr: float = 0.02, momentum: float = 0.9, inverse_lr: float = 5e-3, temperature: float = 1.0, every: int = 10, seed: int = 0,
+    rebuild: float = 0.0,
 ) -> Joint:
     """SGD on β (D.ii: 4,000 steps of batch 16) and AdamW on X⁻¹ (D.iii), one cross-entropy for both.
 
     Args:
         masks: class ids (N, H, W), sides multiples of the stride. build: β (K, 3) → the X⁻¹ to train, e.g. ConvInverse.
+        rebuild: weight of (S.3)'s other term in β's loss, see `rebuild_error`.
         temperature: of the Gumbel-softmax, in units of the mean squared distance to the nearest code (see `learn_palette`).
         every: steps between two frames of the film. seed: of batches, noise and X⁻¹'s first weights.
     Raises:
@@ -60,8 +63,11 @@ def train_jointly(
             frames.append(step)
         mask = masks[torch.randint(len(masks), (batch,), generator=generator)].long()
         maskige = paint(mask, colors, start.ignore_color)
-        unit = unit or max(float(-token_logits(tokenizer, maskige.detach()).amax(1).mean()), 1e-6)
-        loss = inverse_loss(inverse(straight_through_reconstruct(tokenizer, maskige, temperature * unit, generator)), mask)
+        unit = unit or quantization_error(tokenizer, maskige)
+        picture = straight_through_reconstruct(tokenizer, maskige, temperature * unit, generator)
+        loss = inverse_loss(inverse(picture), mask)
+        if rebuild:
+            loss = loss + rebuild * rebuild_error(picture, mask, colors)
         if not bool(loss.isfinite()):
             raise FloatingPointError(f"the loss became {loss.item()} at step {step + 1}; lower the learning rates (now {lr:g} and {inverse_lr:g})")
         trained = [colors, *inverse.parameters()]
