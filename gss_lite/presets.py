@@ -53,6 +53,11 @@ PRESETS: Mapping[str, Preset] = MappingProxyType({p.name: p for p in (
         prior=Schedule(steps=12, batch=2, crop=(32, 32), lr=2e-3, warmup=2, ema=0.9),
         notes="A model that learns nothing useful, in a second: for tests of the machinery.",
     ),
+    replace(
+        _SCENES, name="scenes-cpu-mobilenet", tokenizer_from="scenes-cpu", backbone="mobilenetv3_small_050",
+        backbone_args=fixed(out_indices=(1, 2, 3, 4)), readback=0.0, prior=replace(_SCENES.prior, steps=1500),
+        notes="Another image encoder for the tokens of scenes-cpu, with a tenth of its backbone: X⁻¹ trained once serves both.",
+    ),
     Preset(
         name="camvid", data="camvid", size=(360, 480),
         tokenizer=fixed(vocab_size=512, stride=4, width=64, code_dim=16),
