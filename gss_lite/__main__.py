@@ -64,6 +64,7 @@ def _train(arguments: argparse.Namespace, line: str) -> None:
     if arguments.maskige and not inverse:
         raise ValueError(f"--maskige says what X⁻¹ is trained on, with --stage inverse-…; --stage {stage} trains none. Leave it out.")
     schedule, stage_two = stage_two_options(arguments)
+    join(torch.device("cuda" if torch.cuda.is_available() else "cpu"))  # before anything is written: the first process does that
     if schedule and preset.prior:
         preset = replace(preset, prior=replace(preset.prior, **schedule))
     folder = Path(arguments.out or f"runs/{preset.name}")
@@ -105,7 +106,7 @@ def _evaluate(arguments: argparse.Namespace, line: str) -> None:
     if pixel and arguments.inverse != "ff":
         raise ValueError("the discriminative twin paints no maskige and has no X⁻¹; leave --inverse or --model pixel out")
     dataset = dataset_for(preset, arguments.split, folder=arguments.data, transform=eval_transform())
-    view, device = view_of(preset.window, arguments.flip), join(torch.device(arguments.device))
+    view, device = view_of(preset.window, arguments.flip, preset.test_size), join(torch.device(arguments.device))
     if pixel:
         result, name = evaluate_pixel(load_twin(preset, arguments.weights), dataset, view=view, device=device), "pixel"
     else:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gss_lite.data.transforms import fit_into
 from gss_lite.gss import GSS, resize_mask
 from gss_lite.inverse_statistics import expected_maskige
 
@@ -73,6 +74,16 @@ def sliding(scorer: Scorer, crop: int | tuple[int, int] = 768, stride: int | tup
                 total[:, :, top:bottom, left:right] += part
                 count[top:bottom, left:right] += 1
         return total / count
+
+    return scores
+
+
+def resized(scorer: Scorer, size: tuple[int, int]) -> Scorer:
+    """Scores of the picture brought to `size` (see `fit_into`), resized back, bilinearly both ways: ADE20K's short side of 512."""
+
+    def scores(image: Tensor) -> Tensor:
+        fitted = F.interpolate(image, size=fit_into(image.shape[2:], size), mode="bilinear", align_corners=False)
+        return F.interpolate(scorer(fitted), size=image.shape[2:], mode="bilinear", align_corners=False)
 
     return scores
 

@@ -19,6 +19,7 @@ class Schedule:
     weight_decay: float = 0.01
     scales: tuple[float, float] = (1.0, 1.0)  # random resizing of the picture before the crop
     precision: str = "no"  # Accelerate's mixed_precision: "no" (float32), "bf16", "fp16"
+    targets: str = "no"  # precision in which the frozen tokenizer encodes the targets: "no" (float32) or "bf16"
     accumulate: int = 1  # micro-batches that one step's `batch` is split into, one after the other: less memory, the same step
     clip: float = 0.0  # largest norm of a step's gradient; 0 leaves it as it is
     checkpointing: bool = False  # recompute the backbone's activations in the backward pass: less memory, a third more time
@@ -51,6 +52,7 @@ class Preset:
     num_classes: int = 0  # 0: the number of classes of `data`
     pretrained: str = ""  # timm's name of the weights that training starts from; "": random ones
     window: tuple[int, int] = (0, 0)  # prediction by sliding window: side and stride in pixels; (0, 0): the whole picture at once
+    test_size: tuple[int, int] = (0, 0)  # prediction on the picture fitted into it, see `fit_into`; (0, 0): as it is
     seed: int = 0
     notes: str = field(default="", compare=False)
 

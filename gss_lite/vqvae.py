@@ -171,7 +171,8 @@ class VQVAE(nn.Module):
         """q_φ(z|x), a point mass: maskige (B, D, H, W) in [0, 1] → tokens (B, H/stride, W/stride)."""
         vectors = self.encoder(2 * self._checked(maskige) - 1)
         flat = vectors.movedim(1, -1).reshape(-1, vectors.shape[1])  # (B·h·w, C)
-        return self.codebook.nearest(flat).view(vectors.shape[0], *vectors.shape[2:])
+        with torch.autocast(flat.device.type, enabled=False):  # also where the encoder runs in bf16, distances are compared in float32
+            return self.codebook.nearest(flat.float()).view(vectors.shape[0], *vectors.shape[2:])
 
     @torch.no_grad()
     def decode(self, tokens: Tensor) -> Tensor:

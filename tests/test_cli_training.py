@@ -155,6 +155,18 @@ def test_evaluate_looks_through_the_presets_windows_and_mirrors(tiny_run, tmp_pa
     assert view_of() is None and view_of(flip=True) is flipped
 
 
+def test_views_are_put_together_with_the_size_outermost():
+    seen = []
+
+    def scorer(image):
+        seen.append(tuple(image.shape[2:]))
+        return image
+
+    view_of((16, 16), True, (32, 128))(scorer)(torch.rand(1, 3, 64, 128))
+    assert seen == [(16, 16)] * 2 * 2 * 4  # brought to 32 × 64, in windows of 16, each with its mirror image
+    assert get_preset("ade20k-swin-l").test_size == (512, 2048) and get_preset("cityscapes-swin-l").test_size == (0, 0)
+
+
 def test_the_twin_is_looked_at_in_the_same_way(tiny_run, tmp_path, monkeypatch):
     assert train(tmp_path, stage="pixel") == 0
     path = tmp_path / "record.json"
@@ -181,3 +193,21 @@ def test_two_processes_evaluate_as_one_and_write_one_record(tiny_run, tmp_path):
     alone = json.loads((tmp_path / "one.json").read_text())["metrics"]
     assert ours["pictures"] == alone["pictures"] == 4 and ours["reconstruction"] == alone["reconstruction"]
     assert ours["prediction"]["aacc"] == pytest.approx(alone["prediction"]["aacc"], abs=1e-3)  # batches of other sizes round another way
+
+
+def test_two_launched_processes_train_both_stages_as_one_does(tmp_path):
+    """`accelerate launch -m gss_lite train`: one palette, one set of files, and the losses of a single process."""
+    train = ["-m", "gss_lite", "train", "--preset", "scenes-tiny", "--steps", "4"]
+    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    for name, launcher in (("one", []), ("two", launch)):
+        done = subprocess.run(
+            [sys.executable, *launcher, *train, "--out", str(tmp_path / name)], cwd=ROOT, capture_output=True, text=True, timeout=300,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"},
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert done.stdout.count("weights and records are in") == 1
+    one, two = (sorted(p.relative_to(tmp_path / name) for p in (tmp_path / name).rglob("*")) for name in ("one", "two"))
+    assert one == two
+    for stage in ("vqvae", "prior"):
+        records = [json.loads((tmp_path / name / f"scenes-tiny.{stage}.json").read_text()) for name in ("one", "two")]
+        assert records[0]["log"][0]["loss"] == pytest.approx(records[1]["log"][0]["loss"], rel=0.05 if stage == "prior" else 1e-3)

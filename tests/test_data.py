@@ -8,7 +8,7 @@ from torchvision import tv_tensors
 
 from gss_lite.data.camvid import CLASSES, SIZES, CamVid, find_camvid, read_image, read_mask
 from gss_lite.data.transforms import (
-    ClassShareCrop, RandomScale, ResumableBatches, SeededAugmentation, denormalize, eval_transform, train_transform,
+    ClassShareCrop, RandomScale, ResumableBatches, SeededAugmentation, denormalize, eval_transform, fit_into, train_transform,
 )
 
 
@@ -144,6 +144,21 @@ def test_scaled_pairs_stay_aligned():
     assert mask.shape == (120, 160) and image.shape == (3, 120, 160)
     inner = (image[0].float() / 20 - mask.float()).abs() < 0.5  # only the blurred borders of the picture may differ
     assert inner.float().mean() > 0.85
+
+
+@pytest.mark.parametrize("sides, size, expected", [
+    ((480, 640), (512, 2048), [512, 683]),  # ADE20K: the shorter side becomes 512 …
+    ((640, 480), (512, 2048), [683, 512]),
+    ((300, 1500), (512, 2048), [410, 2048]),  # … unless the longer one would pass 2048
+    ((1024, 2048), (1024, 2048), [1024, 2048]), ((96, 128), (72, 96), [72, 96]), ((1, 4000), (512, 2048), [1, 2048]),
+])
+def test_pictures_are_fitted_as_mmsegmentation_does(sides, size, expected):
+    assert fit_into(sides, size) == expected
+
+
+def test_random_scale_keeps_the_ratio_of_a_picture_that_has_another_than_the_box():
+    image, mask = RandomScale((512, 2048), (0.25, 0.25))(*coded_pair(60, 80))
+    assert mask.shape == (128, 171) and image.shape == (3, 128, 171)
 
 
 def test_a_crop_filled_by_one_class_is_drawn_again():

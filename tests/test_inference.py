@@ -8,8 +8,8 @@ from torch import nn
 
 from gss_lite.build import build_gss, build_palette
 from gss_lite.inference import (
-    ExpectedGSS, class_frequencies, entropy_map, flipped, mask_scorer, pixel_scorer, sample_masks, sample_tokens, sliding, token_entropy,
-    window_spans,
+    ExpectedGSS, class_frequencies, entropy_map, flipped, mask_scorer, pixel_scorer, resized, sample_masks, sample_tokens, sliding,
+    token_entropy, window_spans,
 )
 from gss_lite.inverse_statistics import expected_maskige
 from gss_lite.palette import paint
@@ -51,6 +51,19 @@ def test_overlaps_are_averaged():
     image = torch.zeros(1, 3, 4, 10)
     scores = sliding(edge, (4, 6), (4, 4))(image)  # windows 0…5 and 4…9
     assert scores[0, 0, 0].tolist() == [0, 1, 2, 3, (4 + 0) / 2, (5 + 1) / 2, 2, 3, 4, 5]
+
+
+def test_a_resized_scorer_sees_the_fitted_picture_and_answers_for_the_whole_one():
+    sizes = []
+
+    def scorer(image):
+        sizes.append(tuple(image.shape[2:]))
+        return torch.stack([image[:, 0], 1 - image[:, 0]], 1)
+
+    ramp = torch.linspace(0, 1, 60).expand(1, 3, 40, 60)
+    scores = resized(scorer, (20, 80))(ramp)
+    assert sizes == [(20, 30)] and scores.shape == (1, 2, 40, 60)
+    torch.testing.assert_close(scores[0, 0], ramp[0, 0], atol=0.02, rtol=0)
 
 
 def test_flipping_averages_both_views():

@@ -10,6 +10,7 @@ from gss_lite.build import build_gss, build_palette, build_prior, build_tokenize
 from gss_lite.presets import PRESETS, get_preset
 from gss_lite.presets_paper import PAPER_PRESETS
 from gss_lite.training.loop import adamw
+from gss_lite.training.stages import train_vqvae
 from gss_lite.vqvae import VQVAE
 
 NAMES = [preset.name for preset in PAPER_PRESETS]
@@ -86,12 +87,12 @@ def test_the_tokenizer_is_the_dvae_with_the_published_number_of_parameters():
     assert sum(p.numel() for p in tokenizer.parameters()) == 97_616_006 - 128  # the decoder's first bias is part of its table
 
 
-@pytest.mark.parametrize("name", ["cityscapes-r101", "mseg-hrnet-w48", "ade20k-swin-l"])
+@pytest.mark.parametrize("name", NAMES)
 def test_one_step_on_random_data(name):
     """On 64 × 64 pixels, with a small tokenizer of the same interface and narrow heads; backbone, grid and losses as they are."""
     torch.manual_seed(0)
     preset = get_preset(name)
-    if name == "ade20k-swin-l":  # 2 of 18 blocks in the third stage; 195 M parameters would take most of a minute
+    if name.endswith("swin-l"):  # 2 of 18 blocks in the third stage; 195 M parameters would take most of a minute
         preset = replace(preset, backbone_args={**preset.backbone_args, "depths": (2, 2, 2, 2), "embed_dim": 96, "num_heads": (3, 6, 12, 24)})
     preset = replace(preset, head={**preset.head, "token_dim": 64})
     gss = build_gss(preset, VQVAE(vocab_size=8192, stride=8, width=8, depth=1)).train()
@@ -117,3 +118,13 @@ def test_pretrained_weights_that_timm_does_not_have():
 
     for name in ("cityscapes-swin-l", "mseg-hrnet-w48"):
         assert timm.is_model(get_preset(name).pretrained.split(".")[0]) and get_preset(name).pretrained in timm.list_pretrained()
+
+
+def test_stage_one_of_a_paper_preset_trains_nothing_and_asks_for_the_dvae(tmp_path, monkeypatch):
+    monkeypatch.setattr("gss_lite.training.stages.load_tokenizer", lambda preset: ("the tokenizer of", preset.name))
+    assert train_vqvae(get_preset("ade20k-swin-l"), tmp_path, progress=False) == ("the tokenizer of", "ade20k-swin-l")
+    assert not list(tmp_path.iterdir())
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="data_scripts.dalle_dvae"):
+        train_vqvae(get_preset("ade20k-swin-l"), tmp_path, progress=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -62,7 +62,11 @@ def train_transform(
 
 
 class RandomScale(v2.Transform):
-    """Resize to `size` times a factor drawn uniformly from `scales`: bilinear for the picture, nearest for the mask."""
+    """Fit into `size` times a factor drawn uniformly from `scales`: bilinear for the picture, nearest for the mask.
+
+    The sides' ratio is kept, by mmsegmentation's rule: the longer side reaches the longer of `size`, or the shorter side the
+    shorter, whichever comes first. So (512, 2048) means a shorter side of 512 for all but very long pictures.
+    """
 
     def __init__(self, size: tuple[int, int], scales: tuple[float, float]) -> None:
         super().__init__()
@@ -71,11 +75,17 @@ class RandomScale(v2.Transform):
     def forward(self, image: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Picture (3, H, W) and mask (H, W) → both resized alike."""
         factor = float(torch.empty(()).uniform_(*self.scales))
-        size = [round(side * factor) for side in self.size]
+        size = fit_into(mask.shape, [side * factor for side in self.size])
         return (
             v2.functional.resize(image, size, antialias=True),
             v2.functional.resize(mask, size, interpolation=InterpolationMode.NEAREST_EXACT),
         )
+
+
+def fit_into(sides: Sequence[int], size: Sequence[float]) -> list[int]:
+    """(height, width) of a picture → those it has as large as `size` (in either orientation) allows, its ratio kept."""
+    ratio = min(max(size) / max(sides), min(size) / min(sides))
+    return [max(1, round(side * ratio)) for side in sides]
 
 
 def eval_transform() -> v2.Compose:

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
 from gss_lite.gss import GSS
-from gss_lite.inference import Scorer, flipped, mask_scorer, pixel_scorer, sliding
+from gss_lite.inference import Scorer, flipped, mask_scorer, pixel_scorer, resized, sliding
 from gss_lite.metrics import Scores, confusion_matrix, scores_from_confusion
 
 View = Callable[[Scorer], Scorer]
@@ -41,14 +41,24 @@ class Evaluation:
         return len(self.matrices["prediction"])
 
 
-def view_of(window: tuple[int, int] = (0, 0), flip: bool = False) -> View | None:
-    """How a picture is looked at: by sliding windows of side and stride `window` (Preset.window), averaged with its mirror image.
+def view_of(window: tuple[int, int] = (0, 0), flip: bool = False, size: tuple[int, int] = (0, 0)) -> View | None:
+    """How a picture is looked at: brought to a size first (Preset.test_size), by sliding windows of side and stride `window`
+    (Preset.window), averaged with its mirror image.
 
-    None for neither: the whole picture, once.
+    None for none of it: the whole picture as it is, once.
     """
-    if not window[0]:
-        return flipped if flip else None
-    return lambda scorer: sliding(flipped(scorer) if flip else scorer, *window)
+    steps: list[View] = [flipped] if flip else []
+    if window[0]:
+        steps.append(lambda scorer: sliding(scorer, *window))
+    if size[0]:
+        steps.append(lambda scorer: resized(scorer, size))
+
+    def view(scorer: Scorer) -> Scorer:
+        for step in steps:
+            scorer = step(scorer)
+        return scorer
+
+    return view if len(steps) > 1 else steps[0] if steps else None
 
 
 def evaluate(

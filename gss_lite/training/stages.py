@@ -56,9 +56,10 @@ class VQVAEStage(nn.Module):
 class PriorStage(nn.Module):
     """Stage II: forward(image, mask) gives GSS's loss; tokenizer and X⁻¹ are frozen."""
 
-    def __init__(self, gss: GSS) -> None:
+    def __init__(self, gss: GSS, targets: str = "no") -> None:
         super().__init__()
         self.gss = gss
+        gss.target_precision = targets
 
     def forward(self, image: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Photograph (B, 3, H, W), mask (B, H, W) → (loss, scalars)."""
@@ -68,20 +69,21 @@ class PriorStage(nn.Module):
 def make_palette(preset: Preset, folder: Path, *, data: str | Path | None = None) -> Palette:
     """The preset's palette; an assigned one is made from 600 training masks and left in `folder` as NAME.palette.json."""
     path = folder / f"{preset.name}.palette.json"
-    if preset.palette == "assigned" and not path.exists():
+    if preset.palette == "assigned" and not path.exists() and is_main():
         masks = dataset_for(preset, "train", folder=data)
         masks = torch.stack([masks[i][1] for i in range(min(600, len(masks)))])
         assign_colors(max_min_palette(num_classes(preset)), masks, seed=preset.seed).save(path)
+    wait_for_all()  # the others read what the first has written
     return build_palette(preset, folder)
 
 
 def train_vqvae(preset: Preset, folder: Path, *, data: str | Path | None = None, **options: object) -> VQVAE:
     """Stage I. Leaves NAME.vqvae.safetensors and its record NAME.vqvae.json in `folder`; resumes what it finds there.
 
-    Where the preset shares another's tokenizer, only the palette is made, and that tokenizer returned as it is.
+    Where the preset shares another's tokenizer, or takes OpenAI's, only the palette is made, and that tokenizer returned as it is.
     """
     palette = None if preset.palette == "random" else make_palette(preset, folder, data=data)
-    if preset.tokenizer_from:
+    if preset.tokenizer_from or preset.tokenizer_kind != "vqvae":
         return load_tokenizer(preset)
     torch.manual_seed(preset.seed)
     tokenizer = build_tokenizer(preset)
@@ -112,7 +114,7 @@ def train_prior(
         options |= {"validate": validator(gss, validation_set(preset, data)), "validate_every": validate_every}
     gss.prior.to(memory_format=torch.channels_last)  # about a quarter faster for convolutions, on CPU and GPU
     stage_one = stage_one or folder
-    run_stage(preset, "prior", PriorStage(gss), gss.prior, preset.prior, folder, data, frozen=stage_one_hash(preset, stage_one), **options)
+    run_stage(preset, "prior", PriorStage(gss, preset.prior.targets), gss.prior, preset.prior, folder, data, frozen=stage_one_hash(preset, stage_one), **options)
     bring_stage_one(preset, stage_one, folder)
     return gss.eval()
 
