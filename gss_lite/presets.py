@@ -34,6 +34,17 @@ _GENERIC_S8 = replace(
     notes="As generic-s4, with a quarter of the tokens: the stride of the paper's tokenizer.",
 )
 
+_CAMVID = Preset(
+    name="camvid", data="camvid", size=(360, 480),
+    tokenizer=fixed(vocab_size=512, stride=4, width=64, code_dim=16),
+    backbone="resnet18d",
+    backbone_args=fixed(channels=(32, 64, 128, 256), stem_width=16, out_indices=(1, 2, 3, 4)),
+    head=fixed(level_dim=48, fuse_dim=96, token_dim=192, pixel_dim=48, depth=2, heads=4, ffn_dim=192),
+    vqvae=Schedule(steps=4000, batch=8, crop=(128, 160), lr=3e-3, weight_decay=0.0),
+    prior=Schedule(steps=2500, batch=8, crop=(192, 256), lr=2e-3, warmup=200, weight_decay=0.05, scales=(0.5, 1.25), ema=0.998),
+    notes="Real street frames, trained from scratch on two CPU cores.",
+)
+
 _MANY = replace(
     _SCENES, name="many-scenes-cpu", data="many-scenes", num_classes=64, train_pictures=6000,
     tokenizer=_GENERIC.tokenizer, tokenizer_from=_GENERIC.name, vqvae=_GENERIC.vqvae, readback=0.0,
@@ -58,15 +69,14 @@ PRESETS: Mapping[str, Preset] = MappingProxyType({p.name: p for p in (
         backbone_args=fixed(out_indices=(1, 2, 3, 4)), readback=0.0, prior=replace(_SCENES.prior, steps=1500),
         notes="Another image encoder for the tokens of scenes-cpu, with a tenth of its backbone: X⁻¹ trained once serves both.",
     ),
-    Preset(
-        name="camvid", data="camvid", size=(360, 480),
-        tokenizer=fixed(vocab_size=512, stride=4, width=64, code_dim=16),
-        backbone="resnet18d",
-        backbone_args=fixed(channels=(32, 64, 128, 256), stem_width=16, out_indices=(1, 2, 3, 4)),
-        head=fixed(level_dim=48, fuse_dim=96, token_dim=192, pixel_dim=48, depth=2, heads=4, ffn_dim=192),
-        vqvae=Schedule(steps=4000, batch=8, crop=(128, 160), lr=3e-3, weight_decay=0.0),
-        prior=Schedule(steps=2500, batch=8, crop=(192, 256), lr=2e-3, warmup=200, weight_decay=0.05, scales=(0.5, 1.25), ema=0.998),
-        notes="Real street frames, trained from scratch on two CPU cores.",
+    _CAMVID,
+    replace(
+        _CAMVID, name="camvid-gpu", tokenizer_from="camvid", backbone="resnet34d", backbone_args=fixed(out_indices=(1, 2, 3, 4)),
+        head=fixed(level_dim=128, fuse_dim=256, token_dim=512, pixel_dim=128, depth=2, heads=8, ffn_dim=512),
+        prior=Schedule(
+            steps=8000, batch=16, crop=(320, 448), lr=1e-3, warmup=500, weight_decay=0.05, scales=(0.5, 1.5), precision="bf16", targets="bf16", ema=0.999,
+        ),
+        notes="Real street frames from scratch, at a size that wants one GPU. No run of it is recorded here.",
     ),
     _GENERIC,
     _MANY,
