@@ -4,10 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gss_lite.build import build_gss
+from gss_lite.build import build_gss, load_gss
+from gss_lite.data.scenes import Scenes
 from gss_lite.gss import resize_mask
 from gss_lite.palette import IGNORE, paint
 from gss_lite.presets import get_preset
+from gss_lite.training.stages import PriorStage
 
 
 @pytest.fixture(scope="module")
@@ -120,3 +122,24 @@ def test_an_id_outside_the_classes_is_refused(gss):
 def test_picture_and_mask_of_different_size_are_refused(gss, size, shape):
     with pytest.raises(ValueError, match="must be of one size"):
         gss.losses(torch.randn(1, 3, *size), torch.zeros(shape).long())
+
+
+def test_targets_in_bfloat16_are_nearly_the_same_tokens_and_decode_as_well():
+    gss, streets = load_gss(get_preset("scenes-cpu")), Scenes(6, split="test")
+    mask = torch.stack([streets[i][1] for i in range(6)]).long()
+    guess, tokens = torch.zeros(6, 11, 24, 32), {}
+    for precision in ("no", "bf16"):
+        gss.target_precision = precision
+        tokens[precision] = gss.targets(mask, guess).tokens
+    changed = float((tokens["no"] != tokens["bf16"]).float().mean())
+    assert 0 < changed < 0.05
+    right = [(gss.inverse.classify(gss.tokenizer.decode(t)) == mask)[mask != 255].float().mean() for t in tokens.values()]
+    assert abs(float(right[0] - right[1])) < 1e-3
+    with torch.autocast("cpu", torch.bfloat16):  # whatever the prior trains in, the targets' precision is their own
+        gss.target_precision = "no"
+        assert torch.equal(gss.targets(mask, guess).tokens, tokens["no"])
+
+
+def test_stage_two_takes_its_targets_precision_from_the_schedule():
+    gss = build_gss(get_preset("scenes-tiny"))
+    assert gss.target_precision == "no" and PriorStage(gss, "bf16").gss.target_precision == "bf16"

@@ -209,14 +209,17 @@ def test_a_lost_worker_says_what_to_change_and_the_run_can_go_on(tmp_path):
     assert torch.equal(resumed.layer.weight, whole.layer.weight)
 
 
-def test_bfloat16_and_float32_begin_alike_and_stay_within_five_percent(tmp_path):
+def test_bfloat16_and_float32_begin_alike_and_learn_alike(tmp_path):
+    """Over 60 steps they stay within a tenth of what either has learned, far closer than two seeds are."""
     preset, losses = get_preset("scenes-tiny"), {}
     data = SeededAugmentation(InMemory(dataset_for(preset, "train")), train_transform(32, 32), 0)
     for precision in ("no", "bf16"):
         torch.manual_seed(0)
         gss = build_gss(preset)
-        plan = replace(preset.prior, precision=precision)
+        plan = replace(preset.prior, precision=precision, steps=60, batch=8)
         log = fit(PriorStage(gss), gss.prior, data, plan, run=RUN, folder=tmp_path / precision, progress=False, log_every=1)
         losses[precision] = [e["loss"] for e in log]
     assert losses["bf16"][0] == pytest.approx(losses["no"][0], rel=2e-3)
-    assert losses["bf16"] == pytest.approx(losses["no"], rel=0.05) and losses["bf16"] != losses["no"]
+    learned = losses["no"][0] - sum(losses["no"][-5:]) / 5
+    apart = [abs(a - b) for a, b in zip(losses["no"], losses["bf16"])]
+    assert learned > 0.5 and 0 < max(apart) < 0.1 * learned
