@@ -72,8 +72,18 @@ def test_token_logits_and_both_losses_equal_the_released_ones(released, dvae):
         _, scalars = gss.losses(fixture["image"], mask)
     expected, losses = fixture["token_logits"], fixture["losses"]
     ours = token_logits.flatten(2)[:, :, fixture["token_positions"]]
-    # The features are stored in 16 bits; their rounding alone moves the logits by about 1e-4 of their size.
-    assert float((ours - expected).norm() / expected.norm()) < 1e-3
+    # The features are stored in 16 bits. What their rounding alone does to the logits is measured, by rounding them once more
+    # at random; the difference must be no more than that.
+    assert {f.dtype for f in fixture["features"]} == {torch.float16}
+    stored = prior.backbone.features
+    generator = torch.Generator().manual_seed(0)
+    prior.backbone.features = [f * (1 + (2 * torch.rand(f.shape, generator=generator) - 1) * 2**-11) for f in stored]
+    with torch.no_grad():
+        shaken = prior(fixture["image"]).token_logits.flatten(2)[:, :, fixture["token_positions"]]
+    prior.backbone.features = stored
+    rounding = float((shaken - ours).norm() / expected.norm())
+    apart = float((ours - expected).norm() / expected.norm())
+    assert apart < max(1e-4, 1.2 * rounding) and apart < 1e-3
     assert float((ours - expected).abs().max() / expected.abs().max()) < 2e-3
     sure = fixture["token_margin"] > 1e-2
     assert sure.float().mean() > 0.5
