@@ -26,7 +26,7 @@ from gss_lite.training.gaussian_stage import gaussian_stage
 from gss_lite.training.inverse_stage import plan_for, shortened, train_inverse
 from gss_lite.training.pixel_stage import evaluate_pixel, train_pixel
 from gss_lite.training.records import run_record
-from gss_lite.training.stages import train_prior, train_vqvae
+from gss_lite.training.stages import train_prior, train_vqvae, trains_tokenizer
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -73,8 +73,9 @@ def _train(arguments: argparse.Namespace, line: str) -> None:
                "tensorboard": arguments.tensorboard}
     if stage in {"vqvae", "all"}:
         train_vqvae(preset, folder, **options)
-        if preset.tokenizer_from:
-            print(f"{preset.name} shares the trained tokenizer of {preset.tokenizer_from}: stage I made its palette, and trained nothing")
+        if not trains_tokenizer(preset) and is_main():
+            owner = f"the trained tokenizer of {preset.tokenizer_from}" if preset.tokenizer_from else "OpenAI's dVAE"
+            print(f"{preset.name} shares {owner}: stage I made its palette, and trained nothing")
     if stage == "prior" or (stage == "all" and preset.prior):
         train_prior(preset, folder, stage_one=stage_one, **options, **stage_two)
     if stage == "pixel":
@@ -131,7 +132,7 @@ def _evaluate(arguments: argparse.Namespace, line: str) -> None:
         metrics["without_corrupt_frame"] = {key: value.miou for key, value in without.items()}
         print(f"\nwithout {CORRUPT_TEST_FRAME}, whose mask is shifted: {labels['prediction']} {100 * without['prediction'].miou:.2f} mIoU")
     metrics["picture_accuracy"] = [None if value != value else round(value, 4) for value in result.picture_accuracy()]  # NaN: nothing labelled
-    how = {"window": list(preset.window)} if preset.window[0] else {}
+    how = {key: list(value) for key, value in (("window", preset.window), ("test_size", preset.test_size)) if value[0]}
     metrics |= {**how, **({"flip": True} if arguments.flip else {})}
     path = Path(arguments.record or f"runs/{preset.name}/evaluate-{arguments.split}{kind and '-' + kind}.json")
     write_json(path, run_record(

@@ -50,7 +50,8 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--workers", type=whole_number(0), default=0, help="processes that load data (default: 0, in the training process)")
     train.add_argument("--tensorboard", action="store_true", help="log to FOLDER/STAGE/tensorboard as well")
     two = train.add_argument_group("stage II and its twin (--stage prior, all, pixel)")
-    two.add_argument("--validate-every", type=whole_number(1), metavar="N", help="mIoU of the validation split every N steps; the best weights are kept in FOLDER/STAGE/best.pt")
+    two.add_argument("--validate-every", type=whole_number(1), metavar="N",
+                     help="mIoU of the validation split every N steps; the best weights are kept in FOLDER/STAGE/best.pt")
     two.add_argument("--keep", choices=["last", "best"], help="what becomes NAME.STAGE.safetensors: the last weights (default) or the best of --validate-every")
     two.add_argument("--pretrained", action="store_true", default=None, help="start from the backbone weights that the preset names, from timm")
     two.add_argument("--precision", choices=["no", "bf16", "fp16"], help="no: float32 (default: the preset's)")

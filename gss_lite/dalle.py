@@ -64,6 +64,11 @@ class Block(nn.Module):
         return h.add_(self.id(x))
 
 
+def _no_autocast(x: Tensor) -> torch.autocast:
+    """For the layers that stay in float32 also where a caller computes in bf16 (GSS.targets)."""
+    return torch.autocast(x.device.type, enabled=False)
+
+
 class Encoder(nn.Module):
     """q_φ(z|x): mapped pixels (B, 3, H, W) → token logits. 53,786,240 parameters as published."""
 
@@ -79,7 +84,8 @@ class Encoder(nn.Module):
 
     def features(self, mapped: Tensor) -> Tensor:
         """Mapped pixels (B, 3, H, W) → what the logits are linear in, pixels as rows (B, H/8, W/8, 8·width)."""
-        x = self.input(mapped).to(self.groups[0][0].res[0].weight.dtype)
+        with _no_autocast(mapped):
+            x = self.input(mapped.float()).to(self.groups[0][0].res[0].weight.dtype)
         for number, group in enumerate(self.groups):
             if number > 0:
                 x = F.max_pool2d(x, 2)
@@ -89,13 +95,16 @@ class Encoder(nn.Module):
 
     def forward(self, mapped: Tensor) -> Tensor:
         """Mapped pixels (B, 3, H, W) → logits (B, V, H/8, W/8)."""
-        return self.output(self.features(mapped).to(self.output.weight.dtype)).movedim(-1, 1)
+        features = self.features(mapped)
+        with _no_autocast(mapped):
+            return self.output(features.to(self.output.weight.dtype)).movedim(-1, 1)
 
     def tokens(self, mapped: Tensor) -> Tensor:
         """Arg-max of `forward`, long (B, H/8, W/8), with the logits of at most 1024 tokens in memory."""
         features = self.features(mapped)
         rows = features.reshape(-1, features.shape[-1])  # (B·h·w, 8·width)
-        best = [self.output(part.to(self.output.weight.dtype)).argmax(1) for part in rows.split(ROWS)]
+        with _no_autocast(mapped):
+            best = [self.output(part.to(self.output.weight.dtype)).argmax(1) for part in rows.split(ROWS)]
         return torch.cat(best).view(features.shape[:3])
 
 

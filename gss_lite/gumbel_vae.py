@@ -109,7 +109,9 @@ class GumbelVAE(nn.Module):
     @torch.no_grad()
     def encode(self, maskige: Tensor) -> Tensor:
         """Maskige (B, 3, H, W) in [0, 1] → tokens (B, H/stride, W/stride), the arg-max of q_φ(z|x)."""
-        return self.to_logits(self._features(maskige)).argmax(1)
+        features = self._features(maskige)
+        with torch.autocast(features.device.type, enabled=False):  # in float32 also where the encoder runs in bf16
+            return self.to_logits(features.float()).argmax(1)
 
     @torch.no_grad()
     def decode(self, tokens: Tensor) -> Tensor:

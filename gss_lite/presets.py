@@ -66,7 +66,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType({p.name: p for p in (
     ),
     replace(
         _SCENES, name="scenes-cpu-mobilenet", tokenizer_from="scenes-cpu", backbone="mobilenetv3_small_050",
-        backbone_args=fixed(out_indices=(1, 2, 3, 4)), readback=0.0, prior=replace(_SCENES.prior, steps=1500),
+        backbone_args=fixed(out_indices=(1, 2, 3, 4)), readback=0.0, prior=replace(_SCENES.prior, steps=1000),
         notes="Another image encoder for the tokens of scenes-cpu, with a tenth of its backbone: X⁻¹ trained once serves both.",
     ),
     _CAMVID,

@@ -16,7 +16,7 @@ HRNET = ("hrnet_w48", fixed(feature_location="", out_indices=(1, 2, 3, 4)))
 
 
 def _stage_two(steps: int, batch: int, side: int, lr: float) -> Schedule:
-    # The authors trained in float32 on eight GPUs; bfloat16 halves the memory, and the frozen dVAE's time.
+    # The authors trained in float32 on eight GPUs; bfloat16 should halve the memory, and the frozen dVAE's time.
     return Schedule(steps, batch, (side, side), lr, warmup=1500, weight_decay=0.01, scales=(0.5, 2.0), precision="bf16", targets="bf16")
 
 

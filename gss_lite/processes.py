@@ -7,6 +7,7 @@ import os
 import torch
 import torch.distributed as dist
 from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 from torch import Tensor
 
 
@@ -30,7 +31,7 @@ def join(device: torch.device) -> torch.device:
     """Meet the processes that `accelerate launch` or torchrun started beside this one, if any → the device of this process's share."""
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return device
-    state = PartialState(cpu=device.type == "cpu")
+    state = PartialState(cpu=device.type == "cpu" or parse_flag_from_env("ACCELERATE_USE_CPU"))
     return state.device
 
 

@@ -128,3 +128,20 @@ def test_a_token_outside_the_vocabulary_is_refused(model, token):
 def test_another_dtype_is_refused():
     with pytest.raises(ValueError, match="float64"):
         DalleDVAE(16, 8, 8, dtype=torch.float64)
+
+
+def test_in_bfloat16_the_first_and_last_layers_stay_in_float32():
+    torch.manual_seed(0)
+    model, seen = DalleDVAE(vocab_size=64, width=8, code_dim=8).eval(), {}
+    for layer in model.modules():
+        if isinstance(layer, (torch.nn.Conv2d, torch.nn.Linear)):
+            torch.nn.init.normal_(layer.weight, 0, layer.weight[0].numel() ** -0.5)
+    parts = {"first": model.encoder.input, "between": model.encoder.groups[1][0].res[0], "last": model.encoder.output}
+    for name, layer in parts.items():
+        layer.register_forward_hook(lambda module, inputs, out, name=name: seen.update({name: out.dtype}))
+    picture = torch.rand(1, 3, 64, 64)
+    exact = model.encode(picture)
+    with torch.autocast("cpu", torch.bfloat16):
+        tokens = model.encode(picture)
+    assert seen == {"first": torch.float32, "between": torch.bfloat16, "last": torch.float32}
+    assert (tokens == exact).float().mean() > 0.9

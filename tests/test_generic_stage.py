@@ -59,6 +59,14 @@ def test_every_picture_is_painted_in_its_own_colours_and_the_last_are_photograph
     assert torch.allclose(seen, seen[0, 0] + torch.arange(3.0)[:, None], atol=1e-3)
 
 
+def test_batches_of_any_size_get_their_share_of_photographs():
+    torch.manual_seed(0)
+    assert [GenericStage.how_many(batch) for batch in (8, 16)] == [1, 2]
+    for batch in (4, 12):  # a process's share of a batch
+        share = sum(GenericStage.how_many(batch) for _ in range(2000)) / (2000 * batch)
+        assert share == pytest.approx(1 / 8, rel=0.15)
+
+
 def test_crops_of_photographs_are_random_resized_mirrored_and_seeded():
     ramp = torch.arange(120, dtype=torch.uint8).expand(3, 90, 120).contiguous()  # dark at the left, as wide as it is bright
     source = Photographs([ramp])

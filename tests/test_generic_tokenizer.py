@@ -22,7 +22,7 @@ def test_the_record_holds_every_palette_and_how_it_was_made(tmp_path, monkeypatc
     metrics = record["metrics"]
     assert record["preset"] == "generic-s4" and record["command"].endswith(f"--pictures 3 --record {path}")
     assert (metrics["pictures"], metrics["height"], metrics["width"], metrics["stride"]) == (3, 96, 128, 4)
-    assert list(metrics["palettes"]) == ["max-min", "max-min, assigned", *(f"random {seed}" for seed in range(5))]
+    assert list(metrics["palettes"]) == ["greedy", "max-min", "max-min, assigned", *(f"random {seed}" for seed in range(5))]
     expected = evaluate_palette(random_palette(11, 2), load_tokenizer(get_preset("generic-s4")), load_masks("scenes", "test", 3)).scores
     assert metrics["palettes"]["random 2"]["miou"] == pytest.approx(expected.miou)
     assert metrics["palettes"]["max-min, assigned"]["miou"] > 0.8

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch.utils.data import Subset
 
-from gss_lite.build import dataset_for, load_gss
+from gss_lite.build import dataset_for, load_gss, load_tokenizer
 from gss_lite.data.transforms import eval_transform
+from gss_lite.experiments.generic_tokenizer import fingerprint
 from gss_lite.presets import get_preset
 from gss_lite.training.evaluation import evaluate
 
@@ -64,6 +65,7 @@ def test_generic_tokenizer_targets(name, pictures, least):
     """A tokenizer that never saw the palette, nor CamVid, at 360 × 480."""
     metrics = record(name)["metrics"]
     assert (metrics["pictures"], metrics["height"], metrics["width"]) == (pictures, 360, 480)
+    assert metrics["tokenizer_sha256"] == fingerprint(load_tokenizer(get_preset(record(name)["preset"])))  # of the weights that are shipped
     assert min(metrics["palettes"][palette]["miou"] for palette in ("max-min", "max-min, assigned")) >= least
 
 

@@ -1,7 +1,7 @@
 """python -m gss_lite.experiments.generic_tokenizer: what a tokenizer that never saw the palette keeps of true masks.
 
-Three palettes on the same masks: max-min colours as they come, the same dealt out by neighbours (looking at training masks),
-and random ones, five deals. Nothing is trained.
+Palettes on the same masks: greedy (farthest points), max-min colours as they come, the same dealt out by neighbours (looking at
+training masks), and random ones, five deals. Nothing is trained.
 
 A tokenizer made for one palette (--preset camvid-s8 --weights FOLDER, after `gss_lite train`) is measured with that palette first.
 """
@@ -9,12 +9,16 @@ A tokenizer made for one palette (--preset camvid-s8 --weights FOLDER, after `gs
 from __future__ import annotations
 
 import argparse
+import hashlib
 import time
 from pathlib import Path
+
+from torch import nn
 
 from gss_lite.build import SHIPPED, build_palette, load_tokenizer
 from gss_lite.experiments.palette_ablation import NUM_CLASSES, SETS, load_masks
 from gss_lite.experiments.reconstruction import evaluate_palette
+from gss_lite.palette import farthest_point_palette
 from gss_lite.palette_assignment import assign_colors
 from gss_lite.palette_constructions import random_palette
 from gss_lite.palette_search import max_min_palette
@@ -40,15 +44,23 @@ def measure(name: str, data: str, split: str, pictures: int, weights: str | Path
     masks = load_masks(data, split, pictures)
     colors = max_min_palette(count)
     palettes = {"own": build_palette(preset, weights)} if own else {}
-    palettes |= {"max-min": colors, "max-min, assigned": assign_colors(colors, load_masks(data, "train", 60))}
+    palettes |= {"greedy": farthest_point_palette(count), "max-min": colors, "max-min, assigned": assign_colors(colors, load_masks(data, "train", 60))}
     palettes |= {f"random {seed}": random_palette(count, seed) for seed in range(5)}
     metrics = {"data": data, "split": split, "pictures": len(masks), "height": masks.shape[1], "width": masks.shape[2],
-               "stride": tokenizer.stride, "vocab_size": tokenizer.vocab_size, "palettes": {}}
+               "stride": tokenizer.stride, "vocab_size": tokenizer.vocab_size, "tokenizer_sha256": fingerprint(tokenizer), "palettes": {}}
     for title, palette in palettes.items():
         scores = evaluate_palette(palette, tokenizer, masks).scores
         metrics["palettes"][title] = {"miou": scores.miou, "aacc": scores.aacc, "iou": [round(float(v), 4) for v in scores.iou]}
         print(f"{title:20s} mIoU {100 * scores.miou:6.2f}   aAcc {100 * scores.aacc:6.2f}", flush=True)
     return metrics
+
+
+def fingerprint(tokenizer: nn.Module) -> str:
+    """64 hexadecimal digits of all of a tokenizer's numbers, by which a record says which weights it was measured with."""
+    digest = hashlib.sha256()
+    for _, tensor in sorted(tokenizer.state_dict().items()):
+        digest.update(tensor.detach().cpu().contiguous().numpy())
+    return digest.hexdigest()
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from gss_lite.build import load_tokenizer
+from gss_lite.experiments.generic_tokenizer import fingerprint
 from gss_lite.experiments.palette_ablation import TILE, load_masks, tiles
 from gss_lite.inverse import NearestColor
 from gss_lite.inverse_learned import ConvInverse
@@ -97,7 +98,7 @@ def main(argv: list[str] | None = None) -> None:
             print(f"seed {seed} {name:16s} {before} → {rows[name]['end'][-1]}", flush=True)
     line = (f"python -m gss_lite.experiments.joint_collapse --seeds {given.seeds} --steps {given.steps} --weight {given.weight:g} "
             f"--pictures {given.pictures} --held-out {given.held_out} --record {given.record}")
-    metrics = {"classes": CLASSES, "seeds": given.seeds, "weight": given.weight, "pictures": given.pictures, "held_out": len(held_out), "rows": rows}
+    metrics = {"tokenizer_sha256": fingerprint(tokenizer), "classes": CLASSES, "seeds": given.seeds, "weight": given.weight, "pictures": given.pictures, "held_out": len(held_out), "rows": rows}
     write_json(given.record, run_record(
         kind="joint collapse", preset=TOKENIZER, seed=0, steps=given.steps, seconds=time.perf_counter() - started, metrics=metrics, command=line,
     ))

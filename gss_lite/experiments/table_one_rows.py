@@ -97,7 +97,8 @@ def build_rows(
 
     Args:
         gss: the trained GSS-FF; with None for a prior, the rows that need one are left out, and no row has one.
-        folder: for checkpoints and weights; what is there already is not trained again. steps: of FT and FT-W instead of their plans'. fit_pictures: training pictures for everything else.
+        folder: for checkpoints and weights; what is there already is not trained again. steps: of FT and FT-W instead of
+            their plans'. fit_pictures: training pictures for everything else.
     """
     context = _Context(gss, preset, folder, steps, palette_steps, joint_steps, prior_steps, fit_pictures, data, progress)
     for name, build in ROWS.items():

@@ -37,7 +37,7 @@ class Photographs:
 
     @classmethod
     def of(cls, data: str, folder: str | Path | None = None) -> Photographs:
-        """The training photographs of data set `data`; nothing is read from its masks.
+        """The training photographs of data set `data`; its masks are not used.
 
         Raises:
             ValueError: no such set. FileNotFoundError: it is not on disk; says how to fetch it.
@@ -75,9 +75,15 @@ class GenericStage(nn.Module):
         ids = torch.cat([coarse, mask[batch // 2 :]])
         rows = torch.arange(batch, device=mask.device)[:, None, None]
         pictures = colors[rows, ids].movedim(-1, 1)
-        if natural := batch // EVERY:
+        if natural := self.how_many(batch):
             pictures[-natural:] = self.photographs.crops(natural, *mask.shape[1:]).to(mask.device)
         return pictures, coarse, colors
+
+    @staticmethod
+    def how_many(batch: int) -> int:
+        """Photographs in a batch: one in EVERY, on average where the batch is no multiple of it (as a process's share may be)."""
+        whole, rest = divmod(batch, EVERY)
+        return whole + (bool(rest) and float(torch.rand(())) < rest / EVERY)
 
     def forward(self, image: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Fine mask (B, H, W) → (loss, scalars); the drawn street (B, 3, H, W) is not used."""

@@ -17,6 +17,6 @@ def readback_loss(scores: Tensor, mask: Tensor) -> Tensor:
     Classes weigh 1/√share of the batch: a pedestrian's few pixels count in mIoU as much as the road's many.
     """
     share = torch.bincount(mask.flatten(), minlength=IGNORE + 1)[: scores.shape[1]]
-    weight = share.clamp(min=1).to(scores.dtype).rsqrt()
-    total = F.cross_entropy(scores / TEMPERATURE, mask, weight, ignore_index=IGNORE, reduction="sum")
+    weight = share.clamp(min=1).float().rsqrt()
+    total = F.cross_entropy(scores.float() / TEMPERATURE, mask, weight, ignore_index=IGNORE, reduction="sum")
     return total / (share * weight).sum().clamp(min=1)

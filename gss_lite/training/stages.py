@@ -77,13 +77,18 @@ def make_palette(preset: Preset, folder: Path, *, data: str | Path | None = None
     return build_palette(preset, folder)
 
 
+def trains_tokenizer(preset: Preset) -> bool:
+    """Whether the preset has a tokenizer of its own to train: not another's, and not OpenAI's."""
+    return not preset.tokenizer_from and preset.tokenizer_kind == "vqvae"
+
+
 def train_vqvae(preset: Preset, folder: Path, *, data: str | Path | None = None, **options: object) -> VQVAE:
     """Stage I. Leaves NAME.vqvae.safetensors and its record NAME.vqvae.json in `folder`; resumes what it finds there.
 
     Where the preset shares another's tokenizer, or takes OpenAI's, only the palette is made, and that tokenizer returned as it is.
     """
     palette = None if preset.palette == "random" else make_palette(preset, folder, data=data)
-    if preset.tokenizer_from or preset.tokenizer_kind != "vqvae":
+    if not trains_tokenizer(preset):
         return load_tokenizer(preset)
     torch.manual_seed(preset.seed)
     tokenizer = build_tokenizer(preset)
@@ -114,7 +119,8 @@ def train_prior(
         options |= {"validate": validator(gss, validation_set(preset, data)), "validate_every": validate_every}
     gss.prior.to(memory_format=torch.channels_last)  # about a quarter faster for convolutions, on CPU and GPU
     stage_one = stage_one or folder
-    run_stage(preset, "prior", PriorStage(gss, preset.prior.targets), gss.prior, preset.prior, folder, data, frozen=stage_one_hash(preset, stage_one), **options)
+    stage = PriorStage(gss, preset.prior.targets)
+    run_stage(preset, "prior", stage, gss.prior, preset.prior, folder, data, frozen=stage_one_hash(preset, stage_one), **options)
     bring_stage_one(preset, stage_one, folder)
     return gss.eval()
 
