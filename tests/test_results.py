@@ -98,7 +98,7 @@ def test_readme_quotes_the_tokenizers_records(name):
     dealt = sorted((value for palette, value in miou.items() if palette.startswith("random")), key=float)
     assert (row["max-min colours"], row["dealt out by neighbours"]) == (miou["max-min"], miou["max-min, assigned"])
     assert row["random colours, five deals"] == f"{dealt[0]} … {dealt[-1]}"
-    assert row["palette trained on"] == miou.get("own", "–")
+    assert row["greedy colours"] == miou["greedy"] == miou.get("own", miou["greedy"])
     assert row["codes, stride"] == f"{found['metrics']['vocab_size']:,}, {found['metrics']['stride']}"
 
 
