@@ -143,3 +143,17 @@ def test_targets_in_bfloat16_are_nearly_the_same_tokens_and_decode_as_well():
 def test_stage_two_takes_its_targets_precision_from_the_schedule():
     gss = build_gss(get_preset("scenes-tiny"))
     assert gss.target_precision == "no" and PriorStage(gss, "bf16").gss.target_precision == "bf16"
+    with pytest.raises(ValueError, match="got 'fp16'"):
+        PriorStage(gss, "fp16")
+
+
+def test_a_step_of_the_preset_for_one_gpu_on_the_cpu():
+    preset = get_preset("camvid-gpu")
+    torch.manual_seed(0)
+    gss = build_gss(preset)
+    stage = PriorStage(gss, preset.prior.targets).train()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, scalars = stage(torch.randn(2, 3, 64, 96), torch.randint(0, 11, (2, 64, 96)))
+    loss.backward()
+    assert torch.isfinite(loss) and 4 < float(scalars["token"]) < 9  # ln 512 = 6.2
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in gss.prior.parameters())

@@ -9,9 +9,9 @@ from torch.utils.data import Subset
 
 from gss_lite.build import dataset_for, load_gss, load_tokenizer
 from gss_lite.data.transforms import eval_transform
-from gss_lite.experiments.generic_tokenizer import fingerprint
 from gss_lite.presets import get_preset
 from gss_lite.training.evaluation import evaluate
+from gss_lite.training.identity import weights_hash
 
 RECORDS = Path(__file__).resolve().parents[1] / "notebooks" / "records"
 FIELDS = {"preset", "seed", "hardware", "seconds", "metrics", "command", "commit", "torch"}
@@ -65,7 +65,7 @@ def test_generic_tokenizer_targets(name, pictures, least):
     """A tokenizer that never saw the palette, nor CamVid, at 360 × 480."""
     metrics = record(name)["metrics"]
     assert (metrics["pictures"], metrics["height"], metrics["width"]) == (pictures, 360, 480)
-    assert metrics["tokenizer_sha256"] == fingerprint(load_tokenizer(get_preset(record(name)["preset"])))  # of the weights that are shipped
+    assert metrics["tokenizer_sha256"] == weights_hash(load_tokenizer(get_preset(record(name)["preset"])))  # of the weights that are shipped
     assert min(metrics["palettes"][palette]["miou"] for palette in ("max-min", "max-min, assigned")) >= least
 
 
@@ -100,6 +100,25 @@ def test_readme_quotes_the_tokenizers_records(name):
     assert row["random colours, five deals"] == f"{dealt[0]} … {dealt[-1]}"
     assert row["greedy colours"] == miou["greedy"] == miou.get("own", miou["greedy"])
     assert row["codes, stride"] == f"{found['metrics']['vocab_size']:,}, {found['metrics']['stride']}"
+
+
+@pytest.mark.parametrize("name, rows, digits", [
+    ("table-one-scenes-cpu", ("FF", "FT", "FT, noisy", "FT-W", "expected code"), 2),
+    ("table-one-many-scenes-cpu", ("FF", "FT", "FT-W", "expected code", "code table"), 2),
+    ("table-one-camvid", ("FF", "FT", "FT-W", "expected code"), 1),
+])
+def test_readme_quotes_table_one(name, rows, digits):
+    readme = (RECORDS.parents[1] / "README.md").read_text()
+    paragraph = next(part for part in readme.split("\n\n") if part.startswith("**X⁻¹.**"))
+    entries = record(name)["metrics"]["rows"]
+    for row in rows:
+        final = entries[row]["final"]
+        assert f"{sum(final) / len(final):.{digits}f}" in paragraph, row
+
+
+@pytest.mark.parametrize("name", ["learned-colors-scenes", "learned-colors-many-scenes", "joint-collapse"])
+def test_records_that_used_the_generic_tokenizer_used_the_shipped_one(name):
+    assert record(name)["metrics"]["tokenizer_sha256"] == weights_hash(load_tokenizer(get_preset("generic-s4")))
 
 
 def test_readme_quotes_camvid_without_its_corrupt_frame():

@@ -9,11 +9,8 @@ A tokenizer made for one palette (--preset camvid-s8 --weights FOLDER, after `gs
 from __future__ import annotations
 
 import argparse
-import hashlib
 import time
 from pathlib import Path
-
-from torch import nn
 
 from gss_lite.build import SHIPPED, build_palette, load_tokenizer
 from gss_lite.experiments.palette_ablation import NUM_CLASSES, SETS, load_masks
@@ -24,6 +21,7 @@ from gss_lite.palette_constructions import random_palette
 from gss_lite.palette_search import max_min_palette
 from gss_lite.presets import get_preset
 from gss_lite.training.checkpoints import write_json
+from gss_lite.training.identity import weights_hash
 from gss_lite.training.records import run_record
 
 
@@ -47,20 +45,12 @@ def measure(name: str, data: str, split: str, pictures: int, weights: str | Path
     palettes |= {"greedy": farthest_point_palette(count), "max-min": colors, "max-min, assigned": assign_colors(colors, load_masks(data, "train", 60))}
     palettes |= {f"random {seed}": random_palette(count, seed) for seed in range(5)}
     metrics = {"data": data, "split": split, "pictures": len(masks), "height": masks.shape[1], "width": masks.shape[2],
-               "stride": tokenizer.stride, "vocab_size": tokenizer.vocab_size, "tokenizer_sha256": fingerprint(tokenizer), "palettes": {}}
+               "stride": tokenizer.stride, "vocab_size": tokenizer.vocab_size, "tokenizer_sha256": weights_hash(tokenizer), "palettes": {}}
     for title, palette in palettes.items():
         scores = evaluate_palette(palette, tokenizer, masks).scores
         metrics["palettes"][title] = {"miou": scores.miou, "aacc": scores.aacc, "iou": [round(float(v), 4) for v in scores.iou]}
         print(f"{title:20s} mIoU {100 * scores.miou:6.2f}   aAcc {100 * scores.aacc:6.2f}", flush=True)
     return metrics
-
-
-def fingerprint(tokenizer: nn.Module) -> str:
-    """64 hexadecimal digits of all of a tokenizer's numbers, by which a record says which weights it was measured with."""
-    digest = hashlib.sha256()
-    for _, tensor in sorted(tokenizer.state_dict().items()):
-        digest.update(tensor.detach().cpu().contiguous().numpy())
-    return digest.hexdigest()
 
 
 def main() -> None:

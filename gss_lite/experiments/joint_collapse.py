@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from gss_lite.build import load_tokenizer
-from gss_lite.experiments.generic_tokenizer import fingerprint
 from gss_lite.experiments.palette_ablation import TILE, load_masks, tiles
 from gss_lite.inverse import NearestColor
 from gss_lite.inverse_learned import ConvInverse
@@ -27,6 +26,7 @@ from gss_lite.palette_constructions import random_palette
 from gss_lite.palette_learned import learn_palette, nearest_color_loss, rebuild_error
 from gss_lite.presets import get_preset
 from gss_lite.training.checkpoints import write_json
+from gss_lite.training.identity import weights_hash
 from gss_lite.training.joint_stage import train_jointly
 from gss_lite.training.records import run_record
 from gss_lite.vqvae import VQVAE
@@ -98,7 +98,7 @@ def main(argv: list[str] | None = None) -> None:
             print(f"seed {seed} {name:16s} {before} → {rows[name]['end'][-1]}", flush=True)
     line = (f"python -m gss_lite.experiments.joint_collapse --seeds {given.seeds} --steps {given.steps} --weight {given.weight:g} "
             f"--pictures {given.pictures} --held-out {given.held_out} --record {given.record}")
-    metrics = {"tokenizer_sha256": fingerprint(tokenizer), "classes": CLASSES, "seeds": given.seeds, "weight": given.weight, "pictures": given.pictures, "held_out": len(held_out), "rows": rows}
+    metrics = {"tokenizer_sha256": weights_hash(tokenizer), "classes": CLASSES, "seeds": given.seeds, "weight": given.weight, "pictures": given.pictures, "held_out": len(held_out), "rows": rows}
     write_json(given.record, run_record(
         kind="joint collapse", preset=TOKENIZER, seed=0, steps=given.steps, seconds=time.perf_counter() - started, metrics=metrics, command=line,
     ))

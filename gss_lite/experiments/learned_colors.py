@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from gss_lite.build import load_tokenizer
-from gss_lite.experiments.generic_tokenizer import fingerprint
 from gss_lite.experiments.palette_ablation import NUM_CLASSES, SETS, load_masks, tiles
 from gss_lite.palette_constructions import random_palette
 from gss_lite.palette_learned import learn_palette
 from gss_lite.palette_statistics import class_shares
 from gss_lite.presets import get_preset
 from gss_lite.training.checkpoints import write_json
+from gss_lite.training.identity import weights_hash
 from gss_lite.training.records import run_record
 
 TOKENIZER = "generic-s4"
@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
     started, masks = time.perf_counter(), load_masks(given.data, "train", given.pictures)
     found = learn_from_starts(masks, NUM_CLASSES[given.data], seeds=given.seeds, steps=given.steps)
     line = f"python -m gss_lite.experiments.learned_colors --data {given.data} --seeds {given.seeds} --steps {given.steps} --pictures {given.pictures}"
-    sizes = {"tokenizer_sha256": fingerprint(load_tokenizer(get_preset(TOKENIZER))), "data": given.data, "classes": NUM_CLASSES[given.data], "pictures": len(masks), "seeds": given.seeds}
+    sizes = {"tokenizer_sha256": weights_hash(load_tokenizer(get_preset(TOKENIZER))), "data": given.data, "classes": NUM_CLASSES[given.data], "pictures": len(masks), "seeds": given.seeds}
     write_json(given.out / f"learned-colors-{given.data}.json", run_record(
         kind="learned colors", preset=TOKENIZER, seed=0, steps=given.steps, seconds=time.perf_counter() - started,
         metrics={**sizes, **found}, command=line,

@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Iterable
 from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
+
+from torch import Tensor, nn
 
 from gss_lite.build import SHIPPED
 from gss_lite.preset_fields import Preset
@@ -36,6 +39,19 @@ def stage_one_hash(preset: Preset, folder: Path) -> str:
         if path.exists():
             digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def tensors_hash(tensors: Iterable[Tensor]) -> str:
+    """64 hexadecimal digits that change with any bit of the tensors, taken in their order."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.detach().cpu().contiguous().numpy())
+    return digest.hexdigest()
+
+
+def weights_hash(module: nn.Module) -> str:
+    """`tensors_hash` of a module's parameters and buffers, by name: which weights a record was measured with."""
+    return tensors_hash(tensor for _, tensor in sorted(module.state_dict().items()))
 
 
 def bring_stage_one(preset: Preset, source: Path, folder: Path) -> None:

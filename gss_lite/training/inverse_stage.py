@@ -7,7 +7,6 @@ its batch norms in train mode, and their statistics drift.)
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -28,6 +27,7 @@ from gss_lite.palette import IGNORE, Palette, paint
 from gss_lite.presets import Preset, Schedule
 from gss_lite.presets_paper import PAPER_PRESETS
 from gss_lite.training.checkpoints import load_weights, save_weights, write_json
+from gss_lite.training.identity import tensors_hash
 from gss_lite.training.loop import fit
 from gss_lite.training.records import run_record
 
@@ -227,11 +227,8 @@ def load_inverse(
 
 def fingerprint(gss: GSS) -> str:
     """Sixteen hexadecimal digits that change with any bit of what stands before X⁻¹: palette, tokenizer, prior."""
-    digest = hashlib.sha256()
     parts = [gss.tokenizer, *([gss.prior] if gss.prior is not None else [])]
-    for tensor in [gss.colors, *(t for part in parts for t in part.state_dict().values())]:
-        digest.update(tensor.detach().cpu().contiguous().numpy())
-    return digest.hexdigest()[:16]
+    return tensors_hash([gss.colors, *(t for part in parts for t in part.state_dict().values())])[:16]
 
 
 def count_parameters(module: nn.Module) -> int:

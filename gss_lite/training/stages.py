@@ -59,6 +59,8 @@ class PriorStage(nn.Module):
     def __init__(self, gss: GSS, targets: str = "no") -> None:
         super().__init__()
         self.gss = gss
+        if targets not in ("no", "bf16"):
+            raise ValueError(f'targets are encoded in "no" (float32) or "bf16"; got {targets!r}')
         gss.target_precision = targets
 
     def forward(self, image: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
