@@ -38,10 +38,12 @@ _CAMVID = Preset(
     name="camvid", data="camvid", size=(360, 480),
     tokenizer=fixed(vocab_size=512, stride=4, width=64, code_dim=16),
     backbone="resnet18d",
-    backbone_args=fixed(channels=(32, 64, 128, 256), stem_width=16, out_indices=(1, 2, 3, 4)),
+    backbone_args=fixed(channels=(48, 96, 160, 224), stem_width=24, out_indices=(1, 2, 3, 4)),
     head=fixed(level_dim=48, fuse_dim=96, token_dim=192, pixel_dim=48, depth=2, heads=4, ffn_dim=192),
     vqvae=Schedule(steps=4000, batch=8, crop=(128, 160), lr=3e-3, weight_decay=0.0),
-    prior=Schedule(steps=2500, batch=8, crop=(192, 256), lr=2e-3, warmup=200, weight_decay=0.05, scales=(0.5, 1.25), ema=0.998),
+    prior=Schedule(
+        steps=5500, batch=8, crop=(192, 256), lr=2e-3, warmup=200, weight_decay=0.05, scales=(0.6, 1.6), ema=0.998, precision="bf16",
+    ),
     notes="Real street frames, trained from scratch on two CPU cores.",
 )
 
