@@ -107,12 +107,12 @@ def _evaluate(arguments: argparse.Namespace, line: str) -> None:
     if pixel and arguments.inverse != "ff":
         raise ValueError("the discriminative twin paints no maskige and has no X⁻¹; leave --inverse or --model pixel out")
     dataset = dataset_for(preset, arguments.split, folder=arguments.data, transform=eval_transform())
-    view, device = view_of(preset.window, arguments.flip, preset.test_size), join(torch.device(arguments.device))
+    view, device = view_of(preset.window, arguments.flip, preset.test_size, arguments.scales), join(torch.device(arguments.device))
     if pixel:
         result, name = evaluate_pixel(load_twin(preset, arguments.weights), dataset, view=view, device=device), "pixel"
     else:
         gss, name = with_inverse(load_gss(preset, arguments.weights), preset, arguments.inverse, arguments.weights)
-        result = evaluate(gss, dataset, view=view, device=device)
+        result = evaluate(gss, dataset, view=view, soft=arguments.flip or len(arguments.scales) > 1, device=device)
     if not is_main():
         return
     kind = {"ff": "", "pixel": "pixel"}.get(name, f"inverse-{name}")
@@ -133,7 +133,7 @@ def _evaluate(arguments: argparse.Namespace, line: str) -> None:
         print(f"\nwithout {CORRUPT_TEST_FRAME}, whose mask is shifted: {labels['prediction']} {100 * without['prediction'].miou:.2f} mIoU")
     metrics["picture_accuracy"] = [None if value != value else round(value, 4) for value in result.picture_accuracy()]  # NaN: nothing labelled
     how = {key: list(value) for key, value in (("window", preset.window), ("test_size", preset.test_size)) if value[0]}
-    metrics |= {**how, **({"flip": True} if arguments.flip else {})}
+    metrics |= {**how, **({"flip": True} if arguments.flip else {}), **({"scales": arguments.scales} if arguments.scales != [1.0] else {})}
     path = Path(arguments.record or f"runs/{preset.name}/evaluate-{arguments.split}{kind and '-' + kind}.json")
     write_json(path, run_record(
         kind=f"evaluate {arguments.split} {kind}".strip(), preset=preset.name, seed=preset.seed, steps=None, seconds=result.seconds,

@@ -62,7 +62,9 @@ def parser() -> argparse.ArgumentParser:
     test = commands.add_parser("evaluate", parents=[common, from_data, with_weights], help="mIoU, mAcc, aAcc and the per-class table")
     test.add_argument("--split", default="test", choices=["train", "val", "test"])
     test.add_argument("--model", default="gss", choices=["gss", "pixel"], help="pixel: the discriminative twin")
-    test.add_argument("--flip", action="store_true", help="average with the scores of the mirrored picture")
+    test.add_argument("--flip", action="store_true", help="average with the probabilities of the mirrored picture")
+    test.add_argument("--scales", type=factor, nargs="+", default=[1.0], metavar="FACTOR",
+                      help="average over the picture enlarged by these (default: 1, as it is)")
     test.add_argument("--record", help="where to write the run record (default: runs/PRESET/evaluate-SPLIT.json)")
 
     predict = commands.add_parser("predict", parents=[common, with_weights], help="segment pictures: writes mask, maskige and overlay")
@@ -97,6 +99,16 @@ def whole_number(least: int):
             raise argparse.ArgumentTypeError(f"must be a whole number, {least} or more; got {text!r}")
         return int(text)
     return parse
+
+
+def factor(text: str) -> float:
+    """An argument type: the text of a positive number."""
+    try:
+        if 0 < float(text) < float("inf"):
+            return float(text)
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"must be a positive number, as 1.25; got {text!r}")
 
 
 def device(text: str) -> torch.device:

@@ -1,12 +1,12 @@
 """Beyond one pass over the whole picture: sliding windows, flipping, expected codes, sampling from the prior, and how sure it is.
 
 A *scorer* is a function from normalised photographs (B, 3, H, W) to class scores (B, K, H, W); scorers can be wrapped in
-one another: `sliding(flipped(mask_scorer(gss)))`.
+one another: `sliding(flipped(mask_scorer(gss, soft=True)))`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -19,16 +19,21 @@ from gss_lite.inverse_statistics import expected_maskige
 Scorer = Callable[[Tensor], Tensor]
 
 
-def mask_scorer(gss: GSS) -> Scorer:
-    """GSS's class ids as one-hot scores, resized to the picture: what the released code averages over windows."""
+def mask_scorer(gss: GSS, soft: bool = False) -> Scorer:
+    """GSS's class ids as one-hot scores, resized to the picture: what the released code averages over windows.
+
+    Args:
+        soft: give X⁻¹'s probabilities instead. Of two one-hot votes that differ, as of a picture and its mirror image, the mean
+            is a tie, which the lower class id would win.
+    """
 
     @torch.no_grad()
     def scores(image: Tensor) -> Tensor:
         height, width = image.shape[2:]
         maskige = gss.predict(image).maskige
-        onehot = F.one_hot(gss.inverse.classify(maskige), len(gss.colors)).movedim(-1, 1).float()
+        votes = gss.inverse.probabilities(maskige) if soft else F.one_hot(gss.inverse.classify(maskige), len(gss.colors)).movedim(-1, 1).float()
         padded = (height + -height % 32, width + -width % 32)  # what the maskige covers, see GSS.predict
-        return F.interpolate(onehot, size=padded, mode="bilinear", align_corners=False)[:, :, :height, :width]
+        return F.interpolate(votes, size=padded, mode="bilinear", align_corners=False)[:, :, :height, :width]
 
     return scores
 
@@ -50,6 +55,23 @@ def pixel_scorer(gss: GSS) -> Scorer:
 def flipped(scorer: Scorer) -> Scorer:
     """The mean of the scores of a picture and of its mirror image, mirrored back."""
     return lambda image: (scorer(image) + scorer(image.flip(-1)).flip(-1)) / 2
+
+
+def multi_scale(scorer: Scorer, factors: Sequence[float]) -> Scorer:
+    """The mean of the scores of a picture enlarged by each of `factors`, bilinearly, brought back to its size.
+
+    Raises:
+        ValueError: no factor, or one that is not positive.
+    """
+    if not factors or min(factors) <= 0:
+        raise ValueError(f"the factors that a picture is enlarged by must be one or more positive numbers; got {tuple(factors)}")
+
+    def scores(image: Tensor) -> Tensor:
+        sides = image.shape[2:]
+        views = [resized(scorer, [max(1, round(side * factor)) for side in sides]) if factor != 1 else scorer for factor in factors]
+        return sum(view(image) for view in views) / len(views)
+
+    return scores
 
 
 def sliding(scorer: Scorer, crop: int | tuple[int, int] = 768, stride: int | tuple[int, int] = 512) -> Scorer:
@@ -78,7 +100,7 @@ def sliding(scorer: Scorer, crop: int | tuple[int, int] = 768, stride: int | tup
     return scores
 
 
-def resized(scorer: Scorer, size: tuple[int, int]) -> Scorer:
+def resized(scorer: Scorer, size: Sequence[int]) -> Scorer:
     """Scores of the picture brought to `size` (see `fit_into`), resized back, bilinearly both ways: ADE20K's short side of 512."""
 
     def scores(image: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gss_lite.color_grid import ColorGrid, build_grid, grid_nearest, slices
 
+TEMPERATURE = 0.1  # turns squared colour distances (0 … 3) into logits of a useful range
 GRID_CLASSES = range(32, 4097)  # below, comparing with every colour costs about as much as the look-up and needs no table
 
 
@@ -57,6 +58,10 @@ class NearestColor(nn.Module):
         """
         products = torch.einsum("bdhw,kd->bkhw", maskige, self.colors)
         return 2 * products - self.colors.square().sum(1)[:, None, None]
+
+    def probabilities(self, maskige: Tensor) -> Tensor:
+        """Maskige (B, D, H, W) → soft-max of −‖x̂ − β_k‖² / TEMPERATURE, (B, K, H, W): how near the colours are, no claim of certainty."""
+        return (self(maskige).float() / TEMPERATURE).softmax(1)
 
     @torch.no_grad()
     def classify(self, maskige: Tensor) -> Tensor:

@@ -25,6 +25,10 @@ class LearnedInverse(nn.Module):
         """Maskige (B, D, H, W) → the arg-max of the scores, (B, H, W) long."""
         return self(maskige).argmax(1)
 
+    def probabilities(self, maskige: Tensor) -> Tensor:
+        """Maskige (B, D, H, W) → soft-max of the scores (B, K, H, W)."""
+        return self(maskige).float().softmax(1)
+
     def _checked(self, maskige: Tensor) -> Tensor:
         channels = self.colors.shape[1]
         if maskige.ndim != 4 or maskige.shape[1] != channels:

@@ -63,6 +63,10 @@ class GaussianInverse(nn.Module):
             scores.append(constant - white.square().sum(1) / 2)
         return torch.stack(scores, 1)
 
+    def probabilities(self, maskige: Tensor) -> Tensor:
+        """Maskige (B, D, H, W) → the classes' probabilities given the colour, (B, K, H, W)."""
+        return self(maskige).softmax(1)
+
     @torch.no_grad()
     def classify(self, maskige: Tensor) -> Tensor:
         """Maskige (B, D, H, W) → the likeliest class of each pixel, (B, H, W) long."""

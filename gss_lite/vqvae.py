@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gss_lite.processes import gathered, take_from_first
+
 
 def check_tokens(tokens: Tensor, vocab_size: int) -> Tensor:
     """The tokens, if `decode` can take them.
@@ -81,10 +83,12 @@ class Codebook(nn.Module):
     @torch.no_grad()
     def _start(self, flat: Tensor) -> None:
         # Random codes far from the encoder's outputs would nearly all die at once: begin on data.
+        flat = gathered(flat)
         self.codes.copy_(self._draw(flat, torch.ones(len(flat), device=flat.device), len(self.codes)))
         self.sums.copy_(self.codes)
         self.counts.fill_(1.0)
         self.started.fill_(True)
+        take_from_first(self.codes, self.sums)
 
     @staticmethod
     def _draw(flat: Tensor, weight: Tensor, n: int) -> Tensor:
@@ -94,6 +98,7 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def _follow(self, flat: Tensor, ids: Tensor) -> None:
+        flat, ids = gathered(flat), gathered(ids)  # the whole batch's, where several processes share it
         counts = torch.bincount(ids, minlength=len(self.codes)).to(flat)
         sums = torch.zeros_like(self.sums).index_add_(0, ids, flat)
         self.counts.lerp_(counts, 1 - self.decay)
@@ -104,6 +109,7 @@ class Codebook(nn.Module):
             error = (flat - self.codes[ids]).square().sum(1)
             self.sums[dead] = self._draw(flat, error, n)
             self.counts[dead] = 1.0
+            take_from_first(self.sums)
         self.codes.copy_(self.sums / self.counts[:, None])
 
     @staticmethod

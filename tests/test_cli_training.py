@@ -1,14 +1,10 @@
-"""What `train` can be asked for stage II, and how `evaluate` looks at a picture, with one process and with two."""
+"""What `train` can be asked for stage II, and how `evaluate` looks at a picture. Several processes: test_launched.py."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import timm
@@ -20,13 +16,12 @@ from gss_lite.baselines.pixel import load_twin
 from gss_lite.build import dataset_for, load_gss
 from gss_lite.data.transforms import eval_transform
 from gss_lite.gss import GSS
-from gss_lite.inference import flipped, mask_scorer, sliding
+from gss_lite.inference import flipped, mask_scorer, multi_scale, sliding
 from gss_lite.metrics import SegmentationMetrics
 from gss_lite.presets import get_preset
 from gss_lite.training.checkpoints import load_checkpoint
 from gss_lite.training.evaluation import evaluate, view_of
 
-ROOT = Path(cli.__file__).parents[1]
 TINY = get_preset("scenes-tiny")
 
 
@@ -147,7 +142,7 @@ def test_evaluate_looks_through_the_presets_windows_and_mirrors(tiny_run, tmp_pa
     assert metrics["window"] == [32, 16] and metrics["flip"] is True
     gss, expected = load_gss(TINY, tiny_run), SegmentationMetrics(11)
     for image, mask in (dataset_for(TINY, "test", transform=eval_transform())[i] for i in range(4)):
-        expected.update(sliding(flipped(mask_scorer(gss)), 32, 16)(image[None]).argmax(1), mask[None])
+        expected.update(sliding(flipped(mask_scorer(gss, soft=True)), 32, 16)(image[None]).argmax(1), mask[None])
     assert metrics["prediction"]["aacc"] == pytest.approx(expected.compute().aacc, abs=2e-3)  # batches of 4 round another way
     whole = evaluate(gss, dataset_for(TINY, "test", transform=eval_transform()), progress=False).scores()
     assert metrics["reconstruction"]["miou"] == pytest.approx(whole["reconstruction"].miou, abs=1e-6)
@@ -164,6 +159,9 @@ def test_views_are_put_together_with_the_size_outermost():
 
     view_of((16, 16), True, (32, 128))(scorer)(torch.rand(1, 3, 64, 128))
     assert seen == [(16, 16)] * 2 * 2 * 4  # brought to 32 × 64, in windows of 16, each with its mirror image
+    seen.clear()
+    view_of((16, 16), True, (32, 128), (0.5, 1.0))(scorer)(torch.rand(1, 3, 64, 128))
+    assert seen == [(16, 16)] * 2 * (2 + 2 * 4)  # and the same at half that size first
     assert get_preset("ade20k-swin-l").test_size == (512, 2048) and get_preset("cityscapes-swin-l").test_size == (0, 0)
 
 
@@ -171,43 +169,17 @@ def test_the_twin_is_looked_at_in_the_same_way(tiny_run, tmp_path, monkeypatch):
     assert train(tmp_path, stage="pixel") == 0
     path = tmp_path / "record.json"
     common = ["evaluate", "--preset", "scenes-tiny", "--model", "pixel", "--weights", str(tmp_path), "--device", "cpu", "--record", str(path)]
-    assert cli.main([*common, "--flip"]) == 0
+    assert cli.main([*common, "--flip", "--scales", "1", "1.5"]) == 0
     twin, expected = load_twin(TINY, tmp_path), SegmentationMetrics(11)
     for image, mask in (dataset_for(TINY, "test", transform=eval_transform())[i] for i in range(4)):
-        expected.update(flipped(twin.scores)(image[None]).argmax(1), mask[None])
-    assert json.loads(path.read_text())["metrics"]["prediction"]["aacc"] == pytest.approx(expected.compute().aacc, abs=2e-3)
+        expected.update(multi_scale(flipped(twin.scores), (1, 1.5))(image[None]).argmax(1), mask[None])
+    metrics = json.loads(path.read_text())["metrics"]
+    assert metrics["prediction"]["aacc"] == pytest.approx(expected.compute().aacc, abs=2e-3)
+    assert metrics["flip"] is True and metrics["scales"] == [1.0, 1.5]
 
 
-def test_two_processes_evaluate_as_one_and_write_one_record(tiny_run, tmp_path):
-    path = tmp_path / "record.json"
-    arguments = ["-m", "gss_lite", "evaluate", "--preset", "scenes-tiny", "--weights", str(tiny_run), "--device", "cpu", "--record", str(path)]
-    done = subprocess.run(
-        [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no",
-         "--dynamo_backend", "no", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("run record: ") == 1 and done.stdout.count("4 pictures") == 1
-    ours = json.loads(path.read_text())["metrics"]
-    assert cli.main([*arguments[2:-1], str(tmp_path / "one.json")]) == 0
-    alone = json.loads((tmp_path / "one.json").read_text())["metrics"]
-    assert ours["pictures"] == alone["pictures"] == 4 and ours["reconstruction"] == alone["reconstruction"]
-    assert ours["prediction"]["aacc"] == pytest.approx(alone["prediction"]["aacc"], abs=1e-3)  # batches of other sizes round another way
-
-
-def test_two_launched_processes_train_both_stages_as_one_does(tmp_path):
-    """`accelerate launch -m gss_lite train`: one palette, one set of files, and the losses of a single process."""
-    train = ["-m", "gss_lite", "train", "--preset", "scenes-tiny", "--steps", "4"]
-    launch = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    for name, launcher in (("one", []), ("two", launch)):
-        done = subprocess.run(
-            [sys.executable, *launcher, *train, "--out", str(tmp_path / name)], cwd=ROOT, capture_output=True, text=True, timeout=300,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"},
-        )
-        assert done.returncode == 0, done.stderr[-2000:]
-        assert done.stdout.count("weights and records are in") == 1
-    one, two = (sorted(p.relative_to(tmp_path / name) for p in (tmp_path / name).rglob("*")) for name in ("one", "two"))
-    assert one == two
-    for stage in ("vqvae", "prior"):
-        records = [json.loads((tmp_path / name / f"scenes-tiny.{stage}.json").read_text()) for name in ("one", "two")]
-        assert records[0]["log"][0]["loss"] == pytest.approx(records[1]["log"][0]["loss"], rel=0.05 if stage == "prior" else 1e-3)
+def test_a_scale_that_is_no_positive_number_is_refused(tiny_run, capsys):
+    for text in ("0", "-1", "big", "inf"):
+        with pytest.raises(SystemExit):
+            cli.main(["evaluate", "--preset", "scenes-tiny", "--weights", str(tiny_run), "--scales", text])
+        assert f"must be a positive number, as 1.25; got '{text}'" in capsys.readouterr().err

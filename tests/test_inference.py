@@ -1,6 +1,7 @@
 """Sliding windows, flipping, sampling and entropy against brute force."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,10 +9,12 @@ from torch import nn
 
 from gss_lite.build import build_gss, build_palette
 from gss_lite.inference import (
-    ExpectedGSS, class_frequencies, entropy_map, flipped, mask_scorer, pixel_scorer, resized, sample_masks, sample_tokens, sliding,
-    token_entropy, window_spans,
+    ExpectedGSS, class_frequencies, entropy_map, flipped, mask_scorer, multi_scale, pixel_scorer, resized, sample_masks, sample_tokens,
+    sliding, token_entropy, window_spans,
 )
-from gss_lite.inverse_statistics import expected_maskige
+from gss_lite.inverse import TEMPERATURE
+from gss_lite.inverse_learned import ConvInverse, SwinInverse
+from gss_lite.inverse_statistics import GaussianInverse, expected_maskige
 from gss_lite.palette import paint
 from gss_lite.presets import get_preset
 
@@ -71,6 +74,57 @@ def test_flipping_averages_both_views():
     torch.testing.assert_close(flipped(local)(image), local(image))
     expected = image[:, :1] + (torch.arange(5).float() + torch.arange(4, -1, -1).float()) / 2
     torch.testing.assert_close(flipped(edge)(image), expected)
+
+
+def test_scales_are_averaged_each_brought_back_to_the_pictures_size():
+    sizes = []
+
+    def scorer(image):
+        sizes.append(tuple(image.shape[2:]))
+        return torch.full_like(image[:, :2], float(image.shape[2]))
+
+    scores = multi_scale(scorer, (0.5, 1, 1.25))(torch.rand(2, 3, 40, 60))
+    assert sizes == [(20, 30), (40, 60), (50, 75)]
+    torch.testing.assert_close(scores, torch.full((2, 2, 40, 60), (20 + 40 + 50) / 3))
+
+
+@pytest.mark.parametrize("factors", [(), (1.0, 0.0), (-1.0,)])
+def test_factors_that_are_none_or_not_positive_are_refused(factors):
+    with pytest.raises(ValueError, match="one or more positive numbers; got"):
+        multi_scale(local, factors)
+
+
+def inverses(gss):
+    torch.manual_seed(0)
+    unit = torch.eye(3).expand(len(gss.colors), 3, 3)
+    return [gss.inverse, ConvInverse(gss.colors, 8), SwinInverse(gss.colors, dim=16, ffn_dim=32), GaussianInverse(gss.colors, gss.colors, 0.01 * unit)]
+
+
+def test_every_inverse_gives_probabilities_whose_arg_max_are_its_classes(gss):
+    maskige = torch.rand(2, 3, 21, 30)
+    for inverse in inverses(gss):
+        p = inverse.eval().probabilities(maskige)
+        assert p.shape == (2, 11, 21, 30) and p.min() >= 0
+        torch.testing.assert_close(p.sum(1), torch.ones(2, 21, 30))
+        assert (p.argmax(1) == inverse.classify(maskige)).float().mean() > 0.999  # equal distances are rounded either way
+    squared = (maskige[:, None] - gss.colors[:, :, None, None]).square().sum(2)
+    torch.testing.assert_close(gss.inverse.probabilities(maskige), (-squared / TEMPERATURE).softmax(1))
+
+
+def test_two_views_that_differ_tie_as_votes_and_not_as_probabilities(gss, monkeypatch):
+    """One-hot votes of a picture and its mirror: where they differ the lower id wins, whoever was surer."""
+    ramp = torch.linspace(-1, 1, 64)
+    monkeypatch.setattr(gss, "predict", lambda image: SimpleNamespace(maskige=(image + ramp).sigmoid()))  # a model that knows left from right
+    image = torch.randn(1, 3, 32, 64, generator=torch.Generator().manual_seed(1))
+    plain, mirrored = (mask_scorer(gss, soft=True)(view) for view in (image, image.flip(-1)))
+    mirrored = mirrored.flip(-1)
+    differ = plain.argmax(1) != mirrored.argmax(1)
+    lower = torch.minimum(plain.argmax(1), mirrored.argmax(1))[differ]
+    assert differ.sum() > 100
+    assert torch.equal(flipped(mask_scorer(gss))(image).argmax(1)[differ], lower)
+    soft = flipped(mask_scorer(gss, soft=True))(image)
+    torch.testing.assert_close(soft, (plain + mirrored) / 2)
+    assert 0.2 < (soft.argmax(1)[differ] == lower).float().mean() < 0.8
 
 
 @pytest.mark.parametrize("stride", [0, 17])

@@ -43,6 +43,16 @@ def test_two_processes_equal_one_after_twenty_steps(runs):
     assert all(torch.equal(v, two[1]["learner"][k]) for k, v in two[0]["learner"].items())
 
 
+def test_stage_one_too_is_that_of_one_process_on_the_whole_batch(runs):
+    """Codes that follow all vectors, restarts drawn from all of them, classes weighed by their share of the whole batch."""
+    (one,), two = runs
+    torch.testing.assert_close(torch.tensor(two[0]["vqvae_losses"]), torch.tensor(one["vqvae_losses"]), atol=1e-4, rtol=1e-4)
+    assert len(one["vqvae_losses"]) == 20 and one["vqvae_losses"][-1] < one["vqvae_losses"][0]
+    for name, value in one["vqvae"].items():
+        torch.testing.assert_close(two[0]["vqvae"][name], value, atol=1e-3, rtol=1e-3, msg=lambda m: f"{name}: {m}")  # noqa: B023
+        assert torch.equal(two[0]["vqvae"][name], two[1]["vqvae"][name]), name
+
+
 @pytest.mark.parametrize("training", [False, True])
 def test_their_models_give_the_same_logits(runs, training):
     """In eval mode too, where a LayerNorm's bias in front of batch norm would make 1e-3 of rounding if the prior did not hold it."""

@@ -1,4 +1,4 @@
-"""Started by tests/test_training_processes.py, in one process or by torchrun in two: trains scenes-tiny's prior, then evaluates it.
+"""Started by tests/test_training_processes.py, in one process or by torchrun in two: trains scenes-tiny's prior, evaluates it, and trains its VQ-VAE.
 
 Dropout is off: it draws other numbers in every process.
 """
@@ -10,12 +10,12 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from gss_lite.build import build_gss, dataset_for
+from gss_lite.build import build_gss, build_tokenizer, dataset_for
 from gss_lite.data.transforms import InMemory, SeededAugmentation, eval_transform, train_transform
 from gss_lite.presets import get_preset
 from gss_lite.training.evaluation import evaluate
 from gss_lite.training.loop import fit
-from gss_lite.training.stages import PriorStage
+from gss_lite.training.stages import PriorStage, VQVAEStage
 
 
 def main(folder: Path, parts: int) -> None:
@@ -31,7 +31,14 @@ def main(folder: Path, parts: int) -> None:
         log_every=1, progress=False,
     )
     matrices = evaluate(gss, dataset_for(preset, "test", transform=eval_transform()), batch=1, progress=False).matrices
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer(preset)  # not the prior's: tokens of two that differ by rounding would differ by more
+    first = fit(
+        VQVAEStage(tokenizer, gss.palette, 1.0), tokenizer, data, replace(preset.vqvae, steps=20, batch=8),
+        run={"preset": "scenes-tiny", "stage": "vqvae", "seed": 0}, folder=folder / "vqvae", log_every=1, progress=False,
+    )
     torch.save({"learner": gss.prior.state_dict(), "losses": [e["loss"] for e in log], "matrices": matrices,
+                "vqvae": tokenizer.state_dict(), "vqvae_losses": [e["loss"] for e in first],
                 "processes": dist.get_world_size() if dist.is_initialized() else 1},
                folder / f"result{dist.get_rank() if dist.is_initialized() else 0}.pt")
 

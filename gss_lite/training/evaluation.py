@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
 from gss_lite.gss import GSS
-from gss_lite.inference import Scorer, flipped, mask_scorer, pixel_scorer, resized, sliding
+from gss_lite.inference import Scorer, flipped, mask_scorer, multi_scale, pixel_scorer, resized, sliding
 from gss_lite.metrics import Scores, confusion_matrix, scores_from_confusion
 
 View = Callable[[Scorer], Scorer]
@@ -41,15 +41,19 @@ class Evaluation:
         return len(self.matrices["prediction"])
 
 
-def view_of(window: tuple[int, int] = (0, 0), flip: bool = False, size: tuple[int, int] = (0, 0)) -> View | None:
-    """How a picture is looked at: brought to a size first (Preset.test_size), by sliding windows of side and stride `window`
-    (Preset.window), averaged with its mirror image.
+def view_of(
+    window: tuple[int, int] = (0, 0), flip: bool = False, size: tuple[int, int] = (0, 0), scales: Sequence[float] = (1.0,),
+) -> View | None:
+    """How a picture is looked at: brought to a size first (Preset.test_size), enlarged by several factors, by sliding windows of
+    side and stride `window` (Preset.window), averaged with its mirror image.
 
     None for none of it: the whole picture as it is, once.
     """
     steps: list[View] = [flipped] if flip else []
     if window[0]:
         steps.append(lambda scorer: sliding(scorer, *window))
+    if tuple(scales) != (1.0,):
+        steps.append(lambda scorer: multi_scale(scorer, scales))
     if size[0]:
         steps.append(lambda scorer: resized(scorer, size))
 
@@ -62,18 +66,20 @@ def view_of(window: tuple[int, int] = (0, 0), flip: bool = False, size: tuple[in
 
 
 def evaluate(
-    gss: GSS, dataset: Dataset, *, view: View | None = None, batch: int = 4, device: str | torch.device = "cpu", progress: bool = True,
+    gss: GSS, dataset: Dataset, *, view: View | None = None, soft: bool = False, batch: int = 4, device: str | torch.device = "cpu",
+    progress: bool = True,
 ) -> Evaluation:
     """Run `gss` over (normalised image, mask) pairs at full size; the figures are over the pixels of the whole set.
 
     Args:
-        view: wraps what scores a picture, see `view_of`; by default it is looked at whole.
+        view: wraps what scores a picture, see `view_of`; by default it is looked at whole. soft: it averages X⁻¹'s
+            probabilities, not votes (`mask_scorer`).
     """
     gss = gss.to(device).eval()
 
     def classify(image: Tensor, mask: Tensor) -> dict[str, Tensor]:
         if view:
-            ids = {"prediction": view(mask_scorer(gss))(image).argmax(1), "pixel_head": view(pixel_scorer(gss))(image).argmax(1)}
+            ids = {"prediction": view(mask_scorer(gss, soft))(image).argmax(1), "pixel_head": view(pixel_scorer(gss))(image).argmax(1)}
         else:
             result = gss.predict(image)
             ids = {"prediction": result.mask, "pixel_head": result.pixel_mask}

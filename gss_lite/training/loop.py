@@ -86,8 +86,8 @@ def fit(
 
     Started by `accelerate launch` or `torchrun`, every process takes its share of `schedule.batch`, and batch norm is over
     all of them. That is the step of one process on the whole batch, up to rounding, if nothing in the model is random
-    (dropout and drop path draw other numbers) and the loss is a mean over positions. Buffers with a rule of their own, as
-    the VQ-VAE's codebook, are those of the first process.
+    (dropout and drop path draw other numbers) and the loss is a mean over positions. The VQ-VAE's codebook follows the whole
+    batch too.
 
     Args:
         stage: module whose forward(*batch) gives (loss, {name: scalar tensor}). learner: the part of it that is trained.
