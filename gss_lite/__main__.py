@@ -23,6 +23,7 @@ from gss_lite.processes import is_main, join
 from gss_lite.training.checkpoints import write_json
 from gss_lite.training.evaluation import evaluate, view_of
 from gss_lite.training.gaussian_stage import gaussian_stage
+from gss_lite.training.identity import weights_hash
 from gss_lite.training.inverse_stage import plan_for, shortened, train_inverse
 from gss_lite.training.pixel_stage import evaluate_pixel, train_pixel
 from gss_lite.training.records import run_record
@@ -108,11 +109,13 @@ def _evaluate(arguments: argparse.Namespace, line: str) -> None:
         raise ValueError("the discriminative twin paints no maskige and has no X⁻¹; leave --inverse or --model pixel out")
     dataset = dataset_for(preset, arguments.split, folder=arguments.data, transform=eval_transform())
     view, device = view_of(preset.window, arguments.flip, preset.test_size, arguments.scales), join(torch.device(arguments.device))
+    soft, known = arguments.flip or len(arguments.scales) > 1, {}
     if pixel:
         result, name = evaluate_pixel(load_twin(preset, arguments.weights), dataset, view=view, device=device), "pixel"
     else:
         gss, name = with_inverse(load_gss(preset, arguments.weights), preset, arguments.inverse, arguments.weights)
-        result = evaluate(gss, dataset, view=view, soft=arguments.flip or len(arguments.scales) > 1, device=device)
+        known["prior_sha256"] = weights_hash(gss.prior)
+        result = evaluate(gss, dataset, view=view, soft=soft, batch=1 if preset.test_size[0] else 4, device=device)
     if not is_main():
         return
     kind = {"ff": "", "pixel": "pixel"}.get(name, f"inverse-{name}")
@@ -133,7 +136,8 @@ def _evaluate(arguments: argparse.Namespace, line: str) -> None:
         print(f"\nwithout {CORRUPT_TEST_FRAME}, whose mask is shifted: {labels['prediction']} {100 * without['prediction'].miou:.2f} mIoU")
     metrics["picture_accuracy"] = [None if value != value else round(value, 4) for value in result.picture_accuracy()]  # NaN: nothing labelled
     how = {key: list(value) for key, value in (("window", preset.window), ("test_size", preset.test_size)) if value[0]}
-    metrics |= {**how, **({"flip": True} if arguments.flip else {}), **({"scales": arguments.scales} if arguments.scales != [1.0] else {})}
+    metrics |= {**known, **how, **({"flip": True} if arguments.flip else {}), **({"scales": arguments.scales} if arguments.scales != [1.0] else {}),
+                **({"averaged": "probabilities of X⁻¹"} if soft and not pixel else {})}
     path = Path(arguments.record or f"runs/{preset.name}/evaluate-{arguments.split}{kind and '-' + kind}.json")
     write_json(path, run_record(
         kind=f"evaluate {arguments.split} {kind}".strip(), preset=preset.name, seed=preset.seed, steps=None, seconds=result.seconds,

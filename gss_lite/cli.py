@@ -55,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
     two.add_argument("--keep", choices=["last", "best"], help="what becomes NAME.STAGE.safetensors: the last weights (default) or the best of --validate-every")
     two.add_argument("--pretrained", action="store_true", default=None, help="start from the backbone weights that the preset names, from timm")
     two.add_argument("--precision", choices=["no", "bf16", "fp16"], help="no: float32 (default: the preset's)")
-    two.add_argument("--accumulate", type=whole_number(1), metavar="N", help="N micro-batches a step: less memory, the same step")
+    two.add_argument("--accumulate", type=whole_number(1), metavar="N", help="N micro-batches a step: less memory; batch norm sees one at a time")
     two.add_argument("--checkpointing", action="store_true", default=None, help="recompute the backbone in the backward pass: less memory, more time")
     two.add_argument("--compile", action="store_true", default=None, help="torch.compile")
 

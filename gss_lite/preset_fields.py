@@ -18,11 +18,12 @@ class Schedule:
     warmup: int = 100
     weight_decay: float = 0.01
     scales: tuple[float, float] = (1.0, 1.0)  # random resizing of the picture before the crop
+    distortion: str = "released"  # photometric, as in the released configs; or "torchvision", whose own also swaps colour channels
     precision: str = "no"  # Accelerate's mixed_precision: "no" (float32), "bf16", "fp16"
     targets: str = "no"  # precision in which the frozen tokenizer encodes the targets: "no" (float32) or "bf16"
-    accumulate: int = 1  # micro-batches that one step's `batch` is split into, one after the other: less memory, the same step
+    accumulate: int = 1  # micro-batches that one step's `batch` is split into: less memory; batch norm sees one at a time, else the same step
     clip: float = 0.0  # largest norm of a step's gradient; 0 leaves it as it is
-    checkpointing: bool = False  # recompute the backbone's activations in the backward pass: less memory, a third more time
+    checkpointing: bool = False  # recompute the backbone's activations in the backward pass (its batch norms' averages move twice): less memory, more time
     compile: bool = False  # torch.compile
     ema: float = 0.0  # decay of the averaged copy of the weights that is kept; 0 keeps the last weights
 

@@ -16,7 +16,9 @@ _SCENES = Preset(
     backbone_args=fixed(channels=(64, 128, 160, 192), stem_width=32, out_indices=(1, 2, 3, 4)),
     head=fixed(level_dim=48, fuse_dim=96, token_dim=192, pixel_dim=48, depth=2, heads=4, ffn_dim=192),
     vqvae=Schedule(steps=3000, batch=16, crop=(96, 128), lr=3e-3, weight_decay=0.0),
-    prior=Schedule(steps=6000, batch=16, crop=(96, 128), lr=2e-3, warmup=200, weight_decay=0.05, ema=0.998, precision="bf16"),
+    prior=Schedule(
+        steps=6000, batch=16, crop=(96, 128), lr=2e-3, warmup=200, weight_decay=0.05, ema=0.998, precision="bf16", distortion="torchvision",
+    ),
     notes="The default of the notebooks: street scenes drawn on the fly, small enough for a laptop.",
 )
 
@@ -43,6 +45,7 @@ _CAMVID = Preset(
     vqvae=Schedule(steps=4000, batch=8, crop=(128, 160), lr=3e-3, weight_decay=0.0),
     prior=Schedule(
         steps=5500, batch=8, crop=(192, 256), lr=2e-3, warmup=200, weight_decay=0.05, scales=(0.6, 1.6), ema=0.998, precision="bf16",
+        distortion="torchvision",
     ),
     notes="Real street frames, trained from scratch on two CPU cores.",
 )

@@ -10,7 +10,8 @@ from __future__ import annotations
 from gss_lite.preset_fields import Preset, Schedule, fixed
 
 # always_partition: windows and shifts as in the released code, also where the map is no larger than a window.
-SWIN_L = ("swin_large_patch4_window12_384", fixed(drop_path_rate=0.3, strict_img_size=False, always_partition=True))
+# level_norms: its layer norms on the four maps, which timm's Swin lacks.
+SWIN_L = ("swin_large_patch4_window12_384", fixed(drop_path_rate=0.3, strict_img_size=False, always_partition=True, level_norms=True))
 R101 = ("resnet101c", fixed(output_stride=8, out_indices=(1, 2, 3, 4)))
 HRNET = ("hrnet_w48", fixed(feature_location="", out_indices=(1, 2, 3, 4)))
 
@@ -44,7 +45,7 @@ _MSEG = {
 _SWIN = {"backbone": SWIN_L, "depth": 2, "pretrained": "swin_large_patch4_window12_384.ms_in22k"}
 
 PAPER_PRESETS: tuple[Preset, ...] = (
-    _paper("cityscapes-r101", **_CITYSCAPES, backbone=R101, depth=6, notes="77.76 mIoU as GSS-FF, 78.46 as GSS-FT-W (paper, Table 4)."),
+    _paper("cityscapes-r101", **_CITYSCAPES, backbone=R101, depth=6, pretrained="resnet101c.gluon_in1k", notes="77.76 mIoU as GSS-FF, 78.46 as GSS-FT-W (paper, Table 4)."),
     _paper("cityscapes-swin-l", **_CITYSCAPES, **_SWIN, notes="78.90 mIoU as GSS-FF, 80.05 as GSS-FT-W (paper, Table 4)."),
     _paper("ade20k-swin-l", **_ADE20K, **_SWIN, notes="46.29 mIoU as GSS-FF, 48.54 as GSS-FT-W (paper, Table 5). Whole pictures, short side 512."),
     _paper("mseg-hrnet-w48", **_MSEG, backbone=HRNET, depth=6, pretrained="hrnet_w48.ms_in1k",

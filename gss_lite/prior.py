@@ -32,6 +32,28 @@ class PriorFeatures(NamedTuple):
     pixel_logits: Tensor
 
 
+class LevelNorms(nn.Module):
+    """A Swin backbone with a layer norm on each of the maps it gives out, as the released code has (timm's has none).
+
+    Args:
+        body: a timm `features_only` model whose maps are channels-last, (B, H, W, C).
+    """
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body, self.feature_info = body, body.feature_info
+        for i, channels in enumerate(self.feature_info.channels()):
+            self.add_module(f"norm{i}", nn.LayerNorm(channels))
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """Normalised photograph (B, 3, H, W) → normalised maps (B, H/s, W/s, C), finest first."""
+        return [getattr(self, f"norm{i}")(feature) for i, feature in enumerate(self.body(image))]
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """As the body's."""
+        self.body.set_grad_checkpointing(enable)
+
+
 class ConvBNReLU(nn.Sequential):
     """1×1 convolution without bias, batch norm, ReLU: the unit both branches are built from."""
 
@@ -147,9 +169,11 @@ class Prior(nn.Module):
         return feature if feature.shape[1] == channels else feature.permute(0, 3, 1, 2)
 
 
-def build_backbone(name: str, *, pretrained: bool = False, **kwargs: object) -> nn.Module:
+def build_backbone(name: str, *, pretrained: bool = False, level_norms: bool = False, **kwargs: object) -> nn.Module:
     """A timm `features_only` backbone by name; keyword arguments go to timm.create_model.
 
+    Args:
+        level_norms: put a layer norm on each map, see `LevelNorms`. They are new: no pretrained weights have them.
     Raises:
         ValueError: timm knows no such model.
         RuntimeError: pretrained weights were asked for and cannot be had. Random weights are never put in their place.
@@ -158,7 +182,8 @@ def build_backbone(name: str, *, pretrained: bool = False, **kwargs: object) -> 
         near = ", ".join(difflib.get_close_matches(name, timm.list_models(), n=3)) or "none"
         raise ValueError(f"timm has no model named {name!r}; similar names: {near}. See timm.list_models().")
     try:
-        return timm.create_model(name, features_only=True, pretrained=pretrained, **kwargs)
+        body = timm.create_model(name, features_only=True, pretrained=pretrained, **kwargs)
+        return LevelNorms(body) if level_norms else body
     except Exception as error:
         if not pretrained:
             raise

@@ -1,5 +1,7 @@
 """CamVid and the joint transforms."""
 
+import colorsys
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,8 @@ from torchvision import tv_tensors
 
 from gss_lite.data.camvid import CLASSES, SIZES, CamVid, find_camvid, read_image, read_mask
 from gss_lite.data.transforms import (
-    ClassShareCrop, RandomScale, ResumableBatches, SeededAugmentation, denormalize, eval_transform, fit_into, train_transform,
+    DISTORTIONS, ClassShareCrop, PhotometricDistortion, RandomScale, ResumableBatches, SeededAugmentation, denormalize, eval_transform,
+    fit_into, train_transform,
 )
 
 
@@ -177,6 +180,28 @@ def test_train_transform_gives_normalised_crops():
     image, mask = train_transform(32, 40, scales=(0.5, 1.5), image_size=(60, 80))(*coded_pair())
     assert image.shape == (3, 32, 40) and image.dtype == torch.float32 and mask.shape == (32, 40) and mask.dtype == torch.long
     assert set(mask.unique().tolist()) <= {*range(11), 255}
+
+
+def test_photometric_distortion_never_swaps_channels_and_stays_in_the_released_ranges():
+    """mmsegmentation's has no permutation of channels; a red thing may turn orange or pink, never green or blue."""
+    red = tv_tensors.Image(torch.tensor([200, 60, 60], dtype=torch.uint8)[:, None, None].expand(3, 4, 4).contiguous())
+    seen, torchvisions = [], []
+    for seed in range(200):
+        torch.manual_seed(seed)
+        seen.append(PhotometricDistortion()(red)[:, 0, 0].tolist())
+        torch.manual_seed(seed)
+        torchvisions.append(DISTORTIONS["torchvision"]()(red)[:, 0, 0].tolist())
+    assert all(colour[0] == max(colour) for colour in seen) and any(colour[0] < max(colour) for colour in torchvisions)
+    assert len({tuple(colour) for colour in seen}) > 100
+    hues = [(360 * colorsys.rgb_to_hsv(*colour)[0] + 180) % 360 - 180 for colour in seen]
+    assert 25 < max(hues) <= 40 and -40 <= min(hues) < -25  # a tenth of the circle, and what clipping and rounding to 8 bits add
+    with pytest.raises(ValueError, match="must be one of released, torchvision; got 'none'"):
+        train_transform(8, 8, distortion="none")
+
+
+@pytest.mark.parametrize("name", ["released", "torchvision"])
+def test_the_preset_chooses_the_distortion(name):
+    assert [type(step) for step in train_transform(8, 8, distortion=name).transforms].count(DISTORTIONS[name]) == 1
 
 
 def test_normalisation_and_back():

@@ -5,6 +5,7 @@ ACCELERATE_USE_CPU keeps them off a card. The launcher's own --cpu would start o
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
@@ -28,12 +29,26 @@ PLAIN = ("--multi_gpu", "--mixed_precision", "no", "--dynamo_backend", "no")
 
 
 def start(arguments: list[str], machines: tuple[str, ...] = TWO) -> subprocess.Popen:
-    """A launched command; without `machines`, a plain one."""
+    """A launched command; without `machines`, a plain one. Whatever is left of it when the tests end is killed."""
     launcher = ["-m", "accelerate.commands.launch", *PLAIN, *machines] if machines else []
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, *launcher, *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true"},
     )
+    atexit.register(kill, process)
+    return process
+
+
+def kill(process: subprocess.Popen) -> int:
+    """Kill a launcher and its processes, which have process groups of their own: one signal would not reach all. How many there were."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        launcher = psutil.Process(process.pid)
+        victims = [*launcher.children(recursive=True), launcher]
+        for victim in victims:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                victim.kill()
+        return len(victims)
+    return 0
 
 
 def finish(process: subprocess.Popen) -> str:
@@ -98,6 +113,20 @@ def test_two_processes_train_both_stages_as_one_does_and_two_machines_as_two_pro
     assert_same_run(tmp_path / "two", tmp_path / "machines", ("vqvae", "prior"))
 
 
+def test_a_lost_training_process_ends_the_other_and_leaves_the_checkpoint(tmp_path):
+    process, checkpoint = start([*TRAIN, "--steps", "400", "--save-every", "3", "--out", str(tmp_path)]), tmp_path / "vqvae" / "checkpoint.pt"
+    while not checkpoint.exists():
+        assert process.poll() is None, process.communicate()[1][-2000:]
+        time.sleep(0.02)
+    ranks = [child for child in psutil.Process(process.pid).children(recursive=True) if "gss_lite" in child.cmdline()]
+    assert len(ranks) == 2
+    max(ranks, key=lambda rank: int(rank.environ()["RANK"])).kill()
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode != 0 and not any(rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE for rank in ranks)
+    assert "error: another process of this run is gone" in errors and f"{checkpoint}, is intact" in errors
+    assert 0 < torch.load(checkpoint, weights_only=True)["step"] < 400
+
+
 def test_two_processes_that_were_killed_end_as_if_they_had_not_been(tmp_path):
     """kill −9 to both of them and their launcher, in the middle of either stage; then the same command once more."""
     steps = 40
@@ -108,12 +137,7 @@ def test_two_processes_that_were_killed_end_as_if_they_had_not_been(tmp_path):
         while not checkpoint.exists():
             assert process.poll() is None, process.communicate()[1][-2000:]
             time.sleep(0.02)
-        launcher = psutil.Process(process.pid)
-        victims = [*launcher.children(recursive=True), launcher]  # a process group of its own for each: one signal would not reach all
-        assert len(victims) >= 3
-        for victim in victims:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                victim.kill()
+        assert kill(process) >= 3
         process.communicate()
         assert 0 < torch.load(checkpoint, weights_only=True)["step"] < steps
     finish(start([*command, str(tmp_path / "killed")]))

@@ -15,10 +15,11 @@ from gss_lite.vqvae import VQVAE
 
 NAMES = [preset.name for preset in PAPER_PRESETS]
 # Channels and strides of the four levels (supplement C; released configs), D, K, and the backbone's parameters:
-# ResNet-101 has 44.5 M with its classifier (2,049,000), the deep stem adds 19 k; Swin-L (window 12) 196.7 M with norm and classifier.
+# ResNet-101 has 44.5 M with its classifier (2,049,000), the deep stem adds 19 k; Swin-L (window 12) 196.7 M with norm and
+# classifier, and a layer norm on each of the four maps comes with the released code.
 LEVELS = {
     "r101": ([256, 512, 1024, 2048], [4, 8, 8, 8], 6, 44_549_160 - 2_049_000 + 19_232),
-    "swin-l": ([192, 384, 768, 1536], [4, 8, 16, 32], 2, 196_735_516 - 1_537_000 - 3_072),
+    "swin-l": ([192, 384, 768, 1536], [4, 8, 16, 32], 2, 196_735_516 - 1_537_000 - 3_072 + 2 * (192 + 384 + 768 + 1536)),
     "hrnet-w48": ([48, 96, 192, 384], [4, 8, 16, 32], 6, None),
 }
 
@@ -66,7 +67,7 @@ def test_the_authors_settings():
         preset = get_preset(name)
         city, plan = name.startswith("cityscapes"), preset.prior
         assert (plan.lr, plan.steps, plan.batch, plan.crop) == ((1.5e-3, 80_000, 16, (768, 768)) if city else (1.2e-4, 160_000, 32, (512, 512)))
-        assert (plan.warmup, plan.weight_decay, plan.scales, plan.clip, plan.ema) == (1500, 0.01, (0.5, 2.0), 0.0, 0.0)
+        assert (plan.warmup, plan.weight_decay, plan.scales, plan.clip, plan.ema, plan.distortion) == (1500, 0.01, (0.5, 2.0), 0.0, 0.0, "released")
         assert preset.window == ((0, 0) if name.startswith("ade20k") else (768, 512))
         assert num_classes(preset) == len(build_palette(preset)) == {"c": 19, "a": 150, "m": 194}[name[0]]
         assert PRESETS[name] is preset
@@ -112,11 +113,10 @@ def test_a_data_set_without_a_loader_is_named():
         dataset_for(get_preset("cityscapes-r101"), "train")
 
 
-def test_pretrained_weights_that_timm_does_not_have():
-    with pytest.raises(ValueError, match="cityscapes-r101 names no pretrained weights"):
-        build_prior(get_preset("cityscapes-r101"), pretrained=True)
-
-    for name in ("cityscapes-swin-l", "mseg-hrnet-w48"):
+def test_a_preset_without_pretrained_weights_says_so_and_every_paper_preset_names_some_that_timm_has():
+    with pytest.raises(ValueError, match="camvid names no pretrained weights"):
+        build_prior(get_preset("camvid"), pretrained=True)
+    for name in NAMES:
         assert timm.is_model(get_preset(name).pretrained.split(".")[0]) and get_preset(name).pretrained in timm.list_pretrained()
 
 

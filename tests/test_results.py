@@ -44,6 +44,12 @@ def test_camvid_record_is_what_the_shipped_weights_give(camvid):
     check_some("camvid", "camvid-test", [0, 116, 232], camvid)
 
 
+@pytest.mark.parametrize("name", ["camvid-test", "camvid-twin", "table-one-camvid", "camvid-example"])
+def test_records_of_camvids_model_are_of_the_shipped_prior(name):
+    found = record(name)
+    assert found["metrics"].get("prior_sha256", found.get("prior_sha256")) == weights_hash(load_gss(get_preset("camvid")).prior)
+
+
 def test_scenes_targets():
     metrics = record("scenes-cpu-test")["metrics"]
     assert metrics["pictures"] == get_preset("scenes-cpu").eval_pictures

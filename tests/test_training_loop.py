@@ -190,6 +190,49 @@ def test_out_of_memory_says_what_to_change(tmp_path):
     assert load_checkpoint(tmp_path / "checkpoint.pt", RUN)["step"] == 3
 
 
+def test_so_does_the_machines_memory(tmp_path):
+    class Greedy(Line):
+        def forward(self, values, classes):
+            torch.empty(1 << 60)  # an exabyte
+            return super().forward(values, classes)
+
+    with pytest.raises(MemoryError, match=r"the machine ran out of memory at step 1, .*accumulate=2"):
+        train(tmp_path, Greedy())
+
+
+class _Poisoned(torch.autograd.Function):
+    """The identity, with a gradient of NaN."""
+
+    @staticmethod
+    def forward(ctx, value):
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * float("nan")
+
+
+@pytest.mark.parametrize("step", [4, 8])
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_a_gradient_that_is_not_finite_never_reaches_weights_average_or_checkpoint(tmp_path, step, ema):
+    """The loss itself is finite, and the step would be saved; the eighth is the last one."""
+    class Unlucky(Line):
+        calls = 0
+
+        def forward(self, values, classes):
+            loss, scalars = super().forward(values, classes)
+            self.calls += 1
+            return (_Poisoned.apply(loss) if self.calls == step else loss), scalars
+
+    stage = Unlucky()
+    with pytest.raises(FloatingPointError, match=rf"the gradient became nan at step {step}, with a finite loss; .*is intact"):
+        train(tmp_path, stage, save_every=1, ema=ema)
+    assert bool(torch.isfinite(stage.layer.weight).all())
+    state = load_checkpoint(tmp_path / "checkpoint.pt", RUN)
+    assert state["step"] == step - 1
+    assert all(bool(torch.isfinite(v).all()) for part in ("learner", "average") for v in state.get(part, {}).values())
+
+
 def test_a_lost_worker_says_what_to_change_and_the_run_can_go_on(tmp_path):
     """Raised as torch raises it, whose signal handler may do so at any point of the loop."""
     class Bereaved(Line):

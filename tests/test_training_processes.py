@@ -1,4 +1,4 @@
-"""Two processes on the CPU (gloo) give what one gives with the same global batch; so do micro-batches where they can."""
+"""Two processes on the CPU (gloo) give what one gives with the same global batch."""
 
 import os
 import subprocess
@@ -16,12 +16,12 @@ from gss_lite.training.batch_norm import GlobalBatchNorm2d, synchronize_batch_no
 SCRIPT = Path(__file__).with_name("two_process_run.py")
 
 
-def run(folder: Path, processes: int, parts: int = 1) -> list[dict]:
+def run(folder: Path, processes: int) -> list[dict]:
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)] if processes > 1 else []
     folder.mkdir()
     root = SCRIPT.parents[1]
     subprocess.run(
-        [sys.executable, *launcher, str(SCRIPT), str(folder), str(parts)], check=True, cwd=root, capture_output=True, timeout=300,
+        [sys.executable, *launcher, str(SCRIPT), str(folder)], check=True, cwd=root, capture_output=True, timeout=300,
         env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(root)},
     )
     return [torch.load(folder / f"result{i}.pt", weights_only=True) for i in range(processes)]
@@ -84,19 +84,27 @@ def test_both_processes_get_the_evaluation_of_the_whole_set(runs):
     assert torch.equal(one["matrices"]["reconstruction"], two[0]["matrices"]["reconstruction"])
 
 
-def test_every_batch_norm_is_replaced_and_nothing_else_changes():
+@pytest.mark.parametrize("name", ["scenes-tiny", "scenes-cpu-mobilenet"])
+def test_every_batch_norm_is_replaced_and_nothing_else_changes(name):
+    """MobileNet's are timm's, with an activation behind."""
     priors = []
     for _ in range(2):
         torch.manual_seed(0)
-        priors.append(build_gss(get_preset("scenes-tiny")).prior.train())
+        priors.append(build_gss(get_preset(name)).prior.train())
     plain, other = priors
     synchronize_batch_norm(other, torch.device("cpu"))
-    norms = sum(type(m) is nn.BatchNorm2d for m in plain.modules())
+    norms = sum(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in plain.modules())
     assert norms > 10 and sum(isinstance(m, GlobalBatchNorm2d) for m in other.modules()) == norms
     image, logits = torch.randn(2, 3, 32, 32), []
     for prior in priors:
         torch.manual_seed(1)
         logits.append(prior(image).token_logits)
     assert torch.equal(*logits)  # in one process it is BatchNorm2d
+    synchronize_batch_norm(other, torch.device("cpu"))  # a second time changes nothing
     assert plain.state_dict().keys() == other.state_dict().keys()
     assert all(torch.equal(v, other.state_dict()[k]) for k, v in plain.state_dict().items())
+
+
+def test_a_batch_norm_of_another_kind_is_refused():
+    with pytest.raises(ValueError, match="0 is a BatchNorm1d; several processes share the statistics of BatchNorm2d only"):
+        synchronize_batch_norm(nn.Sequential(nn.BatchNorm1d(3)), torch.device("cpu"))

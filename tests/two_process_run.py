@@ -18,12 +18,12 @@ from gss_lite.training.loop import fit
 from gss_lite.training.stages import PriorStage, VQVAEStage
 
 
-def main(folder: Path, parts: int) -> None:
+def main(folder: Path) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     preset = get_preset("scenes-tiny")
     preset = replace(preset, head={**preset.head, "dropout": 0.0})
-    schedule = replace(preset.prior, steps=20, batch=8, accumulate=parts)
+    schedule = replace(preset.prior, steps=20, batch=8)
     gss = build_gss(preset)
     data = SeededAugmentation(InMemory(dataset_for(preset, "train")), train_transform(*schedule.crop), 0)
     log = fit(
@@ -44,4 +44,4 @@ def main(folder: Path, parts: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    main(Path(sys.argv[1]))

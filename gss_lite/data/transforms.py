@@ -40,14 +40,37 @@ class ClassShareCrop(v2.Transform):
         return v2.functional.crop(image, top, left, *self.size), v2.functional.crop(mask, top, left, *self.size)
 
 
+class PhotometricDistortion(v2.RandomPhotometricDistort):
+    """Brightness, contrast, saturation and hue, each changed in one picture of two, in the released configs' ranges.
+
+    ± 32 of 255 of brightness (here a factor within 1 ± 1/8), contrast and saturation times 0.5 … 1.5, hue turned by up to a
+    tenth of the circle. torchvision's transform also permutes the colour channels, which theirs (mmsegmentation's) does not.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(brightness=(0.875, 1.125), contrast=(0.5, 1.5), saturation=(0.5, 1.5), hue=(-0.1, 0.1))
+
+    def make_params(self, flat_inputs: list) -> dict:
+        """torchvision's random numbers for one picture, less the permutation."""
+        return {**super().make_params(flat_inputs), "channel_permutation": None}
+
+
+DISTORTIONS = {"released": PhotometricDistortion, "torchvision": v2.RandomPhotometricDistort}
+
+
 def train_transform(
-    height: int, width: int, scales: tuple[float, float] = (0.5, 2.0), image_size: tuple[int, int] | None = None,
+    height: int, width: int, scales: tuple[float, float] = (0.5, 2.0), image_size: tuple[int, int] | None = None, distortion: str = "released",
 ) -> v2.Compose:
     """The released configs' training pipeline: random scale, crop with a class-share limit, flip, photometric distortion.
 
     Args:
         height, width: of the crop. image_size: (height, width) of the pictures, which `scales` multiplies.
+        distortion: "released", or "torchvision" for its stronger one, see `PhotometricDistortion`.
+    Raises:
+        ValueError: another distortion.
     """
+    if distortion not in DISTORTIONS:
+        raise ValueError(f"the photometric distortion must be one of {', '.join(DISTORTIONS)}; got {distortion!r}")
     steps: list[Callable] = []
     if scales != (1.0, 1.0):
         base = image_size or (height, width)
@@ -56,7 +79,7 @@ def train_transform(
         *steps,
         ClassShareCrop(height, width),
         v2.RandomHorizontalFlip(),
-        v2.RandomPhotometricDistort(brightness=(0.875, 1.125), contrast=(0.5, 1.5), saturation=(0.5, 1.5), hue=(-0.05, 0.05)),
+        DISTORTIONS[distortion](),
         eval_transform(),
     ])
 

@@ -23,6 +23,7 @@ from gss_lite.palette import paint
 from gss_lite.predict import to_pil
 from gss_lite.presets import get_preset
 from gss_lite.training.checkpoints import write_json
+from gss_lite.training.identity import weights_hash
 from gss_lite.training.records import run_record
 
 CREDIT = "Frame {name}: CamVid (Brostow, Fauqueur and Cipolla, 2009), SegNet's 11-class split, CC BY-NC 4.0"
@@ -53,7 +54,7 @@ def main() -> None:
         command=f"python -m gss_lite.experiments.camvid_example --frame {arguments.frame}",
     )
     write_json(arguments.out, {
-        **record, "credit": CREDIT.format(name=arguments.frame), "panels": list(PANELS), "jpeg_base64": strip(panels),
+        **record, "prior_sha256": weights_hash(gss.prior), "credit": CREDIT.format(name=arguments.frame), "panels": list(PANELS), "jpeg_base64": strip(panels),
     })
     print(arguments.out)
 

@@ -35,6 +35,7 @@ from gss_lite.prior import ConvBNReLU, Prior
 from gss_lite.token_loss import token_cross_entropy
 from gss_lite.training.checkpoints import write_json
 from gss_lite.training.evaluation import evaluate_masks
+from gss_lite.training.identity import plan_hash, stage_one_hash
 from gss_lite.training.loop import fit
 from gss_lite.training.records import run_record
 from gss_lite.training.stages import PriorStage
@@ -123,8 +124,9 @@ def train_cell(cell: Cell, preset: Preset, folder: Path, pictures: InMemory, *, 
     gss = build_gss(preset, load_tokenizer(preset, weights), weights)
     change(gss.prior, cell).to(memory_format=torch.channels_last)
     plan = preset.prior
-    data = SeededAugmentation(pictures, train_transform(*plan.crop, scales=plan.scales, image_size=preset.size), preset.seed)
-    run = {"preset": preset.name, "stage": cell.name, "seed": preset.seed, "steps": plan.steps, "pictures": len(pictures)}
+    data = SeededAugmentation(pictures, train_transform(*plan.crop, scales=plan.scales, image_size=preset.size, distortion=plan.distortion), preset.seed)
+    run = {"preset": preset.name, "stage": cell.name, "seed": preset.seed, "steps": plan.steps, "pictures": len(pictures),
+           "plan": plan_hash(preset, "prior"), "frozen": stage_one_hash(preset, Path(weights))}
     stage = PriorStage(gss) if cell.auxiliary else TokensOnly(gss)
     return gss, fit(stage, gss.prior, data, plan, run=run, folder=folder, save_every=100, progress=progress)
 
@@ -185,7 +187,8 @@ def main(argv: list[str] | None = None) -> None:
     pictures = InMemory(dataset_for(preset, "train", folder=given.data))
     judged = InMemory(dataset_for(preset, "val", folder=given.data, transform=eval_transform()))
     work, path = given.work or Path(f"runs/{preset.name}/prior-ablation"), given.record or Path(f"runs/{preset.name}/prior-ablation.json")
-    settings = {"classes": len(judged.dataset.classes), "pictures": len(pictures), "judged": len(judged), "split": "val", "batch": short.batch, "lr": short.lr}
+    settings = {"classes": len(judged.dataset.classes), "pictures": len(pictures), "judged": len(judged), "split": "val", "batch": short.batch, "lr": short.lr,
+                "plan": plan_hash(preset, "prior"), "stage_one": stage_one_hash(preset, Path(given.weights))}
     before = json.loads(path.read_text()) if path.exists() else {}
     same = before.get("steps") == given.steps and settings.items() <= before.get("metrics", {}).items()
     cells, spent = (before["metrics"]["cells"], before["seconds"]) if same else ({}, 0.0)

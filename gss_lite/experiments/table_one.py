@@ -37,6 +37,7 @@ from gss_lite.palette_assignment import assign_colors
 from gss_lite.palette_search import max_min_palette
 from gss_lite.presets import PRESETS, Preset, get_preset
 from gss_lite.training.checkpoints import write_json
+from gss_lite.training.identity import weights_hash
 from gss_lite.training.records import run_record
 
 COMPARED = ("FF", "FT-W")  # rows that the others' gains are given over
@@ -191,7 +192,7 @@ def main(argv: list[str] | None = None) -> None:
     metrics = {
         "classes": len(gss.colors), "tokenizer": given.tokenizer or preset.tokenizer_from or preset.name, "split": given.split, "pictures": len(dataset),
         "seeds": given.seeds, "steps": given.steps, "palette_steps": given.palette_steps, "joint_steps": given.joint_steps, "prior_steps": given.prior_steps,
-        "fit_pictures": given.fit_pictures, "rows": entries,
+        "fit_pictures": given.fit_pictures, "rows": entries, **({"prior_sha256": weights_hash(gss.prior)} if gss.prior is not None else {}),
     }
     write_json(path, run_record(
         kind="table one", preset=preset.name, seed=0, steps=given.steps, seconds=time.perf_counter() - started, metrics=metrics, command=line,

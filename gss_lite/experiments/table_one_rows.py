@@ -134,7 +134,7 @@ class _Context:
         preset = self.preset
         gss = GSS(row.palette, self.gss.tokenizer, copy.deepcopy(self.gss.prior), NearestColor(row.palette.colors))
         schedule = replace(preset.prior, steps=self.prior_steps, warmup=min(preset.prior.warmup, self.prior_steps // 10), ema=0.0)
-        transform = train_transform(*schedule.crop, scales=schedule.scales, image_size=preset.size)
+        transform = train_transform(*schedule.crop, scales=schedule.scales, image_size=preset.size, distortion=schedule.distortion)
         dataset = SeededAugmentation(InMemory(self.pictures()), transform, preset.seed)
         name = f"prior-{row.name}"
         run = {"preset": preset.name, "stage": name, "seed": preset.seed, "steps": schedule.steps, "frozen": fingerprint(gss)}

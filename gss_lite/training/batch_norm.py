@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import torch
 import torch.distributed as dist
+from timm.layers import BatchNormAct2d, convert_sync_batchnorm
 from torch import Tensor, nn
 
 
 class GlobalBatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm2d whose training statistics are those of all processes' batches together, which must be of equal size.
+    """BatchNorm2d, with timm's activation behind it if it had one, whose training statistics are those of all processes' batches together, which must be of equal size.
 
     torch.nn.SyncBatchNorm does the same, faster, but runs on GPUs only.
     """
 
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)
+        self.drop, self.act = nn.Identity(), nn.Identity()
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) → (B, C, H, W)."""
+        return self.act(self.drop(self._normed(x)))
+
+    def _normed(self, x: Tensor) -> Tensor:
         if not self.training or not dist.is_initialized() or dist.get_world_size() == 1:
             return super().forward(x)
         values = x.float()
@@ -32,18 +40,24 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
 
 
 def synchronize_batch_norm(module: nn.Module, device: torch.device) -> None:
-    """Replace every BatchNorm2d inside `module` by one over all processes; parameters, buffers and names stay."""
+    """Replace every BatchNorm2d inside `module`, timm's with an activation too, by one over all processes; parameters, buffers and names stay.
+
+    Raises:
+        ValueError: a batch norm of another kind.
+    """
     for name, child in module.named_children():
-        if type(child) is nn.BatchNorm2d and device.type == "cuda":
-            setattr(module, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
-        elif type(child) is nn.BatchNorm2d:
-            setattr(module, name, _globally(child))
+        if type(child) in (nn.BatchNorm2d, BatchNormAct2d):
+            setattr(module, name, convert_sync_batchnorm(child) if device.type == "cuda" else _globally(child))
+        elif isinstance(child, nn.modules.batchnorm._BatchNorm) and not isinstance(child, (GlobalBatchNorm2d, nn.SyncBatchNorm)):
+            raise ValueError(f"{name} is a {type(child).__name__}; several processes share the statistics of BatchNorm2d only")
         else:
             synchronize_batch_norm(child, device)
 
 
 def _globally(norm: nn.BatchNorm2d) -> GlobalBatchNorm2d:
     new = GlobalBatchNorm2d(norm.num_features, norm.eps, norm.momentum).train(norm.training)
+    if isinstance(norm, BatchNormAct2d):
+        new.drop, new.act = norm.drop, norm.act
     new.weight, new.bias = norm.weight, norm.bias
     new.running_mean, new.running_var, new.num_batches_tracked = norm.running_mean, norm.running_var, norm.num_batches_tracked
     return new

@@ -15,10 +15,11 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from gss_lite.preset_fields import Schedule
+from gss_lite.processes import several
 
 IGNORE = 255
 
@@ -46,22 +47,49 @@ def check_finite(loss: float, step: int, schedule: Schedule, checkpoint: Path) -
         )
 
 
+def check_gradient(learner: nn.Module, step: int, schedule: Schedule, checkpoint: Path) -> None:
+    """Raises FloatingPointError if a gradient is NaN or infinite, before it reaches the weights, their average and a checkpoint."""
+    gradients = [p.grad for p in learner.parameters() if p.grad is not None]
+    if gradients and not math.isfinite(norm := float(nn.utils.get_total_norm(gradients))):
+        raise FloatingPointError(
+            f"the gradient became {norm} at step {step}, with a finite loss; lower the learning rate (now {schedule.lr:g}), lengthen the "
+            f"warm-up, or set clip. The last checkpoint, {checkpoint}, is intact."
+        )
+
+
 @contextmanager
 def memory_explained(step: int, schedule: Schedule, checkpoint: Path) -> Iterator[None]:
-    """Turns a GPU's out-of-memory error inside the block into a MemoryError that says what to change."""
+    """Turns an out-of-memory error of torch inside the block, on a GPU or the CPU, into a MemoryError that says what to change."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:  # torch.OutOfMemoryError is one; the CPU's allocator raises it by its text alone
+        on_gpu = isinstance(error, torch.OutOfMemoryError)
+        if not on_gpu and "can't allocate memory" not in str(error):
+            raise
         height, width = schedule.crop
         remedies = [
-            f"accumulate={2 * schedule.accumulate} (--accumulate {2 * schedule.accumulate}: smaller micro-batches, the same step)",
+            f"accumulate={2 * schedule.accumulate} (--accumulate {2 * schedule.accumulate}: smaller micro-batches; batch norm then sees one of them at a time)",
             *([] if schedule.checkpointing else ["checkpointing=True (--checkpointing: a third more time)"]),
             *([] if schedule.precision != "no" else ['precision="bf16" (--precision bf16, in a new folder)']),
         ]
         raise MemoryError(
-            f"the GPU ran out of memory at step {step}, with micro-batches of {schedule.batch // schedule.accumulate} crops of "
+            f"the {'GPU' if on_gpu else 'machine'} ran out of memory at step {step}, with micro-batches of {schedule.batch // schedule.accumulate} crops of "
             f"{width}×{height} over all processes. Set in the preset's schedule: {', or '.join(remedies)}. "
             f"The last checkpoint, {checkpoint}, is intact. (torch: {str(error).splitlines()[0]})"
+        ) from error
+
+
+@contextmanager
+def peers_explained(checkpoint: Path) -> Iterator[None]:
+    """Turns the error of a process that waits for another, which has died, into a ChildProcessError that says what happened."""
+    try:
+        yield
+    except RuntimeError as error:  # gloo's and NCCL's, by their texts: DistBackendError is NCCL's alone
+        if not several() or not any(text in str(error) for text in ("onnection closed by peer", "onnection reset by peer", "NCCL", "gloo")):
+            raise
+        raise ChildProcessError(
+            f"another process of this run is gone ({str(error).splitlines()[0][:160]}). Look for its message above; if there is none, the "
+            f"system ended it, as a rule for want of memory. The last checkpoint, {checkpoint}, is intact: the same command goes on from it."
         ) from error
 
 

@@ -22,7 +22,7 @@ STAGE_ONE = ("palette.json", "vqvae.safetensors")
 def plan_hash(preset: Preset, stage: str) -> str:
     """16 hexadecimal digits of all that the preset says about `stage`; what only the other stage or evaluation reads is left out."""
     left_out = OTHER_STAGE.get(stage, set()) | {"notes", "eval_pictures", "test_size"}
-    if preset.prior:  # what changes memory and time but not the step: a run may go on with it, as after running out of memory
+    if preset.prior:  # what changes memory and time and hardly the step: a run may go on with it, as after running out of memory
         preset = replace(preset, prior=replace(preset.prior, accumulate=1, checkpointing=False, compile=False))
     said = {f.name: getattr(preset, f.name) for f in fields(preset) if f.name not in left_out}
     text = json.dumps(said, default=lambda value: asdict(value) if is_dataclass(value) else dict(value), sort_keys=True)

@@ -26,6 +26,7 @@ from gss_lite.inverse_learned import ConvInverse, LearnedInverse, SwinInverse
 from gss_lite.palette import IGNORE, Palette, paint
 from gss_lite.presets import Preset, Schedule
 from gss_lite.presets_paper import PAPER_PRESETS
+from gss_lite.processes import is_main, mean_over_processes, wait_for_all
 from gss_lite.training.checkpoints import load_weights, save_weights, write_json
 from gss_lite.training.identity import tensors_hash
 from gss_lite.training.loop import fit
@@ -92,14 +93,15 @@ def stage_name(kind: str, maskige: str) -> str:
 
 
 def inverse_loss(scores: Tensor, mask: Tensor) -> Tensor:
-    """Cross-entropy (D.i) of X⁻¹'s scores (B, K, H, W), brought to the size of the mask (B, h, w); mean over labelled pixels.
+    """Cross-entropy (D.i) of X⁻¹'s scores (B, K, H, W), brought to the size of the mask (B, h, w); mean over labelled pixels (of
+    all processes' shares, where several train).
 
     Where no pixel is labelled the loss is 0.
     """
     if scores.shape[2:] != mask.shape[1:]:
         scores = F.interpolate(scores, size=mask.shape[1:], mode="bilinear", align_corners=False)
     total = F.cross_entropy(scores.float(), mask.long(), ignore_index=IGNORE, reduction="sum")
-    return total / (mask != IGNORE).sum().clamp(min=1)
+    return total / mean_over_processes((mask != IGNORE).sum()).clamp(min=1).to(total.dtype)
 
 
 class InverseStage(nn.Module):
@@ -204,16 +206,25 @@ def train_inverse(
     run = {"preset": preset.name, "stage": name, "seed": preset.seed, "steps": schedule.steps, "batch": schedule.batch,
            "pictures": len(pictures), "frozen": fingerprint(gss)}
     log = fit(InverseStage(inverse), inverse, dataset, schedule, run=run, folder=folder / name, progress=progress, **options)
+    if is_main():
+        _write(preset, folder, name, plan, inverse, log, maskige=maskige, pictures=len(pictures), decoded=decoded, command=command)
+    wait_for_all()
+    return inverse.to(gss.colors.device).eval()
+
+
+def _write(
+    preset: Preset, folder: Path, name: str, plan: InversePlan, inverse: LearnedInverse, log: list[dict], *, maskige: str, pictures: int,
+    decoded: float, command: str,
+) -> None:
     save_weights(folder / f"{preset.name}.{name}.safetensors", inverse)
     record = run_record(
-        kind=f"train {name}", preset=preset.name, seed=preset.seed, steps=schedule.steps, command=command,
+        kind=f"train {name}", preset=preset.name, seed=preset.seed, steps=plan.schedule.steps, command=command,
         seconds=decoded + log[-1]["seconds"], metrics={k: v for k, v in log[-1].items() if k != "step"},
     )
     write_json(folder / f"{preset.name}.{name}.json", {
-        **record, "parameters": count_parameters(inverse), "maskige": maskige, "pictures": len(pictures), "seconds_decoding": round(decoded, 1),
-        "size": dict(plan.size), "schedule": asdict(schedule), "log": log,
+        **record, "parameters": count_parameters(inverse), "maskige": maskige, "pictures": pictures, "seconds_decoding": round(decoded, 1),
+        "size": dict(plan.size), "schedule": asdict(plan.schedule), "log": log,
     })
-    return inverse.to(gss.colors.device).eval()
 
 
 def load_inverse(

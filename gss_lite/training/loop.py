@@ -22,7 +22,7 @@ from gss_lite.data.transforms import ResumableBatches, mixed_seed
 from gss_lite.preset_fields import Schedule
 from gss_lite.training.batch_norm import synchronize_batch_norm
 from gss_lite.training.checkpoints import load_checkpoint, save_checkpoint
-from gss_lite.training.guards import ClassWatch, check_finite, check_shares, memory_explained, workers_explained
+from gss_lite.training.guards import ClassWatch, check_finite, check_gradient, check_shares, memory_explained, peers_explained, workers_explained
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
@@ -102,7 +102,7 @@ def fit(
         The log: a dict with step, seconds, lr and the stage's scalars for every `log_every` steps, and the score where
         one was taken. A scalar that is undefined for its batch (an accuracy where nothing is labelled) is left out.
     Raises:
-        FloatingPointError: the loss is not finite. MemoryError: the GPU's memory is too small. ChildProcessError: a
+        FloatingPointError: the loss or its gradient is not finite. MemoryError: the GPU's memory is too small. ChildProcessError: a
             process that loads data died. The last checkpoint is intact in all cases.
         ValueError: a batch that cannot be shared out evenly; another run's checkpoint. ImportError: no TensorBoard.
     """
@@ -118,7 +118,8 @@ def fit(
     optimizer = adamw(learner, schedule)
     scheduler = LambdaLR(optimizer, lambda s: poly_with_warmup(s, schedule))
     average = AveragedModel(learner, multi_avg_fn=get_ema_multi_avg_fn(schedule.ema), use_buffers=True) if schedule.ema else None
-    kept = {"learner": learner, "optimizer": optimizer, "scheduler": scheduler, **({"average": average} if average else {})}
+    kept = {"learner": learner, "optimizer": optimizer, "scheduler": scheduler, "average": average, "scaler": accelerator.scaler}
+    kept = {name: part for name, part in kept.items() if part is not None}  # fp16 alone has a scaler
     path, first, log, spent, best = folder / "checkpoint.pt", 0, [], 0.0, None
     state = load_checkpoint(path, run)
     if state:
@@ -145,7 +146,7 @@ def fit(
             watch.look(batch[-1])
             set_seed((mixed_seed(run["seed"], number) + 0x51ED270B * accelerator.process_index) % 2**32)
             whole = (number + 1) % parts == 0  # the last micro-batch of the step: gradients meet, and the weights move
-            with memory_explained(done, schedule, path):
+            with memory_explained(done, schedule, path), peers_explained(path):
                 with nullcontext() if whole else accelerator.no_sync(stage):
                     loss, scalars = stage(*batch)
                     # Every process sees the mean, so that they stop together.
@@ -157,12 +158,16 @@ def fit(
                     continue
                 if schedule.clip:
                     accelerator.clip_grad_norm_(learner.parameters(), schedule.clip)
+                if schedule.precision != "fp16":  # there the scaler looks for itself, and skips the step
+                    check_gradient(learner, done, schedule, path)
                 optimizer.step()
                 optimizer.zero_grad()
             if average:
                 average.update_parameters(learner)
             validated = validate is not None and validate_every and (done % validate_every == 0 or done == schedule.steps)
             if done % log_every == 0 or done == schedule.steps or validated:
+                if accelerator.num_processes > 1:  # each has those of its share
+                    scalars = {k: accelerator.reduce(v.detach().float(), "mean") for k, v in scalars.items()}
                 entry = {"step": done, "seconds": round(time.perf_counter() - started, 1), "lr": scheduler.get_last_lr()[0],
                          "loss": total, **{k: float(v) for k, v in scalars.items() if math.isfinite(v)}}
                 if validated:

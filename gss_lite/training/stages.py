@@ -160,7 +160,7 @@ def run_stage(
     pictures = InMemory(dataset_for(preset, "train", folder=data))
     check_labelled(pictures)
     dataset = SeededAugmentation(
-        pictures, train_transform(*schedule.crop, scales=schedule.scales, image_size=preset.size), preset.seed,
+        pictures, train_transform(*schedule.crop, scales=schedule.scales, image_size=preset.size, distortion=schedule.distortion), preset.seed,
     )
     run = {"preset": preset.name, "stage": name, "seed": preset.seed, "steps": schedule.steps, "batch": schedule.batch,
            "plan": plan_hash(preset, name), "frozen": frozen, **({"pretrained": pretrained} if pretrained else {})}

@@ -15,11 +15,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from measure import measure, peak_extra_bytes, report
+from timm.layers import DropPath
 from torch import Tensor
 
 from gss_lite.build import build_gss
-from gss_lite.gss import GSS, PIXEL_WEIGHT, TOKEN_WEIGHT
-from gss_lite.palette import IGNORE
+from gss_lite.gss import GSS, PIXEL_WEIGHT, TOKEN_WEIGHT, resize_mask
+from gss_lite.palette import IGNORE, paint
 from gss_lite.presets import Preset, get_preset
 from gss_lite.training.loop import adamw
 from gss_lite.training.stages import PriorStage
@@ -41,15 +42,21 @@ class Trainer:
     def __init__(self, preset: Preset, batch: int, device: str, ours: bool) -> None:
         torch.manual_seed(0)
         self.gss, self.ours, self.device = build_gss(preset).to(device).train(), ours, device
-        self.gss.prior.dropout.p = 0.0  # both draw the same numbers
+        self.gss.prior.dropout.p = 0.0
+        for module in self.gss.prior.modules():  # nothing random is left: the two steps can be compared
+            if isinstance(module, DropPath):
+                module.drop_prob = 0.0
         height, width = preset.prior.crop
         self.image = torch.randn(batch, 3, height, width, device=device)
         coarse = torch.randint(len(self.gss.colors), (batch, 1, height // 16, width // 16), device=device)
         self.mask = F.interpolate(coarse.float(), size=(height, width))[:, 0].long()
+        self.mask[:, : height // 8] = IGNORE
         self.stage = PriorStage(self.gss, preset.prior.targets if ours else "no")
         if ours:
             self.gss.prior.to(memory_format=torch.channels_last)
         self.optimizer = adamw(self.gss.prior, preset.prior)
+        size = [side // 4 * self.gss.tokenizer.stride for side in (height, width)]
+        self.maskige = paint(resize_mask(self.mask, size, len(self.gss.colors)), self.gss.colors, self.gss.palette.ignore_color)
 
     def loss(self) -> Tensor:
         with torch.autocast(self.device, torch.bfloat16) if self.ours else nullcontext():
@@ -62,17 +69,23 @@ class Trainer:
 
     def encode(self) -> None:
         """What a step asks of the frozen tokenizer."""
-        with torch.no_grad():
-            self.gss.targets(self.mask, torch.zeros(len(self.mask), len(self.gss.colors), *(side // 4 for side in self.mask.shape[1:]), device=self.device))
+        with torch.no_grad(), torch.autocast(self.device, torch.bfloat16, enabled=self.gss.target_precision == "bf16"):
+            self.gss.tokenizer.encode(self.maskige)
+
+    def first_gradient(self) -> tuple[float, Tensor]:
+        """The loss before any step, and its gradient at the codes' logits."""
+        loss = self.loss()
+        gradient = torch.autograd.grad(loss, self.gss.prior.to_tokens.weight)[0]
+        return float(loss), gradient.float().flatten()
 
 
 Run = Callable[[], None]
 
 
 def compare(title: str, trainers: dict[str, Trainer], seconds: Callable[[Run], float], memory: Callable[[Run], int]) -> list[tuple[float, int]]:
-    """Check that the losses agree, print seconds, memory, images/s and the tokenizer's share; (seconds, bytes) of each."""
-    losses = [float(trainer.loss()) for trainer in trainers.values()]
-    assert losses[1] == pytest.approx(losses[0], rel=0.02), losses
+    """Check that both learn the same, print seconds, memory, images/s and the tokenizer's share; (seconds, bytes) of each."""
+    (plain, theirs), (ours, gradient) = (trainer.first_gradient() for trainer in trainers.values())
+    assert ours == pytest.approx(plain, rel=0.01) and F.cosine_similarity(theirs, gradient, dim=0) > 0.97  # bfloat16's rounding, and a few other tokens
     rows = {name: (seconds(trainer.step), memory(trainer.step)) for name, trainer in trainers.items()}
     report(title, rows)
     for name, trainer in trainers.items():
@@ -92,29 +105,32 @@ def processor_seconds(run: Run) -> float:
 
 
 def test_a_laptops_step() -> None:
-    threads = torch.get_num_threads()
+    threads, preset = torch.get_num_threads(), get_preset("scenes-cpu")
     torch.set_num_threads(1)
-    preset = get_preset("scenes-cpu")
-    trainers = {name: Trainer(preset, preset.prior.batch, "cpu", ours) for name, ours in (("plain float32", False), ("ours", True))}
-    (plain, _), (ours, _) = compare("training step of scenes-cpu", trainers, processor_seconds, peak_extra_bytes)
-    torch.set_num_threads(threads)
+    try:
+        trainers = {name: Trainer(preset, preset.prior.batch, "cpu", ours) for name, ours in (("plain float32", False), ("ours", True))}
+        (plain, _), (ours, _) = compare("training step of scenes-cpu", trainers, processor_seconds, peak_extra_bytes)
+    finally:
+        torch.set_num_threads(threads)
     assert plain / ours >= 1.3
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="the paper's size wants a GPU")
-def test_a_step_of_the_papers_size_on_a_gpu() -> None:
-    """ade20k-swin-l, four crops of 512 × 512: at least twice as fast, in at most half the memory."""
+def test_a_step_of_the_papers_size_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ade20k-swin-l, four crops of 512 × 512. Not run on a GPU so far: the bounds are modest, the table says the rest."""
 
-    def memory(run: Run) -> int:
+    def peak(run: Run) -> int:
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
         run()
         torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated() - before
+        return torch.cuda.max_memory_allocated() - others
 
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # plain float32 is float32
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)  # plain float32 is float32
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     preset = get_preset("ade20k-swin-l")
-    trainers = {name: Trainer(preset, 4, "cuda", ours) for name, ours in (("plain float32", False), ("ours", True))}
-    (plain, plain_bytes), (ours, our_bytes) = compare("training step of ade20k-swin-l, 4 pictures", trainers, lambda run: measure(run, 5), memory)
-    assert plain / ours >= 2 and our_bytes <= plain_bytes / 2
+    trainers = {"plain float32": Trainer(preset, 4, "cuda", ours=False)}
+    others = torch.cuda.memory_allocated()  # both models take this much, and each row counts one
+    trainers["ours"] = Trainer(preset, 4, "cuda", ours=True)
+    (plain, plain_bytes), (ours, our_bytes) = compare("training step of ade20k-swin-l, 4 pictures", trainers, lambda run: measure(run, 5), peak)
+    assert plain / ours >= 1.5 and our_bytes < plain_bytes
