@@ -19,7 +19,7 @@ NOTEBOOKS = sorted(
 )
 MACHINE_PATH = re.compile(r"(?<![\w.:/-])(?:/(?:home|root|Users|tmp|opt|mnt|work|usr|var|private)/|[A-Za-z]:\\+Users)")
 LINK = re.compile(r"""\]\(\s*<?([^)\s>]+)|(?:src|href)\s*=\s*["']([^"']+)""")
-PLACEHOLDER = re.compile(r"\b[A-Z]{2,}_[A-Z]{2,}\b")  # as RESULT_HERE, where a figure was to be written in
+PLACEHOLDER = re.compile(r"\b[A-Z]{2,}_[A-Z]{2,}\b|PLACEHOLDER")  # as RESULT_HERE, where a figure was to be written in
 NOT_PROSE = re.compile(r"```.*?```|`[^`\n]*`|\$\$.*?\$\$|\$[^$\n]*\$", re.DOTALL)  # code and formulas
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import psutil
 import pytest
 import timm
 import torch
@@ -90,12 +91,16 @@ def test_the_tokenizer_is_the_dvae_with_the_published_number_of_parameters():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_one_step_on_random_data(name):
-    """On 64 × 64 pixels, with a small tokenizer of the same interface and narrow heads; backbone, grid and losses as they are."""
+    """On 64 × 64 pixels, with a small tokenizer of the same interface and, but for ade20k-swin-l, narrow heads; the rest as it is."""
     torch.manual_seed(0)
     preset = get_preset(name)
-    if name.endswith("swin-l"):  # 2 of 18 blocks in the third stage; 195 M parameters would take most of a minute
-        preset = replace(preset, backbone_args={**preset.backbone_args, "depths": (2, 2, 2, 2), "embed_dim": 96, "num_heads": (3, 6, 12, 24)})
-    preset = replace(preset, head={**preset.head, "token_dim": 64})
+    if name == "ade20k-swin-l":  # as large as it is: weights, gradients and AdamW's averages take 3.5 GB
+        if psutil.virtual_memory().available < 8e9:
+            pytest.skip("wants 8 GB of free memory")
+    else:
+        preset = replace(preset, head={**preset.head, "token_dim": 64})
+        if name.endswith("swin-l"):  # 2 of 18 blocks in the third stage
+            preset = replace(preset, backbone_args={**preset.backbone_args, "depths": (2, 2, 2, 2), "embed_dim": 96, "num_heads": (3, 6, 12, 24)})
     gss = build_gss(preset, VQVAE(vocab_size=8192, stride=8, width=8, depth=1)).train()
     optimizer = adamw(gss.prior, preset.prior)
     before = gss.prior.to_tokens.weight.detach().clone()

@@ -137,6 +137,22 @@ def test_compile_is_asked_of_torch(tmp_path, monkeypatch):
     assert len(seen) == 1
 
 
+def test_a_compiled_prior_makes_the_same_steps(tmp_path, monkeypatch):
+    """Traced for real, and run by torch's own operations: generated code wants a C++ compiler, which not every machine has."""
+    real, preset, weights = torch.compile, get_preset("scenes-tiny"), []
+    monkeypatch.setattr(torch, "compile", lambda module: real(module, backend="eager"))
+    data = SeededAugmentation(InMemory(dataset_for(preset, "train")), train_transform(32, 32), 0)
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        gss = build_gss(preset)
+        plan = replace(preset.prior, steps=3, compile=compiled)
+        fit(PriorStage(gss), gss.prior, data, plan, run=RUN, folder=tmp_path / str(compiled), progress=False)
+        weights.append(gss.prior.state_dict())
+    assert weights[0].keys() == weights[1].keys()
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, atol=1e-5, rtol=1e-4, msg=lambda m: f"{name}: {m}")  # noqa: B023
+
+
 def test_the_best_so_far_is_kept_beside_the_last(tmp_path):
     scores = iter([0.3, 0.7, 0.5, 0.6])
     weights = []
