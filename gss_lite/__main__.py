@@ -36,6 +36,12 @@ def main(argv: list[str] | None = None) -> int:
     line = shlex.join(["python", "-m", "gss_lite", *(sys.argv[1:] if argv is None else argv)])
     try:
         COMMANDS[arguments.command](arguments, line)
+    except torch.OutOfMemoryError as error:  # where no training step can say more: placing the model, evaluating, predicting
+        print(
+            f"error: the GPU ran out of memory ({str(error).splitlines()[0]}). End what else runs on it, take smaller pictures, or --device cpu",
+            file=sys.stderr,
+        )
+        return 2
     except (ValueError, OSError, FloatingPointError, MemoryError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -150,6 +150,16 @@ def test_evaluate_looks_through_the_presets_windows_and_mirrors(tiny_run, tmp_pa
     assert view_of() is None and view_of(flip=True) is flipped
 
 
+def test_a_full_card_is_one_line_too(tiny_run, monkeypatch, capsys):
+    def full(gss, image):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
+
+    monkeypatch.setattr(GSS, "predict", full)
+    assert cli.main(["evaluate", "--preset", "scenes-tiny", "--weights", str(tiny_run), "--device", "cpu"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: the GPU ran out of memory (CUDA out of memory. Tried to allocate 2.00 GiB.)") and "--device cpu" in error
+
+
 def test_views_are_put_together_with_the_size_outermost():
     seen = []
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.data import Subset
 
-from gss_lite.build import dataset_for, load_gss, load_tokenizer
+from gss_lite.build import SHIPPED, dataset_for, load_gss, load_tokenizer
 from gss_lite.data.transforms import eval_transform
 from gss_lite.presets import get_preset
 from gss_lite.training.evaluation import evaluate
@@ -93,6 +93,21 @@ def test_readme_quotes_the_records(name, begins):
         ("reconstruction of the true masks", "reconstruction"), ("GSS-FF prediction", "prediction"), ("auxiliary pixel head", "pixel_head"),
     ]:
         assert row[column] == f"{100 * metrics[key]['miou']:.1f}", column
+
+
+def test_readme_quotes_the_comparison_with_the_twin():
+    rows = {row["CamVid test, mIoU"]: row for row in readme_table("CamVid test, mIoU")}
+    found = record("camvid-twin")["metrics"]["rows"]
+    assert rows.keys() == {name for name in found if ", views" not in name}
+    for name, row in rows.items():
+        assert (row["one view"], row["four views"]) == tuple(f"{100 * found[key]['miou']:.1f}" for key in (name, f"{name}, views")), name
+
+
+def test_the_twin_had_gss_schedule_and_one_view_is_the_other_records_figure():
+    found, card = record("camvid-twin")["metrics"], json.loads((SHIPPED / "camvid.prior.json").read_text())
+    assert found["pictures"] == 233 and found["twin"]["schedule"] == card["schedule"] and found["twin"]["seed"] == card["seed"]
+    for name, key in (("GSS-FF", "prediction"), ("auxiliary head", "pixel_head")):
+        assert found["rows"][name]["miou"] == pytest.approx(record("camvid-test")["metrics"][key]["miou"], abs=2e-3)
 
 
 @pytest.mark.parametrize("name", ["generic-s4-camvid-test", "generic-s4-scenes-large-test", "generic-s8-camvid-test", "camvid-s8-test"])

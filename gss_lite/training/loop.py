@@ -172,7 +172,8 @@ def fit(
                          "loss": total, **{k: float(v) for k, v in scalars.items() if math.isfinite(v)}}
                 if validated:
                     candidate = average.module if average else learner
-                    entry["score"] = float(validate(candidate))
+                    with memory_explained(done, schedule, path):
+                        entry["score"] = float(validate(candidate))
                     stage.train()
                     if accelerator.is_main_process and (best is None or entry["score"] > best["score"]):
                         best = {"step": done, "score": entry["score"]}
