@@ -100,7 +100,7 @@ def test_readme_quotes_the_comparison_with_the_twin():
     found = record("camvid-twin")["metrics"]["rows"]
     assert rows.keys() == {name for name in found if ", views" not in name}
     for name, row in rows.items():
-        assert (row["one view"], row["four views"]) == tuple(f"{100 * found[key]['miou']:.1f}" for key in (name, f"{name}, views")), name
+        assert (row["one view"], row["mirrored too"]) == tuple(f"{100 * found[key]['miou']:.1f}" for key in (name, f"{name}, views")), name
 
 
 def test_the_twin_had_gss_schedule_and_one_view_is_the_other_records_figure():
