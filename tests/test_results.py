@@ -105,7 +105,7 @@ def test_readme_quotes_the_comparison_with_the_twin():
 
 def test_the_twin_had_gss_schedule_and_one_view_is_the_other_records_figure():
     found, card = record("camvid-twin")["metrics"], json.loads((SHIPPED / "camvid.prior.json").read_text())
-    assert found["pictures"] == 233 and found["twin"]["schedule"] == card["schedule"] and found["twin"]["seed"] == card["seed"]
+    assert found["pictures"] == 233 and found["twin"]["schedule"].items() <= card["schedule"].items() and found["twin"]["seed"] == card["seed"]
     for name, key in (("GSS-FF", "prediction"), ("auxiliary head", "pixel_head")):
         assert found["rows"][name]["miou"] == pytest.approx(record("camvid-test")["metrics"][key]["miou"], abs=2e-3)
 
