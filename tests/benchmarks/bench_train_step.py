@@ -76,7 +76,7 @@ class Trainer:
         """The loss before any step, and its gradient at the codes' logits."""
         loss = self.loss()
         gradient = torch.autograd.grad(loss, self.gss.prior.to_tokens.weight)[0]
-        return float(loss), gradient.float().flatten()
+        return loss.item(), gradient.float().flatten()
 
 
 Run = Callable[[], None]
