@@ -71,7 +71,7 @@ def _train(arguments: argparse.Namespace, line: str) -> None:
     if arguments.maskige and not inverse:
         raise ValueError(f"--maskige says what X⁻¹ is trained on, with --stage inverse-…; --stage {stage} trains none. Leave it out.")
     schedule, stage_two = stage_two_options(arguments)
-    join(torch.device("cuda" if torch.cuda.is_available() else "cpu"))  # before anything is written: the first process does that
+    device = join(torch.device("cuda" if torch.cuda.is_available() else "cpu"))  # before anything is written: the first process does that
     if schedule and preset.prior:
         preset = replace(preset, prior=replace(preset.prior, **schedule))
     folder = Path(arguments.out or f"runs/{preset.name}")
@@ -88,18 +88,20 @@ def _train(arguments: argparse.Namespace, line: str) -> None:
     if stage == "pixel":
         train_pixel(preset, folder, **options, **stage_two)
     if inverse:
-        _train_inverse(preset, folder, stage_one, inverse, arguments, options)
+        _train_inverse(preset, folder, stage_one, inverse, arguments, options, device)
     if is_main():
         print(f"weights and records are in {folder}")
 
 
-def _train_inverse(preset: Preset, folder: Path, stage_one: Path, kind: str, arguments: argparse.Namespace, options: dict) -> None:
+def _train_inverse(
+    preset: Preset, folder: Path, stage_one: Path, kind: str, arguments: argparse.Namespace, options: dict, device: torch.device,
+) -> None:
     if not (stage_one / f"{preset.name}.prior.safetensors").is_file():
         raise FileNotFoundError(
             f"no trained prior of {preset.name} in {stage_one}, and X⁻¹ is trained on what it predicts. Train it first "
             f"(--stage all --out {stage_one}), or say where it is: --stage-one FOLDER, or --stage-one shipped for the one in the package"
         )
-    gss, maskige = load_gss(preset, stage_one).to("cuda" if torch.cuda.is_available() else "cpu"), arguments.maskige or "noisy"
+    gss, maskige = load_gss(preset, stage_one).to(device), arguments.maskige or "noisy"
     if kind != "gaussian":
         plan = plan_for(preset, kind)
         train_inverse(preset, folder, kind, maskige=maskige, gss=gss, plan=shortened(plan, arguments.steps or plan.schedule.steps), **options)

@@ -25,7 +25,11 @@ def mask_scorer(gss: GSS, soft: bool = False) -> Scorer:
     Args:
         soft: give X⁻¹'s probabilities instead. Of two one-hot votes that differ, as of a picture and its mirror image, the mean
             is a tie, which the lower class id would win.
+    Raises:
+        TypeError: `soft`, and an X⁻¹ without `probabilities`.
     """
+    if soft and not hasattr(gss.inverse, "probabilities"):
+        raise TypeError(f"views are averaged as probabilities, and {type(gss.inverse).__name__} gives none; add the method, or look once")
 
     @torch.no_grad()
     def scores(image: Tensor) -> Tensor:

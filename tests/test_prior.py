@@ -1,13 +1,37 @@
 """The latent prior: shapes, padding, aggregation, errors; parity with the released heads is in test_official_names."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
-from gss_lite.prior import Aggregation, Prior, WindowBlock, build_backbone
+from gss_lite.prior import Aggregation, LevelNorms, Prior, WindowBlock, build_backbone
 
 TINY = {"channels": (8, 8, 16, 16), "stem_width": 8, "out_indices": (1, 2, 3, 4)}
 HEAD = {"level_dim": 8, "fuse_dim": 16, "token_dim": 16, "pixel_dim": 8, "depth": 2, "heads": 2, "ffn_dim": 32}
+
+
+class Square(nn.Module):
+    """As Swin-L at 768 pixels: the finest map is as high and wide as it has channels, which come last."""
+
+    def __init__(self):
+        super().__init__()
+        self.feature_info = SimpleNamespace(channels=lambda: [8, 16, 32, 64], reduction=lambda: [4, 8, 16, 32])
+        self.maps = [torch.randn(1, s, s, c, generator=torch.Generator().manual_seed(c)) for s, c in ((8, 8), (4, 16), (2, 32), (1, 64))]
+
+    def forward(self, image):
+        return self.maps
+
+
+def test_a_map_that_is_as_wide_as_it_has_channels_is_not_turned_on_its_side():
+    prior = Prior(LevelNorms(Square()), 40, 5, **HEAD).eval()
+    image = torch.randn(1, 3, 32, 32)
+    expected = [F.layer_norm(f, f.shape[-1:]).permute(0, 3, 1, 2) for f in prior.backbone.body.maps]
+    for ours, theirs in zip(prior.backbone(image), expected):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(prior(image).token_logits, prior.token_logits(expected), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("size", [(32, 32), (36, 52), (64, 96)])

@@ -102,7 +102,7 @@ def summary(result: Evaluation, leave_out: list[int]) -> dict[str, dict]:
 
 
 def table(rows: dict[str, dict]) -> str:
-    """The record's rows as text."""
+    """The record's rows as text (and enlarged, where there were scales, beside mirrored)."""
     lines = [f"{'mIoU':16s} {'one view':>9s} {'over the twin':>18s} {'mirrored too':>14s} {'over the twin':>18s}"]
     for name in (name for name in rows if not name.endswith(", views")):
         line = f"{name:16s}"

@@ -15,6 +15,7 @@ from gss_lite.data.transforms import eval_transform
 from gss_lite.gss import GSS
 from gss_lite.inverse_statistics import GaussianInverse, fit_gaussians
 from gss_lite.presets import Preset
+from gss_lite.processes import is_main, wait_for_all
 from gss_lite.training.checkpoints import load_weights, save_weights, write_json
 from gss_lite.training.inverse_stage import decode_pictures
 from gss_lite.training.records import run_record
@@ -47,15 +48,17 @@ def gaussian_stage(
     pictures = dataset_for(preset, "train", folder=data, transform=eval_transform())
     inverse = measure_gaussians(gss, pictures, maskige=maskige, progress=progress)
     name = "inverse-gaussian" + ("-clean" if maskige == "clean" else "")
-    save_weights(folder / f"{preset.name}.{name}.safetensors", inverse)
     classes, channels = inverse.colors.shape
-    write_json(folder / f"{preset.name}.{name}.json", {
-        **run_record(
-            kind=f"train {name}", preset=preset.name, seed=preset.seed, steps=None, seconds=time.perf_counter() - started,
-            metrics={"pictures": min(PICTURES, len(pictures))}, command=command, device=gss.colors.device,
-        ),
-        "parameters": classes * (channels + channels * (channels + 1) // 2), "maskige": maskige, "log": [],
-    })
+    if is_main():
+        save_weights(folder / f"{preset.name}.{name}.safetensors", inverse)
+        write_json(folder / f"{preset.name}.{name}.json", {
+            **run_record(
+                kind=f"train {name}", preset=preset.name, seed=preset.seed, steps=None, seconds=time.perf_counter() - started,
+                metrics={"pictures": min(PICTURES, len(pictures))}, command=command, device=gss.colors.device,
+            ),
+            "parameters": classes * (channels + channels * (channels + 1) // 2), "maskige": maskige, "log": [],
+        })
+    wait_for_all()
     return inverse.to(gss.colors.device).eval()
 
 

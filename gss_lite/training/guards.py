@@ -22,6 +22,7 @@ from gss_lite.preset_fields import Schedule
 from gss_lite.processes import several
 
 IGNORE = 255
+GONE = ("onnection closed by peer", "onnection reset by peer", "onnection refused", "Broken pipe", "remote process exited", "ncclRemoteError")
 
 
 def check_shares(schedule: Schedule, processes: int) -> int:
@@ -53,7 +54,7 @@ def check_gradient(learner: nn.Module, step: int, schedule: Schedule, checkpoint
     if gradients and not math.isfinite(norm := float(nn.utils.get_total_norm(gradients))):
         raise FloatingPointError(
             f"the gradient became {norm} at step {step}, with a finite loss; lower the learning rate (now {schedule.lr:g}), lengthen the "
-            f"warm-up, or set clip. The last checkpoint, {checkpoint}, is intact."
+            f"warm-up, or train with clip from the start. The last checkpoint, {checkpoint}, is intact."
         )
 
 
@@ -81,11 +82,14 @@ def memory_explained(step: int, schedule: Schedule, checkpoint: Path) -> Iterato
 
 @contextmanager
 def peers_explained(checkpoint: Path) -> Iterator[None]:
-    """Turns the error of a process that waits for another, which has died, into a ChildProcessError that says what happened."""
+    """Turns the error of a process that waits for another, which has died, into a ChildProcessError that says what happened.
+
+    By the texts of gloo's errors. With NCCL its watchdog, as a rule, ends the waiting process before any Python code can.
+    """
     try:
         yield
-    except RuntimeError as error:  # gloo's and NCCL's, by their texts: DistBackendError is NCCL's alone
-        if not several() or not any(text in str(error) for text in ("onnection closed by peer", "onnection reset by peer", "NCCL", "gloo")):
+    except RuntimeError as error:
+        if not several() or not any(text in str(error) for text in GONE):
             raise
         raise ChildProcessError(
             f"another process of this run is gone ({str(error).splitlines()[0][:160]}). Look for its message above; if there is none, the "

@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DataLoaderConfiguration, set_seed
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
@@ -73,6 +73,14 @@ def summary_writer(folder: Path, first: int):
     return SummaryWriter(folder / "tensorboard", purge_step=first + 1)
 
 
+def mean_of_shares(accelerator: Accelerator, amount: Tensor) -> Tensor:
+    """A stage's scalar, over the processes whose share defines it; NaN where none does. Not always the whole batch's: perplexities are averaged."""
+    amount = amount.detach().float().to(accelerator.device)  # codebook usage is counted on the CPU
+    known = torch.isfinite(amount)
+    total, count = accelerator.reduce(torch.stack([torch.where(known, amount, 0.0), known.float()]), "sum")
+    return total / count
+
+
 def fit(
     stage: nn.Module, learner: nn.Module, dataset: Dataset, schedule: Schedule, *, run: dict, folder: Path,
     save_every: int = 250, log_every: int = 10, workers: int = 0, progress: bool = True, collate: Callable | None = None,
@@ -102,8 +110,9 @@ def fit(
         The log: a dict with step, seconds, lr and the stage's scalars for every `log_every` steps, and the score where
         one was taken. A scalar that is undefined for its batch (an accuracy where nothing is labelled) is left out.
     Raises:
-        FloatingPointError: the loss or its gradient is not finite. MemoryError: the GPU's memory is too small. ChildProcessError: a
-            process that loads data died. The last checkpoint is intact in all cases.
+        FloatingPointError: the loss or its gradient is not finite (in fp16 the scaler skips such steps). MemoryError: the GPU's memory
+            is too small, or the machine's. ChildProcessError: a process that loads data died, or another that trains. The last
+            checkpoint is intact in all cases.
         ValueError: a batch that cannot be shared out evenly; another run's checkpoint. ImportError: no TensorBoard.
     """
     # Accelerate keeps the precision of a process's first Accelerator; the stages of one command may differ in theirs.
@@ -166,13 +175,14 @@ def fit(
                 average.update_parameters(learner)
             validated = validate is not None and validate_every and (done % validate_every == 0 or done == schedule.steps)
             if done % log_every == 0 or done == schedule.steps or validated:
-                if accelerator.num_processes > 1:  # each has those of its share
-                    scalars = {k: accelerator.reduce(v.detach().float(), "mean") for k, v in scalars.items()}
+                if accelerator.num_processes > 1:
+                    with peers_explained(path):
+                        scalars = {name: mean_of_shares(accelerator, amount) for name, amount in scalars.items()}
                 entry = {"step": done, "seconds": round(time.perf_counter() - started, 1), "lr": scheduler.get_last_lr()[0],
                          "loss": total, **{k: float(v) for k, v in scalars.items() if math.isfinite(v)}}
                 if validated:
                     candidate = average.module if average else learner
-                    with memory_explained(done, schedule, path):
+                    with peers_explained(path):
                         entry["score"] = float(validate(candidate))
                     stage.train()
                     if accelerator.is_main_process and (best is None or entry["score"] > best["score"]):

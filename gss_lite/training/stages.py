@@ -123,7 +123,9 @@ def train_prior(
     stage_one = stage_one or folder
     stage = PriorStage(gss, preset.prior.targets)
     run_stage(preset, "prior", stage, gss.prior, preset.prior, folder, data, frozen=stage_one_hash(preset, stage_one), **options)
-    bring_stage_one(preset, stage_one, folder)
+    if is_main():
+        bring_stage_one(preset, stage_one, folder)
+    wait_for_all()
     return gss.eval()
 
 
