@@ -33,9 +33,9 @@ def folder(tiny_run, tmp_path_factory):
 
 def test_the_figures_are_those_of_evaluate(folder, tmp_path, capsys):
     path = tmp_path / "record.json"
-    twin_comparison.main(["--preset", "scenes-tiny", "--weights", str(folder), "--twin", str(folder), "--scales", "1", "1.5", "--record", str(path)])
+    twin_comparison.main(["--preset", "scenes-tiny", "--weights", str(folder), "--twin", str(folder), "--record", str(path)])
     record = json.loads(path.read_text())
-    rows, dataset, view = record["metrics"]["rows"], dataset_for(TINY, "test", transform=eval_transform()), view_of(flip=True, scales=(1, 1.5))
+    rows, dataset, view = record["metrics"]["rows"], dataset_for(TINY, "test", transform=eval_transform()), view_of(flip=True)
     gss, twin = load_gss(TINY, folder), load_twin(TINY, folder)
     expected = {}
     for name, model in (("GSS-FF", gss), ("GSS-FT-W", with_inverse(gss, TINY, "ft-w", folder)[0])):

@@ -1,8 +1,8 @@
 """python -m gss_lite.experiments.twin_comparison: GSS-FF, GSS-FT-W, its auxiliary head and the discriminative twin, on the same pictures.
 
 The twin has GSS's network, data, crops and number of steps, and classifies pixels in place of tokens; it is not shipped. Train it
-first: `python -m gss_lite train --preset camvid --stage pixel`. Each is judged on one view of a picture and on several: with its
-mirror image, and with --scales also enlarged ones, class probabilities averaged (for nearest colour a soft-max of −distance²/0.1).
+first: `python -m gss_lite train --preset camvid --stage pixel`. Each is judged on one view of a picture, and with its mirror
+image too, class probabilities averaged (for nearest colour a soft-max of −distance²/0.1).
 
 With each difference to the twin stands the interval in which it would lie, 95 times in 100, on other pictures of this kind; what
 another seed of the training would change it does not show.
@@ -27,7 +27,6 @@ from gss_lite.build import SHIPPED, dataset_for, load_gss
 from gss_lite.data.camvid import CORRUPT_TEST_FRAME
 from gss_lite.data.transforms import eval_transform
 from gss_lite.gss import GSS
-from gss_lite.inference import flipped, multi_scale
 from gss_lite.inverse_choice import TITLES, with_inverse
 from gss_lite.metrics import paired_bootstrap, scores_from_confusion
 from gss_lite.presets import get_preset
@@ -59,29 +58,18 @@ def scorer(gss: GSS, inverses: dict[str, torch.nn.Module], twin: PixelTwin) -> C
     return probabilities
 
 
-def judge(
-    gss: GSS, inverses: dict[str, torch.nn.Module], twin: PixelTwin, dataset: Dataset, *, scales: tuple[float, ...], progress: bool = True,
-) -> Evaluation:
-    """Confusion matrices of every answer, "NAME" on one view and "NAME, views" on several; "prediction" is the first."""
+def judge(gss: GSS, inverses: dict[str, torch.nn.Module], twin: PixelTwin, dataset: Dataset, *, progress: bool = True) -> Evaluation:
+    """Confusion matrices of every answer, "NAME" on one view and "NAME, views" with its mirror image; "prediction" is the first."""
     names, classes = [*inverses, HEAD, TWIN], len(gss.colors)
-    seen: dict[torch.Size, tuple[Tensor, Tensor]] = {}
-
-    def once(image: Tensor) -> Tensor:
-        # The picture as it is comes up twice, by itself and as one of the views.
-        if image.shape[2:] in seen and torch.equal(seen[image.shape[2:]][0], image):
-            return seen[image.shape[2:]][1]
-        return answers(image)
-
     answers = scorer(gss.eval(), inverses, twin.eval())
-    several = multi_scale(flipped(once), scales)
 
     def classify(image: Tensor, _: Tensor) -> dict[str, Tensor]:
-        found = {}
-        seen.clear()
-        seen[image.shape[2:]] = image, answers(image)
-        for view, suffix in ((once, ""), (several, ", views")):
-            for name, part in zip(names, view(image).split(classes, 1)):
-                found[name + suffix] = part.argmax(1)
+        once = answers(image)
+        both = (once + answers(image.flip(-1)).flip(-1)) / 2  # `inference.flipped`, which would compute the first again
+        found = {
+            name + suffix: part.argmax(1)
+            for scores, suffix in ((once, ""), (both, ", views")) for name, part in zip(names, scores.split(classes, 1))
+        }
         return {"prediction": found[names[0]], **found}
 
     return evaluate_masks(classify, dataset, classes, batch=1, progress=progress)
@@ -102,7 +90,7 @@ def summary(result: Evaluation, leave_out: list[int]) -> dict[str, dict]:
 
 
 def table(rows: dict[str, dict]) -> str:
-    """The record's rows as text (and enlarged, where there were scales, beside mirrored)."""
+    """The record's rows as text."""
     lines = [f"{'mIoU':16s} {'one view':>9s} {'over the twin':>18s} {'mirrored too':>14s} {'over the twin':>18s}"]
     for name in (name for name in rows if not name.endswith(", views")):
         line = f"{name:16s}"
@@ -122,7 +110,6 @@ def parser() -> argparse.ArgumentParser:
     main.add_argument("--inverse", nargs="*", default=["ft-w"], choices=[name for name in TITLES if name not in ("ff", "expected")],
                       help="X⁻¹ beside nearest colour (default: ft-w)")
     main.add_argument("--split", default="test", choices=["val", "test"])
-    main.add_argument("--scales", type=float, nargs="+", default=[1.0], help="of the several views, each mirrored too (default: 1)")
     main.add_argument("--pictures", type=int, help="judge on this many pictures only, evenly spaced")
     main.add_argument("--data", help="folder of the data set (default: $GSS_DATA/NAME, then data/NAME)")
     main.add_argument("--record", type=Path, help="where to write the run record (default: runs/PRESET/twin-comparison.json)")
@@ -140,11 +127,11 @@ def main(argv: list[str] | None = None) -> None:
     if given.pictures and given.pictures < len(dataset):
         picked = torch.linspace(0, len(dataset) - 1, given.pictures).round().long().tolist()
         dataset, names = Subset(dataset, picked), [names[i] for i in picked] if names else []
-    result = judge(gss, inverses, twin, dataset, scales=tuple(given.scales))
+    result = judge(gss, inverses, twin, dataset)
     rows = summary(result, [i for i, name in enumerate(names) if name == CORRUPT_TEST_FRAME])
     trained = json.loads((folder / f"{preset.name}.pixel.json").read_text())
     metrics = {
-        "split": given.split, "pictures": len(result), "scales": given.scales, "flip": True, "rows": rows, "prior_sha256": weights_hash(gss.prior),
+        "split": given.split, "pictures": len(result), "flip": True, "rows": rows, "prior_sha256": weights_hash(gss.prior),
         "twin": {key: trained[key] for key in ("seed", "steps", "seconds", "hardware", "command", "commit", "schedule", "parameters")},
         "twin_log": trained["log"][:: max(1, len(trained["log"]) // 30)],
     }
