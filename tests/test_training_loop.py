@@ -229,8 +229,8 @@ class _Poisoned(torch.autograd.Function):
 
 
 @pytest.mark.parametrize("step", [4, 8])
-@pytest.mark.parametrize("ema", [0.0, 0.9])
-def test_a_gradient_that_is_not_finite_never_reaches_weights_average_or_checkpoint(tmp_path, step, ema):
+@pytest.mark.parametrize("ema, clip", [(0.0, 0.0), (0.9, 0.0), (0.9, 1.0)])
+def test_a_gradient_that_is_not_finite_never_reaches_weights_average_or_checkpoint(tmp_path, step, ema, clip):
     """The loss itself is finite, and the step would be saved; the eighth is the last one."""
     class Unlucky(Line):
         calls = 0
@@ -242,7 +242,7 @@ def test_a_gradient_that_is_not_finite_never_reaches_weights_average_or_checkpoi
 
     stage = Unlucky()
     with pytest.raises(FloatingPointError, match=rf"the gradient became nan at step {step}, with a finite loss; .*is intact"):
-        train(tmp_path, stage, save_every=1, ema=ema)
+        train(tmp_path, stage, save_every=1, ema=ema, clip=clip)
     assert bool(torch.isfinite(stage.layer.weight).all())
     state = load_checkpoint(tmp_path / "checkpoint.pt", RUN)
     assert state["step"] == step - 1

@@ -48,10 +48,14 @@ def check_finite(loss: float, step: int, schedule: Schedule, checkpoint: Path) -
         )
 
 
-def check_gradient(learner: nn.Module, step: int, schedule: Schedule, checkpoint: Path) -> None:
-    """Raises FloatingPointError if a gradient is NaN or infinite, before it reaches the weights, their average and a checkpoint."""
-    gradients = [p.grad for p in learner.parameters() if p.grad is not None]
-    if gradients and not math.isfinite(norm := float(nn.utils.get_total_norm(gradients))):
+def gradient_norm(learner: nn.Module) -> Tensor:
+    """The Euclidean norm of all gradients together, before any clipping; NaN or infinite if one of them is."""
+    return nn.utils.get_total_norm([p.grad for p in learner.parameters() if p.grad is not None])
+
+
+def check_gradient(norm: float, step: int, schedule: Schedule, checkpoint: Path) -> None:
+    """Raises FloatingPointError if the gradient's norm is NaN or infinite, before it reaches weights, average and checkpoint."""
+    if not math.isfinite(norm):
         raise FloatingPointError(
             f"the gradient became {norm} at step {step}, with a finite loss; lower the learning rate (now {schedule.lr:g}), lengthen the "
             f"warm-up, or train with clip from the start. The last checkpoint, {checkpoint}, is intact."

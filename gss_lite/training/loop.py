@@ -22,7 +22,7 @@ from gss_lite.data.transforms import ResumableBatches, mixed_seed
 from gss_lite.preset_fields import Schedule
 from gss_lite.training.batch_norm import synchronize_batch_norm
 from gss_lite.training.checkpoints import load_checkpoint, save_checkpoint
-from gss_lite.training.guards import ClassWatch, check_finite, check_gradient, check_shares, memory_explained, peers_explained, workers_explained
+from gss_lite.training.guards import ClassWatch, check_finite, check_gradient, check_shares, gradient_norm, memory_explained, peers_explained, workers_explained
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
@@ -165,10 +165,9 @@ def fit(
                     accelerator.backward(loss / parts if parts > 1 else loss)
                 if not whole:
                     continue
-                if schedule.clip:
-                    accelerator.clip_grad_norm_(learner.parameters(), schedule.clip)
+                norm = accelerator.clip_grad_norm_(learner.parameters(), schedule.clip) if schedule.clip else gradient_norm(learner)
                 if schedule.precision != "fp16":  # there the scaler looks for itself, and skips the step
-                    check_gradient(learner, done, schedule, path)
+                    check_gradient(float(norm), done, schedule, path)
                 optimizer.step()
                 optimizer.zero_grad()
             if average:
