@@ -37,7 +37,7 @@ _GENERIC_S8 = replace(
 )
 
 _CAMVID = Preset(
-    name="camvid", data="camvid", size=(360, 480),
+    name="camvid", data="camvid", size=(360, 480), palette="assigned", readback=1.0,
     tokenizer=fixed(vocab_size=512, stride=4, width=64, code_dim=16),
     backbone="resnet18d",
     backbone_args=fixed(channels=(48, 96, 160, 224), stem_width=24, out_indices=(1, 2, 3, 4)),
