@@ -158,8 +158,9 @@ def _predict(arguments: argparse.Namespace, line: str) -> None:
     preset, folder, pictures = get_preset(arguments.preset), Path(arguments.out), [Path(p) for p in arguments.pictures]
     check_outputs(pictures, folder)
     gss, _ = with_inverse(load_gss(preset, arguments.weights), preset, arguments.inverse, arguments.weights)
+    view = view_of(preset.window, size=preset.test_size)
     for picture in pictures:
-        for path in predict_file(gss, picture, folder, preset.size, arguments.device):
+        for path in predict_file(gss, picture, folder, preset.size, arguments.device, view):
             print(path)
 
 

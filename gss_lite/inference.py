@@ -33,13 +33,31 @@ def mask_scorer(gss: GSS, soft: bool = False) -> Scorer:
 
     @torch.no_grad()
     def scores(image: Tensor) -> Tensor:
-        height, width = image.shape[2:]
-        maskige = gss.predict(image).maskige
-        votes = gss.inverse.probabilities(maskige) if soft else F.one_hot(gss.inverse.classify(maskige), len(gss.colors)).movedim(-1, 1).float()
-        padded = (height + -height % 32, width + -width % 32)  # what the maskige covers, see GSS.predict
-        return F.interpolate(votes, size=padded, mode="bilinear", align_corners=False)[:, :, :height, :width]
+        return _votes(gss, gss.predict(image).maskige, image.shape[2:], soft)
 
     return scores
+
+
+def painting_scorer(gss: GSS) -> Scorer:
+    """`mask_scorer`'s one-hot scores and, behind them, the maskige at the picture's size: (B, K + 3, H, W), from one prediction."""
+
+    @torch.no_grad()
+    def scores(image: Tensor) -> Tensor:
+        height, width = image.shape[2:]
+        maskige = gss.predict(image).maskige
+        padded = (height + -height % 32, width + -width % 32)
+        painted = F.interpolate(maskige, size=padded, mode="bilinear", align_corners=False)[:, :, :height, :width]
+        return torch.cat([_votes(gss, maskige, (height, width)), painted], 1)
+
+    return scores
+
+
+def _votes(gss: GSS, maskige: Tensor, sides: Sequence[int], soft: bool = False) -> Tensor:
+    # X⁻¹ of a maskige that covers a picture of these sides padded to multiples of 32, see GSS.predict.
+    height, width = sides
+    votes = gss.inverse.probabilities(maskige) if soft else F.one_hot(gss.inverse.classify(maskige), len(gss.colors)).movedim(-1, 1).float()
+    padded = (height + -height % 32, width + -width % 32)
+    return F.interpolate(votes, size=padded, mode="bilinear", align_corners=False)[:, :, :height, :width]
 
 
 def pixel_scorer(gss: GSS) -> Scorer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -13,32 +14,42 @@ from torchvision.transforms import InterpolationMode, v2
 from gss_lite.data.camvid import read_image
 from gss_lite.data.transforms import eval_transform
 from gss_lite.gss import GSS
+from gss_lite.inference import Scorer, painting_scorer
 from gss_lite.palette import paint
 
 
 OUTPUTS = ("mask", "maskige", "overlay")
 
 
-def predict_file(gss: GSS, picture: Path, folder: Path, size: tuple[int, int], device: str | torch.device = "cpu") -> list[Path]:
+def predict_file(
+    gss: GSS, picture: Path, folder: Path, size: tuple[int, int], device: str | torch.device = "cpu", view: Callable[[Scorer], Scorer] | None = None,
+) -> list[Path]:
     """Write NAME_mask.png (class ids), NAME_maskige.png (what the decoder painted) and NAME_overlay.png into `folder`.
 
     All three have the picture's own size. The model sees a picture whose short side is longer than that of `size`, the
     preset's (height, width), shrunk to it: it was trained on things of that size, and memory grows with the pixels.
 
+    Args:
+        view: how a preset evaluates, by sliding windows or at a certain size (`evaluation.view_of`); by default it is looked at whole.
     Raises:
         FileNotFoundError, ValueError: no such file, or not a picture.
     """
     image = read_image(picture)
     small = shrink(image, min(size))
     pixels, _ = eval_transform()(small, tv_tensors.Mask(torch.zeros(small.shape[1:], dtype=torch.uint8)))
-    result = gss.to(device).predict(pixels[None].to(device))
-    # The maskige still has the padding to multiples of 32, at stride/4 times the pixels of the padded picture.
-    height, width = (side * gss.tokenizer.stride // 4 for side in small.shape[1:])
+    gss, pixels, colors = gss.to(device), pixels[None].to(device), gss.colors.cpu()
+    if view:
+        votes, maskige = view(painting_scorer(gss))(pixels).split([len(colors), 3], 1)
+        mask = votes.argmax(1)
+    else:
+        result = gss.predict(pixels)
+        # The maskige still has the padding to multiples of 32, at stride/4 times the pixels of the padded picture.
+        height, width = (side * gss.tokenizer.stride // 4 for side in small.shape[1:])
+        mask, maskige = result.mask, result.maskige[:, :, :height, :width]
     ids, maskige = (
-        v2.functional.resize(values.cpu(), list(image.shape[1:]), InterpolationMode.NEAREST_EXACT)
-        for values in (result.mask.to(torch.uint8), result.maskige[0, :, :height, :width])
+        v2.functional.resize(values.cpu(), list(image.shape[1:]), InterpolationMode.NEAREST_EXACT) for values in (mask.to(torch.uint8), maskige[0])
     )
-    ids, colors = ids[0], gss.colors.cpu()
+    ids = ids[0]
     folder.mkdir(parents=True, exist_ok=True)
     indexed = Image.fromarray(ids.numpy())  # putpalette turns the grey picture into an indexed one: values stay class ids
     indexed.putpalette((255 * colors).round().to(torch.uint8).flatten().tolist())

@@ -16,10 +16,11 @@ from gss_lite import export
 from gss_lite.build import SHIPPED, build_palette, dataset_for, load_gss
 from gss_lite.data.transforms import eval_transform
 from gss_lite.gss import Prediction
+from gss_lite.inverse import NearestColor
 from gss_lite.palette import paint
 from gss_lite.predict import predict_file
 from gss_lite.presets import PRESETS, Schedule, get_preset
-from gss_lite.training.evaluation import evaluate
+from gss_lite.training.evaluation import evaluate, view_of
 from gss_lite.training.records import hardware, run_record
 
 
@@ -72,7 +73,7 @@ class Brightness:
     colors = torch.tensor([[0.0, 0, 1], [1, 1, 0]])
 
     def __init__(self, stride=4):
-        self.tokenizer, self.sizes, self.device = SimpleNamespace(stride=stride), [], None
+        self.tokenizer, self.sizes, self.device, self.inverse = SimpleNamespace(stride=stride), [], None, NearestColor(self.colors)
 
     def to(self, device):
         self.device = torch.device(device)
@@ -103,6 +104,31 @@ def test_large_pictures_are_shrunk_for_the_model_and_results_have_their_size(tmp
     painted = np.where(bright[..., None], [255, 255, 0], [0, 0, 255])
     assert np.array_equal(maskige, painted)
     assert np.abs(overlay - (0.45 * 255 * bright[..., None] + 0.55 * painted)).max() <= 1
+
+
+@pytest.mark.parametrize("stride", [4, 8])
+def test_a_preset_with_a_sliding_window_predicts_with_it(tmp_path, stride):
+    bright = np.zeros((90, 140), bool)
+    bright[:45, 56:] = True
+    Image.fromarray(np.uint8(255 * bright)).convert("RGB").save(tmp_path / "a.png")
+    model = Brightness(stride)
+    paths = predict_file(model, tmp_path / "a.png", tmp_path / "out", size=(100, 140), view=view_of((64, 40)))
+    assert model.sizes == [(64, 64)] * 6  # 2 rows of 3 windows
+    mask, maskige, _ = (np.array(Image.open(path)) for path in paths)
+    painted = np.where(bright[..., None], [255, 255, 0], [0, 0, 255])
+    assert np.array_equal(mask, bright) if stride == 4 else (mask == bright).mean() > 0.98
+    assert np.array_equal(maskige, painted) if stride == 4 else np.abs(maskige - painted.astype(int)).mean() < 4
+
+
+def test_predict_looks_as_the_preset_evaluates(monkeypatch, tmp_path, tiny_run):
+    Image.new("RGB", (80, 70)).save(tmp_path / "a.png")
+    preset, views = replace(get_preset("scenes-tiny"), window=(64, 32)), []
+    monkeypatch.setattr(cli, "get_preset", lambda name: preset)
+    monkeypatch.setattr(cli, "predict_file", lambda *args: views.append(args[-1]) or [])
+    assert cli.main(["predict", "--preset", "scenes-tiny", "--weights", str(tiny_run), "--out", str(tmp_path / "out"), str(tmp_path / "a.png")]) == 0
+    seen = []
+    views[0](lambda image: seen.append(image.shape[2:]) or image)(torch.zeros(1, 3, 70, 80))
+    assert [tuple(s) for s in seen] == [(64, 64)] * 4
 
 
 def test_git_ignores_where_predict_writes():

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from accelerate.optimizer import AcceleratedOptimizer
 from torch import nn
 
 from gss_lite.build import build_gss, dataset_for
@@ -247,6 +248,21 @@ def test_a_gradient_that_is_not_finite_never_reaches_weights_average_or_checkpoi
     state = load_checkpoint(tmp_path / "checkpoint.pt", RUN)
     assert state["step"] == step - 1
     assert all(bool(torch.isfinite(v).all()) for part in ("learner", "average") for v in state.get(part, {}).values())
+
+
+def test_fp16_that_skips_every_step_ends_with_a_message(tmp_path, monkeypatch):
+    """fp16 wants a GPU; what its optimizer says of a step is put in its place: three good steps, and then none."""
+    steps = iter([False] * 3 + [True] * 100)
+    monkeypatch.setattr(AcceleratedOptimizer, "step_was_skipped", property(lambda self: next(steps)))
+    with pytest.raises(FloatingPointError, match=r"NaN or infinite in the last 50 steps, up to step 53, .*--precision bf16"):
+        train(tmp_path, Line(), steps=60, save_every=10)
+    assert load_checkpoint(tmp_path / "checkpoint.pt", RUN)["step"] == 50
+
+
+def test_a_step_that_was_not_skipped_begins_the_count_again(tmp_path, monkeypatch):
+    skipped = iter(([True] * 49 + [False]) * 2)
+    monkeypatch.setattr(AcceleratedOptimizer, "step_was_skipped", property(lambda self: next(skipped)))
+    assert train(tmp_path, Line(), steps=100)[1][-1]["step"] == 100
 
 
 def test_a_lost_worker_says_what_to_change_and_the_run_can_go_on(tmp_path):

@@ -22,6 +22,7 @@ from gss_lite.preset_fields import Schedule
 from gss_lite.processes import several
 
 IGNORE = 255
+SKIPS = 50
 GONE = ("onnection closed by peer", "onnection reset by peer", "onnection refused", "Broken pipe", "remote process exited", "ncclRemoteError")
 
 
@@ -59,6 +60,19 @@ def check_gradient(norm: float, step: int, schedule: Schedule, checkpoint: Path)
         raise FloatingPointError(
             f"the gradient became {norm} at step {step}, with a finite loss; lower the learning rate (now {schedule.lr:g}), lengthen the "
             f"warm-up, or train with clip from the start. The last checkpoint, {checkpoint}, is intact."
+        )
+
+
+def check_skips(skipped: int, step: int, schedule: Schedule, checkpoint: Path) -> None:
+    """Raises FloatingPointError after SKIPS steps in a row that fp16's scaler skipped: no scale is small enough for such gradients.
+
+    A few at the start are normal. Each halves the scale, which begins at 65,536: after 40 it is below fp16's smallest number.
+    """
+    if skipped >= SKIPS:
+        raise FloatingPointError(
+            f"the gradient was NaN or infinite in the last {skipped} steps, up to step {step}, at every scale that fp16 tried; lower the learning rate "
+            f'(now {schedule.lr:g}), or train with precision="bf16" (--precision bf16, in a new folder). The checkpoint {checkpoint} has the weights '
+            "from before these steps."
         )
 
 

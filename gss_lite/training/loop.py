@@ -22,7 +22,9 @@ from gss_lite.data.transforms import ResumableBatches, mixed_seed
 from gss_lite.preset_fields import Schedule
 from gss_lite.training.batch_norm import synchronize_batch_norm
 from gss_lite.training.checkpoints import load_checkpoint, save_checkpoint
-from gss_lite.training.guards import ClassWatch, check_finite, check_gradient, check_shares, gradient_norm, memory_explained, peers_explained, workers_explained
+from gss_lite.training.guards import (
+    ClassWatch, check_finite, check_gradient, check_shares, check_skips, gradient_norm, memory_explained, peers_explained, workers_explained,
+)
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
@@ -110,7 +112,7 @@ def fit(
         The log: a dict with step, seconds, lr and the stage's scalars for every `log_every` steps, and the score where
         one was taken. A scalar that is undefined for its batch (an accuracy where nothing is labelled) is left out.
     Raises:
-        FloatingPointError: the loss or its gradient is not finite (in fp16 the scaler skips such steps). MemoryError: the GPU's memory
+        FloatingPointError: the loss or its gradient is not finite (in fp16 the scaler skips such steps, but not without end). MemoryError: the GPU's memory
             is too small, or the machine's. ChildProcessError: a process that loads data died, or another that trains. The last
             checkpoint is intact in all cases.
         ValueError: a batch that cannot be shared out evenly; another run's checkpoint. ImportError: no TensorBoard.
@@ -148,7 +150,7 @@ def fit(
 
     bar = tqdm(total=schedule.steps, initial=first, desc=f"{run['preset']} {run['stage']}",
                disable=not progress or not accelerator.is_main_process, mininterval=1.0)
-    total = 0.0
+    total, skipped = 0.0, 0
     with workers_explained(loader, workers, path) as batches:
         for number, batch in enumerate(batches, first * parts):
             done = number // parts + 1
@@ -169,6 +171,8 @@ def fit(
                 if schedule.precision != "fp16":  # there the scaler looks for itself, and skips the step
                     check_gradient(float(norm), done, schedule, path)
                 optimizer.step()
+                skipped = skipped + 1 if optimizer.step_was_skipped else 0
+                check_skips(skipped, done, schedule, path)
                 optimizer.zero_grad()
             if average:
                 average.update_parameters(learner)
