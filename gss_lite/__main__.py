@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from gss_lite.baselines.pixel import load_twin
-from gss_lite.build import SHIPPED, dataset_for, load_gss
+from gss_lite.build import SHIPPED, comes_with_tokenizer, dataset_for, load_gss
 from gss_lite.cli import parser, stage_two_options
 from gss_lite.data.camvid import CORRUPT_TEST_FRAME
 from gss_lite.data.transforms import eval_transform
@@ -82,7 +82,8 @@ def _train(arguments: argparse.Namespace, line: str) -> None:
         train_vqvae(preset, folder, **options)
         if not trains_tokenizer(preset) and is_main():
             owner = f"the trained tokenizer of {preset.tokenizer_from}" if preset.tokenizer_from else "OpenAI's dVAE"
-            print(f"{preset.name} shares {owner}: stage I made its palette, and trained nothing")
+            done = "took its palette too" if comes_with_tokenizer(preset) else "made its palette"
+            print(f"{preset.name} shares {owner}: stage I {done}, and trained nothing")
     if stage == "prior" or (stage == "all" and preset.prior):
         train_prior(preset, folder, stage_one=stage_one, **options, **stage_two)
     if stage == "pixel":

@@ -55,6 +55,11 @@ def dataset_for(
     return drawn[preset.data](length, split=split, seed=preset.seed, height=preset.size[0], width=preset.size[1], transform=transform)
 
 
+def comes_with_tokenizer(preset: Preset) -> bool:
+    """Whether the palette is that of the preset whose tokenizer it shares: one that was trained in a palette knows no other."""
+    return bool(preset.tokenizer_from) and get_preset(preset.tokenizer_from).palette != "random"
+
+
 def build_palette(preset: Preset, weights: str | Path = SHIPPED) -> Palette:
     """The palette of the preset's classes: constructed, or read from folder `weights` where its making looked at masks.
 
@@ -64,6 +69,8 @@ def build_palette(preset: Preset, weights: str | Path = SHIPPED) -> Palette:
     """
     if preset.palette == "random":
         raise ValueError(f"preset {preset.name} has no palette of its own: its tokenizer serves any. Choose a palette and use load_tokenizer")
+    if comes_with_tokenizer(preset):
+        return build_palette(get_preset(preset.tokenizer_from))
     if preset.palette == "assigned":
         path = Path(weights) / f"{preset.name}.palette.json"
         if not path.is_file():

@@ -46,6 +46,13 @@ def test_stage_one_makes_the_palette_and_trains_nothing(folder, capsys):
     assert record["steps"] == 2 and record["preset"] == "many-tiny"
 
 
+@pytest.mark.parametrize("seed", [0, 5])
+def test_a_tokenizer_made_for_one_palette_brings_that_palette_whatever_the_seed(tmp_path, seed):
+    palette = stages.make_palette(replace(get_preset("scenes-cpu-mobilenet"), seed=seed), tmp_path)
+    assert torch.equal(palette.colors, build_palette(get_preset("scenes-cpu")).colors)
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_command_says_so(folder, monkeypatch, capsys):
     monkeypatch.setattr(cli, "get_preset", lambda name: SMALL)
     assert cli.main(["train", "--preset", "many-tiny", "--stage", "vqvae", "--out", str(folder)]) == 0

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from gss_lite.build import build_gss, build_palette, build_prior, build_tokenizer, dataset_for, load_tokenizer, num_classes
+from gss_lite.build import build_gss, build_palette, build_prior, build_tokenizer, comes_with_tokenizer, dataset_for, load_tokenizer, num_classes
 from gss_lite.data.transforms import InMemory, SeededAugmentation, eval_transform, train_transform
 from gss_lite.gss import GSS
 from gss_lite.inverse import NearestColor
@@ -69,9 +69,10 @@ class PriorStage(nn.Module):
 
 
 def make_palette(preset: Preset, folder: Path, *, data: str | Path | None = None) -> Palette:
-    """The preset's palette; an assigned one is made from 600 training masks and left in `folder` as NAME.palette.json."""
+    """The preset's palette; an assigned one is made from 600 training masks and left in `folder` as NAME.palette.json, unless it
+    comes with another preset's tokenizer."""
     path = folder / f"{preset.name}.palette.json"
-    if preset.palette == "assigned" and not path.exists() and is_main():
+    if preset.palette == "assigned" and not comes_with_tokenizer(preset) and not path.exists() and is_main():
         masks = dataset_for(preset, "train", folder=data)
         masks = torch.stack([masks[i][1] for i in range(min(600, len(masks)))])
         assign_colors(max_min_palette(num_classes(preset)), masks, seed=preset.seed).save(path)
