@@ -152,9 +152,15 @@ class Prior(nn.Module):
 
     def encode(self, image: Tensor) -> PriorFeatures:
         """The same without the last projection, whose V logits per position the training loss computes in chunks."""
-        features = [self._channels_first(f, c) for f, c in zip(self.backbone(image), self.backbone.feature_info.channels())]
+        features = self.features(image)
         pixel_logits = self.to_classes(self.pixel_aggregation(features))
         return PriorFeatures(self.token_features(features), pixel_logits)
+
+    def features(self, image: Tensor) -> list[Tensor]:
+        """Normalised photograph (B, 3, H, W) → the backbone's four maps, channels first, finest first."""
+        maps = self.backbone(image)
+        # timm says how its maps lie: (B, H, W, C) for Swin; networks that say nothing are convolutional, (B, C, H, W).
+        return [m.permute(0, 3, 1, 2) for m in maps] if getattr(self.backbone, "output_fmt", "NCHW") == "NHWC" else list(maps)
 
     def token_features(self, features: Sequence[Tensor]) -> Tensor:
         """Feature maps, finest first → (B, token_dim, H/4, W/4)."""
@@ -165,11 +171,6 @@ class Prior(nn.Module):
     def token_logits(self, features: Sequence[Tensor]) -> Tensor:
         """Feature maps, finest first → token logits (B, V, H/4, W/4)."""
         return self.to_tokens(self.token_features(features))
-
-    @staticmethod
-    def _channels_first(feature: Tensor, channels: int) -> Tensor:
-        # timm's Swin gives (B, H, W, C), its convolutional networks (B, C, H, W).
-        return feature if feature.shape[1] == channels else feature.permute(0, 3, 1, 2)
 
 
 def build_backbone(name: str, *, pretrained: bool = False, level_norms: bool = False, **kwargs: object) -> nn.Module:

@@ -50,7 +50,7 @@ def test_shapes_and_parameter_counts_on_the_meta_device(name):
     side = preset.prior.crop[0]
     with torch.no_grad():
         image = torch.empty(1, 3, side, side, device="meta")
-        features = [prior._channels_first(f, c) for f, c in zip(prior.backbone(image), channels)]
+        features = prior.features(image)
         out = prior(image)
     assert [tuple(f.shape[1:]) for f in features] == [(c, side // s, side // s) for c, s in zip(channels, strides)]
     assert out.token_logits.shape == (1, 8192, side // 4, side // 4)

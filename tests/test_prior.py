@@ -44,8 +44,19 @@ def test_token_grid_is_a_quarter_of_the_input(size):
 
 def test_channels_last_backbones_of_timm_are_taken_too():
     backbone = build_backbone("swin_tiny_patch4_window7_224", img_size=64, embed_dim=8, num_heads=(1, 1, 2, 2), depths=(1, 1, 1, 1))
-    out = Prior(backbone, 40, 5, **HEAD).eval()(torch.randn(1, 3, 64, 64))
-    assert out.token_logits.shape == (1, 40, 16, 16)
+    prior = Prior(backbone, 40, 5, **HEAD).eval()
+    image = torch.randn(1, 3, 64, 64)
+    assert prior(image).token_logits.shape == (1, 40, 16, 16)
+    for ours, theirs, channels in zip(prior.features(image), backbone(image), (8, 16, 32, 64)):
+        assert theirs.shape[3] == ours.shape[1] == channels and torch.equal(ours, theirs.permute(0, 3, 1, 2))
+
+
+def test_a_bare_swins_map_with_as_many_channels_as_columns_is_not_taken_for_channels_first():
+    backbone = build_backbone("swin_tiny_patch4_window7_224", img_size=32, embed_dim=8, num_heads=(1, 1, 2, 2), depths=(1, 1, 1, 1)).eval()
+    image = torch.randn(1, 3, 32, 32)
+    finest = backbone(image)[0]
+    assert finest.shape == (1, 8, 8, 8)
+    assert torch.equal(Prior(backbone, 40, 5, **HEAD).eval().features(image)[0], finest.permute(0, 3, 1, 2))
 
 
 def test_window_block_pads_before_it_shifts():
