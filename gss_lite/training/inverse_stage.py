@@ -33,6 +33,7 @@ from gss_lite.training.loop import fit
 from gss_lite.training.records import run_record
 
 KINDS: Mapping[str, type[LearnedInverse]] = MappingProxyType({"ft": ConvInverse, "ft-w": SwinInverse})
+CPU_PIXELS = 100_000  # of a batch to decode on a CPU, whose caches hold no more of its maps: eight frames at once are slower than one by one
 INPUTS = ("noisy", "clean")  # decoded from the prior's own tokens for the photograph, or from the true mask's
 
 
@@ -72,7 +73,7 @@ PLANS: Mapping[tuple[str, str], InversePlan] = MappingProxyType({
     ("many-scenes-cpu", "ft"): _plan(800, {"width": 64}, steps=600, batch=16, crop=(48, 64), lr=5e-3, warmup=40),
     ("many-scenes-cpu", "ft-w"): _plan(800, {"dim": 64, "ffn_dim": 128}, steps=400, batch=16, crop=(35, 49), lr=3e-3, warmup=40),
     ("camvid", "ft"): _plan(120, {"width": 32}, steps=800, batch=8, crop=(64, 96), lr=5e-3, warmup=40),
-    ("camvid", "ft-w"): _plan(120, {"dim": 64, "ffn_dim": 128}, steps=500, batch=8, crop=(49, 63), lr=3e-3, warmup=40),
+    ("camvid", "ft-w"): _plan(240, {"dim": 64, "ffn_dim": 128}, steps=800, batch=8, crop=(49, 63), lr=3e-3, warmup=40, precision="bf16"),
     **_paper_plans(),
 })
 
@@ -119,7 +120,7 @@ class InverseStage(nn.Module):
 
 @torch.no_grad()
 def decode_pictures(
-    gss: GSS, dataset: Dataset, *, maskige: str = "noisy", count: int | None = None, batch: int = 8, progress: bool = False,
+    gss: GSS, dataset: Dataset, *, maskige: str = "noisy", count: int | None = None, batch: int = 0, progress: bool = False,
 ) -> TensorDataset:
     """What X⁻¹ is given, for `count` pictures evenly spaced through a set of (normalised image, mask) pairs.
 
@@ -127,6 +128,7 @@ def decode_pictures(
 
     Args:
         maskige: "noisy" for D_θ of the prior's own arg-max tokens for the photograph, "clean" for D_θ of the true mask's.
+        batch: pictures at a time; 0 for 8 on a GPU, and on a CPU as many as CPU_PIXELS holds, 8 at most.
     Returns:
         A data set of (maskige (3, s·H, s·W) in float16, mask (H, W) in uint8); s = stride/4 for noisy maskige, 1 for clean.
     Raises:
@@ -138,6 +140,8 @@ def decode_pictures(
         raise ValueError("there are no pictures to decode; the data set is empty")
     gss.eval()
     device, pictures, masks = gss.colors.device, [], []
+    pixels = torch.as_tensor(dataset[picked[0]][1]).numel()
+    batch = batch or (8 if device.type != "cpu" else min(8, max(1, CPU_PIXELS // pixels)))
     loader = DataLoader(Subset(dataset, picked), batch_size=batch)
     for image, mask in tqdm(loader, desc=f"decode {maskige} maskige", disable=not progress, mininterval=1.0):
         if maskige == "noisy":
