@@ -61,18 +61,25 @@ def comes_with_tokenizer(preset: Preset) -> bool:
 
 
 def build_palette(preset: Preset, weights: str | Path = SHIPPED) -> Palette:
-    """The palette of the preset's classes: constructed, or read from folder `weights` where its making looked at masks.
+    """The palette of the preset's classes: constructed, or read from folder `weights` where its making looked at masks; or that
+    of the preset whose tokenizer it shares, as shipped, whatever the folder.
 
     Raises:
-        ValueError: the preset is a tokenizer for any palette and has none of its own.
+        ValueError: the preset is a tokenizer for any palette and has none of its own; or `weights` holds a palette that is not its tokenizer's.
         FileNotFoundError: `weights` lacks the palette that stage I makes.
     """
     if preset.palette == "random":
         raise ValueError(f"preset {preset.name} has no palette of its own: its tokenizer serves any. Choose a palette and use load_tokenizer")
+    path = Path(weights) / f"{preset.name}.palette.json"
     if comes_with_tokenizer(preset):
-        return build_palette(get_preset(preset.tokenizer_from))
+        palette = build_palette(get_preset(preset.tokenizer_from))
+        if path.is_file() and not Palette.load(path).colors.equal(palette.colors):
+            raise ValueError(
+                f"{path} is not the palette of {preset.tokenizer_from}, whose tokenizer {preset.name} shares and which knows no other colours: "
+                "what was trained there was trained with another tokenizer. Train again in a new folder"
+            )
+        return palette
     if preset.palette == "assigned":
-        path = Path(weights) / f"{preset.name}.palette.json"
         if not path.is_file():
             raise FileNotFoundError(
                 f"no palette at {path}; stage I makes it. Train that first (python -m gss_lite train --preset {preset.name} "
@@ -104,7 +111,7 @@ def build_prior(preset: Preset, vocab_size: int | None = None, *, pretrained: bo
 
 
 def build_gss(preset: Preset, tokenizer: VQVAE | None = None, weights: str | Path = SHIPPED) -> GSS:
-    """The preset's whole model (GSS-FF: nearest colour), untrained but for the tokenizer given and the palette in `weights`.
+    """The preset's whole model (GSS-FF: nearest colour), untrained but for the tokenizer given; its palette is `build_palette`'s.
 
     Where the preset shares the tokenizer of another and none is given, that one is there, trained.
 

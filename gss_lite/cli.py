@@ -67,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
                       help="average over the picture enlarged by these (default: 1, as it is)")
     test.add_argument("--record", help="where to write the run record (default: runs/PRESET/evaluate-SPLIT.json)")
 
-    predict = commands.add_parser("predict", parents=[common, with_weights], help="segment pictures: writes mask, maskige and overlay")
+    predict = commands.add_parser("predict", parents=[common, with_weights], help="segment pictures, looked at as evaluate does: writes mask, maskige and overlay")
     predict.add_argument("pictures", nargs="+", help="picture files")
     predict.add_argument("--out", default="predictions", help="folder for the results")
 

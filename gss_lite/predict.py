@@ -27,7 +27,8 @@ def predict_file(
     """Write NAME_mask.png (class ids), NAME_maskige.png (what the decoder painted) and NAME_overlay.png into `folder`.
 
     All three have the picture's own size. The model sees a picture whose short side is longer than that of `size`, the
-    preset's (height, width), shrunk to it: it was trained on things of that size, and memory grows with the pixels.
+    preset's (height, width), shrunk to it: it was trained on things of that size, and memory grows with the pixels. (A `view`
+    that fits pictures into a size also enlarges small ones.)
 
     Args:
         view: how a preset evaluates, by sliding windows or at a certain size (`evaluation.view_of`); by default it is looked at whole.

@@ -49,7 +49,9 @@ class Preset:
     train_pictures: int = 0  # Scenes only: how many different pictures one epoch holds
     eval_pictures: int = 0  # Scenes only: how many held-out pictures evaluation uses
     tokenizer_kind: str = "vqvae"  # or "dalle", OpenAI's dVAE; `tokenizer` holds its arguments, vocab_size among them
-    tokenizer_from: str = ""  # name of the preset whose tokenizer, as shipped, serves here too; "": its own, which stage I trains
+    # Name of the preset whose tokenizer, as shipped, serves here too, and its palette with it unless that is random. "": its own,
+    # which stage I trains.
+    tokenizer_from: str = ""
     num_classes: int = 0  # 0: the number of classes of `data`
     pretrained: str = ""  # timm's name of the weights that training starts from; "": random ones
     window: tuple[int, int] = (0, 0)  # prediction by sliding window: side and stride in pixels; (0, 0): the whole picture at once

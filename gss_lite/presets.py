@@ -81,7 +81,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType({p.name: p for p in (
         prior=Schedule(
             steps=8000, batch=16, crop=(320, 448), lr=1e-3, warmup=500, weight_decay=0.05, scales=(0.5, 1.5), precision="bf16", targets="bf16", ema=0.999,
         ),
-        notes="Real street frames from scratch, at a size that wants one GPU. No run of it is recorded here.",
+        notes="Real street frames from scratch, in camvid's palette and tokens, at a size that wants one GPU. No run of it is recorded here.",
     ),
     _GENERIC,
     _MANY,
@@ -89,7 +89,7 @@ PRESETS: Mapping[str, Preset] = MappingProxyType({p.name: p for p in (
     replace(
         _GENERIC_S8, name="camvid-s8", data="camvid", size=(360, 480), palette="greedy", photographs="", train_pictures=0, eval_pictures=0,
         vqvae=replace(_GENERIC_S8.vqvae, steps=3000),
-        notes="The network and loss of generic-s8 on CamVid's masks in their own palette: a palette-specific tokenizer to compare with.",
+        notes="The network and loss of generic-s8 on CamVid's masks in greedy colours: a palette-specific tokenizer to compare with.",
     ),
     *PAPER_PRESETS,
 )})

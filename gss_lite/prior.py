@@ -114,7 +114,8 @@ class Prior(nn.Module):
     """The image encoder I_ψ with its token head and auxiliary pixel head.
 
     Args:
-        backbone: a timm `features_only` model giving four levels, the finest at 1/4.
+        backbone: a timm `features_only` model giving four levels, the finest at 1/4; maps (B, C, H, W), or (B, H, W, C) where it
+            has an `output_fmt` of "NHWC".
         vocab_size: V, the tokenizer's codes. num_classes: K.
         level_dim, fuse_dim, token_dim: 384, 512 and 2048 in the paper's models; pixel_dim: 384.
         depth, heads, window, ffn_dim: of the shifted-window blocks (D = 2 for Swin-L, 6 for R101; 16; 7; 1024).

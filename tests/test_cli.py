@@ -120,15 +120,16 @@ def test_a_preset_with_a_sliding_window_predicts_with_it(tmp_path, stride):
     assert np.array_equal(maskige, painted) if stride == 4 else np.abs(maskige - painted.astype(int)).mean() < 4
 
 
-def test_predict_looks_as_the_preset_evaluates(monkeypatch, tmp_path, tiny_run):
+@pytest.mark.parametrize("how, sizes", [({"window": (64, 32)}, [(64, 64)] * 4), ({"test_size": (96, 400)}, [(96, 110)])])
+def test_predict_looks_as_the_preset_evaluates(monkeypatch, tmp_path, tiny_run, how, sizes):
     Image.new("RGB", (80, 70)).save(tmp_path / "a.png")
-    preset, views = replace(get_preset("scenes-tiny"), window=(64, 32)), []
+    preset, views = replace(get_preset("scenes-tiny"), **how), []
     monkeypatch.setattr(cli, "get_preset", lambda name: preset)
     monkeypatch.setattr(cli, "predict_file", lambda *args: views.append(args[-1]) or [])
     assert cli.main(["predict", "--preset", "scenes-tiny", "--weights", str(tiny_run), "--out", str(tmp_path / "out"), str(tmp_path / "a.png")]) == 0
     seen = []
     views[0](lambda image: seen.append(image.shape[2:]) or image)(torch.zeros(1, 3, 70, 80))
-    assert [tuple(s) for s in seen] == [(64, 64)] * 4
+    assert [tuple(s) for s in seen] == sizes
 
 
 def test_git_ignores_where_predict_writes():

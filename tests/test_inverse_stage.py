@@ -56,6 +56,15 @@ def test_the_snapshot_would_have_seen_the_released_codes_drift(tiny_run):
     assert fingerprint(gss) != before
 
 
+@pytest.mark.parametrize("size, batch, seen", [((96, 128), 0, [8, 1]), ((360, 480), 0, [1] * 9), ((360, 480), 4, [4, 4, 1])])
+def test_a_cpu_decodes_large_pictures_one_by_one(monkeypatch, gss, size, batch, seen):
+    sizes = []
+    monkeypatch.setattr(inverse_stage, "noisy_maskige", lambda gss, image: sizes.append(len(image)) or image)
+    pictures = TensorDataset(torch.zeros(9, 3, *size), torch.zeros(9, *size, dtype=torch.uint8))
+    assert len(decode_pictures(gss, pictures, batch=batch)) == 9
+    assert sizes == seen
+
+
 @pytest.mark.parametrize(("kind", "type_"), [("ft", ConvInverse), ("ft-w", SwinInverse)])
 def test_weights_and_record_are_left_and_read_back(tiny_run, tmp_path, gss, kind, type_):
     inverse = train_inverse(TINY, tmp_path, kind, gss=gss, progress=False, command="python -m gss_lite …")

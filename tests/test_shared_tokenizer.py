@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict, replace
 
 import pytest
@@ -14,6 +15,7 @@ from gss_lite.data.many_scenes import fold
 from gss_lite.experiments.table_one import load_model
 from gss_lite.experiments.table_one_rows import ROWS
 from gss_lite.export import export_weights
+from gss_lite.palette import Palette
 from gss_lite.palette_constructions import random_palette
 from gss_lite.presets import PRESETS, get_preset
 from gss_lite.training import identity, stages
@@ -51,6 +53,37 @@ def test_a_tokenizer_made_for_one_palette_brings_that_palette_whatever_the_seed(
     palette = stages.make_palette(replace(get_preset("scenes-cpu-mobilenet"), seed=seed), tmp_path)
     assert torch.equal(palette.colors, build_palette(get_preset("scenes-cpu")).colors)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_with_other_colours_than_its_tokenizers_is_refused(tmp_path):
+    preset = get_preset("scenes-cpu-mobilenet")
+    build_palette(preset).save(tmp_path / "scenes-cpu-mobilenet.palette.json")
+    assert torch.equal(build_palette(preset, tmp_path).colors, build_palette(preset).colors)
+    random_palette(11, 3).save(tmp_path / "scenes-cpu-mobilenet.palette.json")
+    with pytest.raises(ValueError, match="not the palette of scenes-cpu, whose tokenizer scenes-cpu-mobilenet shares"):
+        build_palette(preset, tmp_path)
+
+
+def test_a_tokenizer_without_its_palette_gets_no_new_one(tmp_path):
+    (tmp_path / "scenes-cpu.vqvae.safetensors").touch()
+    with pytest.raises(ValueError, match="scenes-cpu.palette.json, in whose colours it was trained, is not; put that back, or train in a new folder"):
+        stages.make_palette(get_preset("scenes-cpu"), tmp_path)
+
+
+def test_the_palette_that_comes_with_a_tokenizer_is_part_of_stage_one(tmp_path, monkeypatch):
+    preset = get_preset("scenes-cpu-mobilenet")
+    ours = stage_one_hash(preset, tmp_path)
+    for end in identity.STAGE_ONE:
+        shutil.copyfile(SHIPPED / f"scenes-cpu.{end}", tmp_path / f"scenes-cpu.{end}")
+    monkeypatch.setattr(identity, "SHIPPED", tmp_path)
+    assert stage_one_hash(preset, tmp_path) == ours
+    random_palette(11, 3).save(tmp_path / "scenes-cpu.palette.json")
+    assert stage_one_hash(preset, tmp_path) != ours
+
+
+def test_the_command_says_that_it_took_the_palette(tmp_path, capsys):
+    assert cli.main(["train", "--preset", "scenes-cpu-mobilenet", "--stage", "vqvae", "--out", str(tmp_path)]) == 0
+    assert "shares the trained tokenizer of scenes-cpu: stage I took its palette too, and trained nothing" in capsys.readouterr().out
 
 
 def test_the_command_says_so(folder, monkeypatch, capsys):
@@ -108,5 +141,6 @@ def test_presets_that_share_a_tokenizer_say_its_size(preset):
     owner = get_preset(preset.tokenizer_from)
     assert dict(preset.tokenizer) == dict(owner.tokenizer) and asdict(preset.vqvae) == asdict(owner.vqvae)
     assert (SHIPPED / f"{owner.name}.vqvae.safetensors").is_file()
-    if owner.palette != "random":  # a tokenizer made for one palette is shared with that palette
-        assert torch.equal(build_palette(preset).colors, build_palette(owner).colors)
+    if owner.palette == "assigned":  # a tokenizer made for one palette is shared with that palette
+        palette = build_gss(preset).palette
+        assert torch.equal(palette.colors, Palette.load(SHIPPED / f"{owner.name}.palette.json").colors) and len(palette) == num_classes(preset)

@@ -254,7 +254,7 @@ def test_fp16_that_skips_every_step_ends_with_a_message(tmp_path, monkeypatch):
     """fp16 wants a GPU; what its optimizer says of a step is put in its place: three good steps, and then none."""
     steps = iter([False] * 3 + [True] * 100)
     monkeypatch.setattr(AcceleratedOptimizer, "step_was_skipped", property(lambda self: next(steps)))
-    with pytest.raises(FloatingPointError, match=r"NaN or infinite in the last 50 steps, up to step 53, .*--precision bf16"):
+    with pytest.raises(FloatingPointError, match=r"NaN or infinite in the last 50 steps, up to step 53, .*In a new folder, .*--precision bf16"):
         train(tmp_path, Line(), steps=60, save_every=10)
     assert load_checkpoint(tmp_path / "checkpoint.pt", RUN)["step"] == 50
 

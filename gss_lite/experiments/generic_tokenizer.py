@@ -1,7 +1,7 @@
 """python -m gss_lite.experiments.generic_tokenizer: what a tokenizer that never saw the palette keeps of true masks.
 
 Palettes on the same masks: greedy (farthest points), max-min colours as they come, the same dealt out by neighbours (looking at
-training masks), and random ones, five deals. Nothing is trained.
+60 training masks), and random ones, five deals; for CamVid also those of its shipped model (dealt out with all 367). Nothing is trained.
 
 A tokenizer made for one palette (--preset camvid-s8 --weights FOLDER, after `gss_lite train`) is measured with that palette first.
 """
@@ -43,6 +43,8 @@ def measure(name: str, data: str, split: str, pictures: int, weights: str | Path
     colors = max_min_palette(count)
     palettes = {"own": build_palette(preset, weights)} if own else {}
     palettes |= {"greedy": farthest_point_palette(count), "max-min": colors, "max-min, assigned": assign_colors(colors, load_masks(data, "train", 60))}
+    if data == "camvid":
+        palettes["of the shipped model"] = build_palette(get_preset("camvid"))
     palettes |= {f"random {seed}": random_palette(count, seed) for seed in range(5)}
     metrics = {"data": data, "split": split, "pictures": len(masks), "height": masks.shape[1], "width": masks.shape[2],
                "stride": tokenizer.stride, "vocab_size": tokenizer.vocab_size, "tokenizer_sha256": weights_hash(tokenizer), "palettes": {}}

@@ -66,13 +66,13 @@ def check_gradient(norm: float, step: int, schedule: Schedule, checkpoint: Path)
 def check_skips(skipped: int, step: int, schedule: Schedule, checkpoint: Path) -> None:
     """Raises FloatingPointError after SKIPS steps in a row that fp16's scaler skipped: no scale is small enough for such gradients.
 
-    A few at the start are normal. Each halves the scale, which begins at 65,536: after 40 it is below fp16's smallest number.
+    A few at the start are normal. Each halves the scale, which begins at 65,536: after 41 it is below fp16's smallest number.
     """
     if skipped >= SKIPS:
         raise FloatingPointError(
-            f"the gradient was NaN or infinite in the last {skipped} steps, up to step {step}, at every scale that fp16 tried; lower the learning rate "
-            f'(now {schedule.lr:g}), or train with precision="bf16" (--precision bf16, in a new folder). The checkpoint {checkpoint} has the weights '
-            "from before these steps."
+            f"the gradient was NaN or infinite in the last {skipped} steps, up to step {step}, at every scale that fp16 tried, and no weight has moved in "
+            f'them. In a new folder, train with precision="bf16" (--precision bf16), or lower the learning rate (now {schedule.lr:g}). '
+            f"{checkpoint} has the last steps that worked, if there were any."
         )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from gss_lite.build import SHIPPED
+from gss_lite.build import SHIPPED, comes_with_tokenizer
 from gss_lite.preset_fields import Preset
 from gss_lite.training.checkpoints import replace_file
 
@@ -30,8 +30,10 @@ def plan_hash(preset: Preset, stage: str) -> str:
 
 
 def stage_one_hash(preset: Preset, folder: Path) -> str:
-    """16 hexadecimal digits of the palette and VQ-VAE files in `folder`; of the shipped VQ-VAE where it is another preset's."""
+    """16 hexadecimal digits of the palette and VQ-VAE files in `folder`; of the shipped ones where they are another preset's."""
     palette, vqvae = (folder / f"{preset.name}.{end}" for end in STAGE_ONE)
+    if comes_with_tokenizer(preset):
+        palette = SHIPPED / f"{preset.tokenizer_from}.{STAGE_ONE[0]}"
     if preset.tokenizer_from:
         vqvae = SHIPPED / f"{preset.tokenizer_from}.{STAGE_ONE[1]}"
     digest = hashlib.sha256()

@@ -70,9 +70,16 @@ class PriorStage(nn.Module):
 
 def make_palette(preset: Preset, folder: Path, *, data: str | Path | None = None) -> Palette:
     """The preset's palette; an assigned one is made from 600 training masks and left in `folder` as NAME.palette.json, unless it
-    comes with another preset's tokenizer."""
+    comes with another preset's tokenizer.
+
+    Raises:
+        ValueError: `folder` holds a tokenizer that was trained without this palette.
+    """
     path = folder / f"{preset.name}.palette.json"
     if preset.palette == "assigned" and not comes_with_tokenizer(preset) and not path.exists() and is_main():
+        trained = folder / f"{preset.name}.vqvae.safetensors"
+        if trained.exists():
+            raise ValueError(f"{trained} is there, and {path.name}, in whose colours it was trained, is not; put that back, or train in a new folder (--out)")
         masks = dataset_for(preset, "train", folder=data)
         masks = torch.stack([masks[i][1] for i in range(min(600, len(masks)))])
         assign_colors(max_min_palette(num_classes(preset)), masks, seed=preset.seed).save(path)
@@ -88,7 +95,8 @@ def trains_tokenizer(preset: Preset) -> bool:
 def train_vqvae(preset: Preset, folder: Path, *, data: str | Path | None = None, **options: object) -> VQVAE:
     """Stage I. Leaves NAME.vqvae.safetensors and its record NAME.vqvae.json in `folder`; resumes what it finds there.
 
-    Where the preset shares another's tokenizer, or takes OpenAI's, only the palette is made, and that tokenizer returned as it is.
+    Where the preset shares another's tokenizer, or takes OpenAI's, only the palette is made (or taken, if the tokenizer was made for one),
+    and that tokenizer returned as it is.
     """
     palette = None if preset.palette == "random" else make_palette(preset, folder, data=data)
     if not trains_tokenizer(preset):
