@@ -113,10 +113,15 @@ class GSS(nn.Module):
         return self.tokenizer.decode(token_logits.argmax(1))
 
     @torch.no_grad()
+    def predict_maskige(self, image: Tensor) -> Tensor:
+        """Normalised photograph (B, 3, H, W) → what `predict` reads with X⁻¹, of the picture padded to multiples of 32."""
+        return self.decode_logits(self.prior(_padded(image)).token_logits)
+
+    @torch.no_grad()
     def predict(self, image: Tensor) -> Prediction:
         """Normalised photograph (B, 3, H, W) of any size → Prediction by arg-max tokens."""
         height, width = image.shape[2:]
-        padded = F.pad(image, (0, -width % 32, 0, -height % 32), mode="replicate")
+        padded = _padded(image)
         token_logits, pixel_logits = self.prior(padded)
         tokens = token_logits.argmax(1)
         maskige = self.decode_logits(token_logits)
@@ -132,6 +137,11 @@ class GSS(nn.Module):
         padded = F.pad(mask, (0, -width % stride, 0, -height % stride), value=IGNORE)
         tokens = self.tokenizer.encode(paint(padded, self.colors, self.palette.ignore_color))
         return self.inverse.classify(self.tokenizer.decode(tokens))[:, :height, :width], tokens
+
+
+def _padded(image: Tensor) -> Tensor:
+    height, width = image.shape[2:]
+    return F.pad(image, (0, -width % 32, 0, -height % 32), mode="replicate")
 
 
 def resize_mask(mask: Tensor, size: tuple[int, int] | list[int], num_classes: int) -> Tensor:

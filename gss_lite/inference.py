@@ -33,7 +33,7 @@ def mask_scorer(gss: GSS, soft: bool = False) -> Scorer:
 
     @torch.no_grad()
     def scores(image: Tensor) -> Tensor:
-        return _votes(gss, gss.predict(image).maskige, image.shape[2:], soft)
+        return _votes(gss, gss.predict_maskige(image), image.shape[2:], soft)
 
     return scores
 
@@ -44,7 +44,7 @@ def painting_scorer(gss: GSS) -> Scorer:
     @torch.no_grad()
     def scores(image: Tensor) -> Tensor:
         height, width = image.shape[2:]
-        maskige = gss.predict(image).maskige
+        maskige = gss.predict_maskige(image)
         padded = (height + -height % 32, width + -width % 32)
         painted = F.interpolate(maskige, size=padded, mode="bilinear", align_corners=False)[:, :, :height, :width]
         return torch.cat([_votes(gss, maskige, (height, width)), painted], 1)

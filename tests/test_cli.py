@@ -88,6 +88,9 @@ class Brightness:
         maskige = paint(mask.repeat_interleave(times, 1).repeat_interleave(times, 2), self.colors)
         return Prediction(mask[:, :height, :width], None, maskige, None)
 
+    def predict_maskige(self, image):
+        return self.predict(image).maskige
+
 
 @pytest.mark.parametrize("stride", [4, 8])
 @pytest.mark.parametrize("shape, seen", [((200, 300), (100, 150)), ((300, 200), (150, 100)), ((90, 110), (90, 110))])

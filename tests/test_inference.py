@@ -1,7 +1,6 @@
 """Sliding windows, flipping, sampling and entropy against brute force."""
 
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +8,7 @@ from torch import nn
 
 from gss_lite.build import build_gss, build_palette
 from gss_lite.inference import (
-    ExpectedGSS, class_frequencies, entropy_map, flipped, mask_scorer, multi_scale, pixel_scorer, resized, sample_masks, sample_tokens,
+    ExpectedGSS, class_frequencies, entropy_map, flipped, mask_scorer, multi_scale, painting_scorer, pixel_scorer, resized, sample_masks, sample_tokens,
     sliding, token_entropy, window_spans,
 )
 from gss_lite.inverse import TEMPERATURE
@@ -114,7 +113,7 @@ def test_every_inverse_gives_probabilities_whose_arg_max_are_its_classes(gss):
 def test_two_views_that_differ_tie_as_votes_and_not_as_probabilities(gss, monkeypatch):
     """One-hot votes of a picture and its mirror: where they differ the lower id wins, whoever was surer."""
     ramp = torch.linspace(-1, 1, 64)
-    monkeypatch.setattr(gss, "predict", lambda image: SimpleNamespace(maskige=(image + ramp).sigmoid()))  # a model that knows left from right
+    monkeypatch.setattr(gss, "predict_maskige", lambda image: (image + ramp).sigmoid())  # a model that knows left from right
     image = torch.randn(1, 3, 32, 64, generator=torch.Generator().manual_seed(1))
     plain, mirrored = (mask_scorer(gss, soft=True)(view) for view in (image, image.flip(-1)))
     mirrored = mirrored.flip(-1)
@@ -142,6 +141,16 @@ def test_scorers_agree_with_predict(gss, size):
     assert scores.shape == (1, 11, *size) and torch.equal(scores.argmax(1), result.pixel_mask)
     torch.testing.assert_close(scores.sum(1), torch.ones(1, *size))
     assert sliding(flipped(mask_scorer(gss)), 32, 16)(image).shape == (1, 11, *size)
+    votes, painted = painting_scorer(gss)(image).split([11, 3], 1)
+    assert torch.equal(votes, mask_scorer(gss)(image)) and torch.equal(painted, result.maskige[:, :, : size[0], : size[1]])
+
+
+def test_a_scorer_reads_a_maskige_once(gss, monkeypatch):
+    classify, calls = type(gss.inverse).classify, []
+    monkeypatch.setattr(type(gss.inverse), "classify", lambda self, maskige: calls.append(1) or classify(self, maskige))
+    for scorer in (mask_scorer(gss), painting_scorer(gss)):
+        scorer(torch.randn(1, 3, 32, 64))
+    assert len(calls) == 2
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])

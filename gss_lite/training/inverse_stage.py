@@ -159,7 +159,7 @@ def noisy_maskige(gss: GSS, image: Tensor) -> Tensor:
     if gss.tokenizer.stride % 4:
         raise ValueError(f"a tokenizer of stride {gss.tokenizer.stride} gives maskige smaller than the picture; the stage needs 4, 8, 12 …")
     scale = gss.tokenizer.stride // 4  # the prior predicts tokens on a quarter of the picture's grid
-    return gss.predict(image).maskige[:, :, : scale * image.shape[2], : scale * image.shape[3]]
+    return gss.predict_maskige(image)[:, :, : scale * image.shape[2], : scale * image.shape[3]]
 
 
 @torch.no_grad()
