@@ -134,10 +134,10 @@ def test_evaluate_looks_through_the_presets_windows_and_mirrors(tiny_run, tmp_pa
     monkeypatch.setattr(cli, "get_preset", lambda name: replace(TINY, window=(32, 16)))
     path = tmp_path / "record.json"
     common = ["evaluate", "--preset", "scenes-tiny", "--weights", str(tiny_run), "--device", "cpu", "--record", str(path)]
-    sizes, predict = [], GSS.predict
-    monkeypatch.setattr(GSS, "predict", lambda gss, image: sizes.append(tuple(image.shape[2:])) or predict(gss, image))
+    sizes, predict = [], GSS.predict_maskige
+    monkeypatch.setattr(GSS, "predict_maskige", lambda gss, image: sizes.append(tuple(image.shape[2:])) or predict(gss, image))
     assert cli.main([*common, "--flip"]) == 0
-    monkeypatch.setattr(GSS, "predict", predict)
+    monkeypatch.setattr(GSS, "predict_maskige", predict)
     metrics = json.loads(path.read_text())["metrics"]
     assert metrics["window"] == [32, 16] and metrics["flip"] is True
     gss, expected = load_gss(TINY, tiny_run), SegmentationMetrics(11)
