@@ -6,6 +6,7 @@ image → prior → tokens → maskige → class ids   (prediction)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -115,19 +116,18 @@ class GSS(nn.Module):
     @torch.no_grad()
     def predict_maskige(self, image: Tensor) -> Tensor:
         """Normalised photograph (B, 3, H, W) → what `predict` reads with X⁻¹, of the picture padded to multiples of 32."""
-        return self.decode_logits(self.prior(_padded(image)).token_logits)
+        return self.decode_logits(self.prior(pad_picture(image)).token_logits)
 
     @torch.no_grad()
     def predict(self, image: Tensor) -> Prediction:
         """Normalised photograph (B, 3, H, W) of any size → Prediction by arg-max tokens."""
         height, width = image.shape[2:]
-        padded = _padded(image)
+        padded = pad_picture(image)
         token_logits, pixel_logits = self.prior(padded)
         tokens = token_logits.argmax(1)
         maskige = self.decode_logits(token_logits)
         ids = resize_mask(self.inverse.classify(maskige), padded.shape[2:], len(self.colors))
-        pixel = F.interpolate(pixel_logits, size=padded.shape[2:], mode="bilinear", align_corners=False).argmax(1)
-        return Prediction(ids[:, :height, :width], tokens, maskige, pixel[:, :height, :width])
+        return Prediction(ids[:, :height, :width], tokens, maskige, over_picture(pixel_logits, (height, width)).argmax(1))
 
     @torch.no_grad()
     def reconstruct(self, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -139,9 +139,17 @@ class GSS(nn.Module):
         return self.inverse.classify(self.tokenizer.decode(tokens))[:, :height, :width], tokens
 
 
-def _padded(image: Tensor) -> Tensor:
+def pad_picture(image: Tensor) -> Tensor:
+    """Photograph (B, 3, H, W) → the same with its last row and column repeated up to multiples of 32, which a backbone can halve five times."""
     height, width = image.shape[2:]
     return F.pad(image, (0, -width % 32, 0, -height % 32), mode="replicate")
+
+
+def over_picture(values: Tensor, sides: Sequence[int]) -> Tensor:
+    """What was found for a padded picture, (B, C, h, w), brought to its pixels bilinearly, and to the picture's own sides: (B, C, *sides)."""
+    height, width = sides
+    padded = (height + -height % 32, width + -width % 32)
+    return F.interpolate(values, size=padded, mode="bilinear", align_corners=False)[:, :, :height, :width]
 
 
 def resize_mask(mask: Tensor, size: tuple[int, int] | list[int], num_classes: int) -> Tensor:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gss_lite.data.transforms import fit_into
-from gss_lite.gss import GSS, resize_mask
+from gss_lite.gss import GSS, over_picture, pad_picture, resize_mask
 from gss_lite.inverse_statistics import expected_maskige
 
 Scorer = Callable[[Tensor], Tensor]
@@ -43,21 +43,15 @@ def painting_scorer(gss: GSS) -> Scorer:
 
     @torch.no_grad()
     def scores(image: Tensor) -> Tensor:
-        height, width = image.shape[2:]
         maskige = gss.predict_maskige(image)
-        padded = (height + -height % 32, width + -width % 32)
-        painted = F.interpolate(maskige, size=padded, mode="bilinear", align_corners=False)[:, :, :height, :width]
-        return torch.cat([_votes(gss, maskige, (height, width)), painted], 1)
+        return torch.cat([_votes(gss, maskige, image.shape[2:]), over_picture(maskige, image.shape[2:])], 1)
 
     return scores
 
 
 def _votes(gss: GSS, maskige: Tensor, sides: Sequence[int], soft: bool = False) -> Tensor:
-    # X⁻¹ of a maskige that covers a picture of these sides padded to multiples of 32, see GSS.predict.
-    height, width = sides
     votes = gss.inverse.probabilities(maskige) if soft else F.one_hot(gss.inverse.classify(maskige), len(gss.colors)).movedim(-1, 1).float()
-    padded = (height + -height % 32, width + -width % 32)
-    return F.interpolate(votes, size=padded, mode="bilinear", align_corners=False)[:, :, :height, :width]
+    return over_picture(votes, sides)
 
 
 def pixel_scorer(gss: GSS) -> Scorer:
@@ -65,11 +59,7 @@ def pixel_scorer(gss: GSS) -> Scorer:
 
     @torch.no_grad()
     def scores(image: Tensor) -> Tensor:
-        height, width = image.shape[2:]
-        padded = F.pad(image, (0, -width % 32, 0, -height % 32), mode="replicate")
-        logits = gss.prior.encode(padded).pixel_logits
-        logits = F.interpolate(logits, size=padded.shape[2:], mode="bilinear", align_corners=False)
-        return logits[:, :, :height, :width].softmax(1)
+        return over_picture(gss.prior.encode(pad_picture(image)).pixel_logits, image.shape[2:]).softmax(1)
 
     return scores
 
@@ -176,7 +166,7 @@ def sample_masks(
     The photograph goes through the prior once; each sample costs one decoding.
     """
     height, width = image.shape[2:]
-    padded = F.pad(image, (0, -width % 32, 0, -height % 32), mode="replicate")
+    padded = pad_picture(image)
     logits = gss.prior(padded).token_logits
     masks = []
     for _ in range(count):

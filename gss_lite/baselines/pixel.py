@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gss_lite.build import SHIPPED, build_prior, num_classes
-from gss_lite.gss import PIXEL_WEIGHT, TOKEN_WEIGHT
+from gss_lite.gss import PIXEL_WEIGHT, TOKEN_WEIGHT, over_picture, pad_picture
 from gss_lite.palette import IGNORE, check_mask
 from gss_lite.presets import Preset
 from gss_lite.processes import mean_over_processes
@@ -73,9 +73,7 @@ class PixelTwin(nn.Module):
         return PixelPrediction(*(logits.argmax(1) for logits in self._logits(image)))
 
     def _logits(self, image: Tensor) -> list[Tensor]:
-        height, width = image.shape[2:]
-        padded = F.pad(image, (0, -width % 32, 0, -height % 32), mode="replicate")
-        return [self._enlarged(scores, padded.shape[2:])[:, :, :height, :width] for scores in self.network(padded)]
+        return [over_picture(scores.float(), image.shape[2:]) for scores in self.network(pad_picture(image))]
 
     @staticmethod
     def _enlarged(logits: Tensor, size: torch.Size) -> Tensor:

@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader, Dataset
 from gss_lite.build import SHIPPED, build_palette, dataset_for, load_gss, load_tokenizer
 from gss_lite.data.transforms import eval_transform
 from gss_lite.experiments.table_one_rows import ROWS, Row, build_rows
-from gss_lite.gss import GSS, resize_mask
+from gss_lite.gss import GSS, pad_picture, resize_mask
 from gss_lite.inverse import NearestColor
 from gss_lite.metrics import confusion_matrix, paired_bootstrap, scores_from_confusion
 from gss_lite.palette import IGNORE, Palette
@@ -93,8 +93,7 @@ def judge(rows: Sequence[Row], gss: GSS, dataset: Dataset, *, batch: int = 8) ->
             if row.prior is None:
                 continue
             if prior not in predicted:
-                padded = F.pad(image, (0, -width % 32, 0, -height % 32), mode="replicate")  # as GSS.predict pads
-                predicted[prior] = row.prior(padded).token_logits
+                predicted[prior] = row.prior(pad_picture(image)).token_logits
             ids = row.reading.logits(predicted[prior])
             ids = resize_mask(ids, [height + -height % 32, width + -width % 32], classes)[:, :height, :width]
             final[row.name] += [confusion_matrix(p, t, classes) for p, t in zip(ids, mask)]

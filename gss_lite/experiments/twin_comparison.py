@@ -18,7 +18,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
@@ -26,7 +25,7 @@ from gss_lite.baselines.pixel import PixelTwin, load_twin
 from gss_lite.build import SHIPPED, dataset_for, load_gss
 from gss_lite.data.camvid import CORRUPT_TEST_FRAME
 from gss_lite.data.transforms import eval_transform
-from gss_lite.gss import GSS
+from gss_lite.gss import GSS, over_picture, pad_picture
 from gss_lite.inverse_choice import TITLES, with_inverse
 from gss_lite.metrics import paired_bootstrap, scores_from_confusion
 from gss_lite.presets import get_preset
@@ -46,14 +45,10 @@ def scorer(gss: GSS, inverses: dict[str, torch.nn.Module], twin: PixelTwin) -> C
 
     @torch.no_grad()
     def probabilities(image: Tensor) -> Tensor:
-        height, width = image.shape[2:]
-        padded = F.pad(image, (0, -width % 32, 0, -height % 32), mode="replicate")  # as GSS.predict pads
-        output = gss.prior(padded)
+        output, sides = gss.prior(pad_picture(image)), image.shape[2:]
         maskige = gss.decode_logits(output.token_logits)
-        answers = [inverse.probabilities(maskige) for inverse in inverses.values()]
-        answers += [F.interpolate(output.pixel_logits, size=padded.shape[2:], mode="bilinear", align_corners=False).softmax(1)]
-        answers = [F.interpolate(p, size=padded.shape[2:], mode="bilinear", align_corners=False)[:, :, :height, :width] for p in answers]
-        return torch.cat([*answers, twin.scores(image)], 1)
+        answers = [over_picture(inverse.probabilities(maskige), sides) for inverse in inverses.values()]
+        return torch.cat([*answers, over_picture(output.pixel_logits, sides).softmax(1), twin.scores(image)], 1)
 
     return probabilities
 
