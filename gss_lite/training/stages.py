@@ -76,10 +76,11 @@ def make_palette(preset: Preset, folder: Path, *, data: str | Path | None = None
         ValueError: `folder` holds a tokenizer that was trained without this palette.
     """
     path = folder / f"{preset.name}.palette.json"
-    if preset.palette == "assigned" and not comes_with_tokenizer(preset) and not path.exists() and is_main():
-        trained = folder / f"{preset.name}.vqvae.safetensors"
-        if trained.exists():
-            raise ValueError(f"{trained} is there, and {path.name}, in whose colours it was trained, is not; put that back, or train in a new folder (--out)")
+    trained = folder / f"{preset.name}.vqvae.safetensors"
+    missing = preset.palette == "assigned" and not comes_with_tokenizer(preset) and not path.exists()
+    if missing and trained.exists():  # in every process, or the others would wait for the first
+        raise ValueError(f"{trained} is there, and {path.name}, in whose colours it was trained, is not; put that back, or train in a new folder (--out)")
+    if missing and is_main():
         masks = dataset_for(preset, "train", folder=data)
         masks = torch.stack([masks[i][1] for i in range(min(600, len(masks)))])
         assign_colors(max_min_palette(num_classes(preset)), masks, seed=preset.seed).save(path)
