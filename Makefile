@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help walkthrough lab test bench notebooks lock clean
+.PHONY: help walkthrough lab lint test bench notebooks lock clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -27,6 +27,10 @@ lab: $(STAMP)  ## open JupyterLab on the notebooks
 
 test: $(STAMP)  ## package tests, then every notebook cell by cell
 	@$(RUN) -m pytest tests notebooks $(NBVAL)
+
+lint: $(STAMP)  ## ruff: format and rules, nothing is changed
+	@$(RUN) -m ruff format --check .
+	@$(RUN) -m ruff check .
 
 bench: $(STAMP)  ## speed and memory, as ratios to a plain baseline
 	@$(RUN) -m pytest tests/benchmarks/bench_*.py -s

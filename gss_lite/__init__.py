@@ -1,6 +1,13 @@
 """gss_lite: Generative Semantic Segmentation (Chen et al., CVPR 2023), to read, to run and to teach with."""
 
-from gss_lite.build import build_gss, build_palette, build_tokenizer, dataset_for, load_gss, load_tokenizer
+from gss_lite.build import (
+    build_gss,
+    build_palette,
+    build_tokenizer,
+    dataset_for,
+    load_gss,
+    load_tokenizer,
+)
 from gss_lite.dalle import DalleDVAE
 from gss_lite.dalle_files import load_dalle
 from gss_lite.gss import GSS, Prediction, Targets
@@ -12,7 +19,26 @@ from gss_lite.prior import Prior
 from gss_lite.vqvae import VQVAE
 
 __all__ = [
-    "GSS", "PRESETS", "DalleDVAE", "NearestColor", "Palette", "Prediction", "Preset", "Prior", "SegmentationMetrics", "Targets", "VQVAE",
-    "arithmetic_palette", "build_gss", "build_palette", "build_tokenizer", "dataset_for", "farthest_point_palette",
-    "get_preset", "load_dalle", "load_gss", "load_tokenizer", "paint",
+    "GSS",
+    "PRESETS",
+    "DalleDVAE",
+    "NearestColor",
+    "Palette",
+    "Prediction",
+    "Preset",
+    "Prior",
+    "SegmentationMetrics",
+    "Targets",
+    "VQVAE",
+    "arithmetic_palette",
+    "build_gss",
+    "build_palette",
+    "build_tokenizer",
+    "dataset_for",
+    "farthest_point_palette",
+    "get_preset",
+    "load_dalle",
+    "load_gss",
+    "load_tokenizer",
+    "paint",
 ]

@@ -16,17 +16,26 @@ from gss_lite.data.scenes import Scenes
 from gss_lite.gss import GSS
 from gss_lite.inverse import NearestColor
 from gss_lite.palette import Palette, farthest_point_palette
-from gss_lite.palette_constructions import released_ade20k_palette, released_cityscapes_palette, released_mseg_palette
+from gss_lite.palette_constructions import (
+    released_ade20k_palette,
+    released_cityscapes_palette,
+    released_mseg_palette,
+)
 from gss_lite.presets import Preset, get_preset
 from gss_lite.prior import Prior, build_backbone
 from gss_lite.training.checkpoints import load_weights
 from gss_lite.vqvae import VQVAE
 
 SHIPPED = Path(__file__).parent / "weights"
-NUM_CLASSES = {"scenes": Scenes.num_classes, "camvid": CamVid.num_classes, "many-scenes": len(FINE_CLASSES)}
+NUM_CLASSES = {
+    "scenes": Scenes.num_classes,
+    "camvid": CamVid.num_classes,
+    "many-scenes": len(FINE_CLASSES),
+}
 TOKENIZERS = {"vqvae": VQVAE, "dalle": DalleDVAE}
 RELEASED_PALETTES = {
-    "released-cityscapes": lambda seed: released_cityscapes_palette(), "released-ade20k": released_ade20k_palette,
+    "released-cityscapes": lambda seed: released_cityscapes_palette(),
+    "released-ade20k": released_ade20k_palette,
     "released-mseg": released_mseg_palette,
 }
 
@@ -37,22 +46,40 @@ def num_classes(preset: Preset) -> int:
 
 
 def dataset_for(
-    preset: Preset, split: str, *, folder: str | Path | None = None, transform: Callable | None = None,
+    preset: Preset,
+    split: str,
+    *,
+    folder: str | Path | None = None,
+    transform: Callable | None = None,
 ) -> Dataset:
     """The preset's data set: split "train", "val" or "test"; `folder` says where a set that is on disk lies.
 
     Raises:
-        ValueError: a folder was given, and the preset's pictures are drawn. Else as CamVid, Scenes and ManyScenes.
+        ValueError: a folder was given, and the preset's pictures are drawn. Else as CamVid, Scenes
+            and ManyScenes.
     """
     if preset.data == "camvid":
         return CamVid(split, folder, transform=transform)
     drawn = {"scenes": Scenes, "many-scenes": partial(ManyScenes, num_classes=num_classes(preset))}
     if preset.data not in drawn:
-        raise ValueError(f"gss_lite has no loader yet for {preset.data}, which preset {preset.name} trains on; it has those of camvid, {', '.join(drawn)}")
+        raise ValueError(
+            f"gss_lite has no loader yet for {preset.data}, which preset {preset.name} trains on; "
+            f"it has those of camvid, {', '.join(drawn)}"
+        )
     if folder is not None and not preset.photographs:  # those are in the folder, see train_vqvae
-        raise ValueError(f"preset {preset.name} draws its pictures and reads none from {folder}; leave --data out, or choose --preset camvid")
+        raise ValueError(
+            f"preset {preset.name} draws its pictures and reads none from {folder}; leave --data "
+            "out, or choose --preset camvid"
+        )
     length = preset.train_pictures if split == "train" else preset.eval_pictures
-    return drawn[preset.data](length, split=split, seed=preset.seed, height=preset.size[0], width=preset.size[1], transform=transform)
+    return drawn[preset.data](
+        length,
+        split=split,
+        seed=preset.seed,
+        height=preset.size[0],
+        width=preset.size[1],
+        transform=transform,
+    )
 
 
 def comes_with_tokenizer(preset: Preset) -> bool:
@@ -65,25 +92,33 @@ def build_palette(preset: Preset, weights: str | Path = SHIPPED) -> Palette:
     of the preset whose tokenizer it shares, as shipped, whatever the folder.
 
     Raises:
-        ValueError: the preset is a tokenizer for any palette and has none of its own; or `weights` holds a palette that is not its tokenizer's.
+        ValueError: the preset is a tokenizer for any palette and has none of its own; or `weights`
+            holds a palette that is not its tokenizer's.
         FileNotFoundError: `weights` lacks the palette that stage I makes.
     """
     if preset.palette == "random":
-        raise ValueError(f"preset {preset.name} has no palette of its own: its tokenizer serves any. Choose a palette and use load_tokenizer")
+        raise ValueError(
+            f"preset {preset.name} has no palette of its own: its tokenizer serves any. Choose a "
+            "palette and use load_tokenizer"
+        )
     path = Path(weights) / f"{preset.name}.palette.json"
     if comes_with_tokenizer(preset):
         palette = build_palette(get_preset(preset.tokenizer_from))
         if path.is_file() and not Palette.load(path).colors.equal(palette.colors):
             raise ValueError(
-                f"{path} is not the palette of {preset.tokenizer_from}, whose tokenizer {preset.name} shares and which knows no other colours: "
-                "what was trained there was trained with another tokenizer. Train again in a new folder"
+                f"{path} is not the palette of {preset.tokenizer_from}, whose tokenizer "
+                f"{preset.name} shares and which knows no other colours: "
+                "what was trained there was trained with another tokenizer. Train again in a new "
+                "folder"
             )
         return palette
     if preset.palette == "assigned":
         if not path.is_file():
             raise FileNotFoundError(
-                f"no palette at {path}; stage I makes it. Train that first (python -m gss_lite train --preset {preset.name} "
-                "--stage vqvae --out FOLDER), or pass the folder that holds it (--weights, or --stage-one for stage II)"
+                f"no palette at {path}; stage I makes it. Train that first (python -m gss_lite "
+                f"train --preset {preset.name} "
+                "--stage vqvae --out FOLDER), or pass the folder that holds it (--weights, or "
+                "--stage-one for stage II)"
             )
         return Palette.load(path)
     if preset.palette in RELEASED_PALETTES:
@@ -96,18 +131,30 @@ def build_tokenizer(preset: Preset) -> VQVAE | DalleDVAE:
     return TOKENIZERS[preset.tokenizer_kind](**preset.tokenizer)
 
 
-def build_prior(preset: Preset, vocab_size: int | None = None, *, pretrained: bool = False) -> Prior:
+def build_prior(
+    preset: Preset, vocab_size: int | None = None, *, pretrained: bool = False
+) -> Prior:
     """The preset's I_ψ with random weights; `pretrained`: the backbone as trained on ImageNet (see Preset.pretrained).
 
     `vocab_size`: of a tokenizer other than the preset's own.
 
     Raises:
-        ValueError: pretrained weights are asked for and the preset names none. RuntimeError: they cannot be had.
+        ValueError: pretrained weights are asked for and the preset names none. RuntimeError: they
+            cannot be had.
     """
     if pretrained and not preset.pretrained:
-        raise ValueError(f"preset {preset.name} names no pretrained weights that timm has; build it without, and load a state_dict into prior.backbone")
-    backbone = build_backbone(preset.pretrained if pretrained else preset.backbone, pretrained=pretrained, **preset.backbone_args)
-    return Prior(backbone, vocab_size or preset.tokenizer["vocab_size"], num_classes(preset), **preset.head)
+        raise ValueError(
+            f"preset {preset.name} names no pretrained weights that timm has; build it without, "
+            "and load a state_dict into prior.backbone"
+        )
+    backbone = build_backbone(
+        preset.pretrained if pretrained else preset.backbone,
+        pretrained=pretrained,
+        **preset.backbone_args,
+    )
+    return Prior(
+        backbone, vocab_size or preset.tokenizer["vocab_size"], num_classes(preset), **preset.head
+    )
 
 
 def build_gss(preset: Preset, tokenizer: VQVAE | None = None, weights: str | Path = SHIPPED) -> GSS:
@@ -119,17 +166,24 @@ def build_gss(preset: Preset, tokenizer: VQVAE | None = None, weights: str | Pat
         ValueError: the preset is a tokenizer alone.
     """
     if preset.prior is None:
-        raise ValueError(f"preset {preset.name} is a tokenizer alone; choose one with a prior, as scenes-cpu or camvid")
+        raise ValueError(
+            f"preset {preset.name} is a tokenizer alone; choose one with a prior, as scenes-cpu or "
+            "camvid"
+        )
     palette = build_palette(preset, weights)
-    tokenizer = tokenizer or (load_tokenizer(preset) if preset.tokenizer_from else build_tokenizer(preset))
-    return GSS(palette, tokenizer, build_prior(preset, tokenizer.vocab_size), NearestColor(palette.colors))
+    tokenizer = tokenizer or (
+        load_tokenizer(preset) if preset.tokenizer_from else build_tokenizer(preset)
+    )
+    return GSS(
+        palette, tokenizer, build_prior(preset, tokenizer.vocab_size), NearestColor(palette.colors)
+    )
 
 
 def load_tokenizer(preset: Preset, weights: str | Path = SHIPPED) -> VQVAE | DalleDVAE:
     """The preset's VQ-VAE with the weights in folder `weights` (default: the ones that come with the package), in eval mode.
 
-    Whatever the folder, a tokenizer shared with another preset is the one that comes with the package, and OpenAI's dVAE
-    lies where `python -m data_scripts.dalle_dvae` leaves it.
+    Whatever the folder, a tokenizer shared with another preset is the one that comes with the
+    package, and OpenAI's dVAE lies where `python -m data_scripts.dalle_dvae` leaves it.
     """
     if preset.tokenizer_kind == "dalle":
         return load_dalle()

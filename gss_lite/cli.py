@@ -12,8 +12,13 @@ from gss_lite.presets import PRESETS
 from gss_lite.training.inverse_stage import INPUTS
 
 STAGES = {
-    "vqvae": "stage I", "prior": "stage II", "all": "both (default)", "pixel": "the discriminative twin of stage II",
-    "inverse-ft": "GSS-FT's X⁻¹ for a trained model", "inverse-ft-w": "GSS-FT-W's", "inverse-gaussian": "one that is measured, not trained",
+    "vqvae": "stage I",
+    "prior": "stage II",
+    "all": "both (default)",
+    "pixel": "the discriminative twin of stage II",
+    "inverse-ft": "GSS-FT's X⁻¹ for a trained model",
+    "inverse-ft-w": "GSS-FT-W's",
+    "inverse-gaussian": "one that is measured, not trained",
 }
 
 SCHEDULE = ("precision", "accumulate", "checkpointing", "compile")
@@ -23,55 +28,152 @@ TRAINING = ("validate_every", "keep", "pretrained")
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     main = argparse.ArgumentParser(
-        prog="python -m gss_lite", description="train | evaluate | predict | export: the experiments of the notebooks, from a shell.",
+        prog="python -m gss_lite",
+        description="train | evaluate | predict | export: the experiments of the notebooks, from a "
+        "shell.",
     )
     commands = main.add_subparsers(dest="command", required=True)
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--preset", default="scenes-cpu", help=f"one of {', '.join(PRESETS)}")
     from_data = argparse.ArgumentParser(add_help=False)
-    from_data.add_argument("--data", help="folder of a data set that is on disk (default: $GSS_DATA/NAME, then data/NAME)")
+    from_data.add_argument(
+        "--data",
+        help="folder of a data set that is on disk (default: $GSS_DATA/NAME, then data/NAME)",
+    )
     from_data.add_argument("--seed", type=whole_number(0), help="instead of the preset's")
     with_weights = argparse.ArgumentParser(add_help=False)
-    with_weights.add_argument("--weights", default=str(SHIPPED), help="folder with the weights (default: the shipped ones)")
-    with_weights.add_argument("--device", type=device, default="cuda" if torch.cuda.is_available() else "cpu")
     with_weights.add_argument(
-        "--inverse", default="ff", metavar="NAME|FILE",
-        help=f"X⁻¹: {', '.join(TITLES)}; all but ff (default) and expected are files in --weights, or give a .safetensors FILE",
+        "--weights",
+        default=str(SHIPPED),
+        help="folder with the weights (default: the shipped ones)",
+    )
+    with_weights.add_argument(
+        "--device", type=device, default="cuda" if torch.cuda.is_available() else "cpu"
+    )
+    with_weights.add_argument(
+        "--inverse",
+        default="ff",
+        metavar="NAME|FILE",
+        help=f"X⁻¹: {', '.join(TITLES)}; all but ff (default) and expected are files in --weights, "
+        "or give a .safetensors FILE",
     )
 
-    train = commands.add_parser("train", parents=[common, from_data], help="train a stage; started again, it goes on from its last checkpoint")
-    train.add_argument("--stage", choices=list(STAGES), default="all", help="; ".join(f"{name}: {what}" for name, what in STAGES.items()))
-    train.add_argument("--out", help="folder for weights, checkpoints and records (default: runs/PRESET)")
-    train.add_argument("--stage-one", metavar="FOLDER|shipped", help="folder of what the stage rests on (default: that of --out): palette and "
-                       "VQ-VAE for prior, the whole model for inverse-…; shipped: what comes with the package")
-    train.add_argument("--maskige", choices=INPUTS, help="what X⁻¹ is trained on: maskige of the prior's own tokens (noisy, default) or of true masks")
-    train.add_argument("--steps", type=whole_number(1), help="instead of the preset's, for the stages trained")
-    train.add_argument("--save-every", type=whole_number(1), default=250, help="steps between checkpoints (default: 250)")
-    train.add_argument("--workers", type=whole_number(0), default=0, help="processes that load data (default: 0, in the training process)")
-    train.add_argument("--tensorboard", action="store_true", help="log to FOLDER/STAGE/tensorboard as well")
+    train = commands.add_parser(
+        "train",
+        parents=[common, from_data],
+        help="train a stage; started again, it goes on from its last checkpoint",
+    )
+    train.add_argument(
+        "--stage",
+        choices=list(STAGES),
+        default="all",
+        help="; ".join(f"{name}: {what}" for name, what in STAGES.items()),
+    )
+    train.add_argument(
+        "--out", help="folder for weights, checkpoints and records (default: runs/PRESET)"
+    )
+    train.add_argument(
+        "--stage-one",
+        metavar="FOLDER|shipped",
+        help="folder of what the stage rests on (default: that of --out): palette and "
+        "VQ-VAE for prior, the whole model for inverse-…; shipped: what comes with the package",
+    )
+    train.add_argument(
+        "--maskige",
+        choices=INPUTS,
+        help="what X⁻¹ is trained on: maskige of the prior's own tokens (noisy, default) or of "
+        "true masks",
+    )
+    train.add_argument(
+        "--steps", type=whole_number(1), help="instead of the preset's, for the stages trained"
+    )
+    train.add_argument(
+        "--save-every",
+        type=whole_number(1),
+        default=250,
+        help="steps between checkpoints (default: 250)",
+    )
+    train.add_argument(
+        "--workers",
+        type=whole_number(0),
+        default=0,
+        help="processes that load data (default: 0, in the training process)",
+    )
+    train.add_argument(
+        "--tensorboard", action="store_true", help="log to FOLDER/STAGE/tensorboard as well"
+    )
     two = train.add_argument_group("stage II and its twin (--stage prior, all, pixel)")
-    two.add_argument("--validate-every", type=whole_number(1), metavar="N",
-                     help="mIoU of the validation split every N steps; the best weights are kept in FOLDER/STAGE/best.pt")
-    two.add_argument("--keep", choices=["last", "best"], help="what becomes NAME.STAGE.safetensors: the last weights (default) or the best of --validate-every")
-    two.add_argument("--pretrained", action="store_true", default=None, help="start from the backbone weights that the preset names, from timm")
-    two.add_argument("--precision", choices=["no", "bf16", "fp16"], help="no: float32 (default: the preset's)")
-    two.add_argument("--accumulate", type=whole_number(1), metavar="N", help="N micro-batches a step: less memory; batch norm sees one at a time")
-    two.add_argument("--checkpointing", action="store_true", default=None, help="recompute the backbone in the backward pass: less memory, more time")
+    two.add_argument(
+        "--validate-every",
+        type=whole_number(1),
+        metavar="N",
+        help="mIoU of the validation split every N steps; the best weights are kept in "
+        "FOLDER/STAGE/best.pt",
+    )
+    two.add_argument(
+        "--keep",
+        choices=["last", "best"],
+        help="what becomes NAME.STAGE.safetensors: the last weights (default) or the best of "
+        "--validate-every",
+    )
+    two.add_argument(
+        "--pretrained",
+        action="store_true",
+        default=None,
+        help="start from the backbone weights that the preset names, from timm",
+    )
+    two.add_argument(
+        "--precision", choices=["no", "bf16", "fp16"], help="no: float32 (default: the preset's)"
+    )
+    two.add_argument(
+        "--accumulate",
+        type=whole_number(1),
+        metavar="N",
+        help="N micro-batches a step: less memory; batch norm sees one at a time",
+    )
+    two.add_argument(
+        "--checkpointing",
+        action="store_true",
+        default=None,
+        help="recompute the backbone in the backward pass: less memory, more time",
+    )
     two.add_argument("--compile", action="store_true", default=None, help="torch.compile")
 
-    test = commands.add_parser("evaluate", parents=[common, from_data, with_weights], help="mIoU, mAcc, aAcc and the per-class table")
+    test = commands.add_parser(
+        "evaluate",
+        parents=[common, from_data, with_weights],
+        help="mIoU, mAcc, aAcc and the per-class table",
+    )
     test.add_argument("--split", default="test", choices=["train", "val", "test"])
-    test.add_argument("--model", default="gss", choices=["gss", "pixel"], help="pixel: the discriminative twin")
-    test.add_argument("--flip", action="store_true", help="average with the probabilities of the mirrored picture")
-    test.add_argument("--scales", type=factor, nargs="+", default=[1.0], metavar="FACTOR",
-                      help="average over the picture enlarged by these (default: 1, as it is)")
-    test.add_argument("--record", help="where to write the run record (default: runs/PRESET/evaluate-SPLIT.json)")
+    test.add_argument(
+        "--model", default="gss", choices=["gss", "pixel"], help="pixel: the discriminative twin"
+    )
+    test.add_argument(
+        "--flip", action="store_true", help="average with the probabilities of the mirrored picture"
+    )
+    test.add_argument(
+        "--scales",
+        type=factor,
+        nargs="+",
+        default=[1.0],
+        metavar="FACTOR",
+        help="average over the picture enlarged by these (default: 1, as it is)",
+    )
+    test.add_argument(
+        "--record", help="where to write the run record (default: runs/PRESET/evaluate-SPLIT.json)"
+    )
 
-    predict = commands.add_parser("predict", parents=[common, with_weights], help="segment pictures, looked at as evaluate does: writes mask, maskige and overlay")
+    predict = commands.add_parser(
+        "predict",
+        parents=[common, with_weights],
+        help="segment pictures, looked at as evaluate does: writes mask, maskige and overlay",
+    )
     predict.add_argument("pictures", nargs="+", help="picture files")
     predict.add_argument("--out", default="predictions", help="folder for the results")
 
-    export = commands.add_parser("export", help="put a run's weights and records into the package, in 16 bits")
+    export = commands.add_parser(
+        "export", help="put a run's weights and records into the package, in 16 bits"
+    )
     export.add_argument("--preset", required=True)
     export.add_argument("--run", required=True, help="folder that `train` wrote")
     return main
@@ -83,21 +185,34 @@ def stage_two_options(arguments: argparse.Namespace) -> tuple[dict, dict]:
     Raises:
         ValueError: they were given for another stage; --keep best without --validate-every.
     """
-    given = {name: value for name in (*SCHEDULE, *TRAINING) if (value := getattr(arguments, name)) is not None}
+    given = {
+        name: value
+        for name in (*SCHEDULE, *TRAINING)
+        if (value := getattr(arguments, name)) is not None
+    }
     if given and arguments.stage not in {"prior", "pixel", "all"}:
         names = ", ".join("--" + name.replace("_", "-") for name in given)
-        raise ValueError(f"{names}: for --stage prior, all or pixel only; leave out with --stage {arguments.stage}")
+        raise ValueError(
+            f"{names}: for --stage prior, all or pixel only; leave out with --stage "
+            f"{arguments.stage}"
+        )
     if given.get("keep") == "best" and "validate_every" not in given:
         raise ValueError("--keep best keeps the best of --validate-every N; give that too")
-    return tuple({name: given[name] for name in names if name in given} for names in (SCHEDULE, TRAINING))
+    return tuple(
+        {name: given[name] for name in names if name in given} for names in (SCHEDULE, TRAINING)
+    )
 
 
 def whole_number(least: int):
     """An argument type: the text of a whole number, `least` or more."""
+
     def parse(text: str) -> int:
         if not text.removeprefix("-").isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"must be a whole number, {least} or more; got {text!r}")
+            raise argparse.ArgumentTypeError(
+                f"must be a whole number, {least} or more; got {text!r}"
+            )
         return int(text)
+
     return parse
 
 
@@ -117,4 +232,6 @@ def device(text: str) -> torch.device:
         return torch.empty(0, device=text).device
     except (RuntimeError, AssertionError) as error:  # torch raises either, by the way it was built
         reason = str(error).splitlines()[0]
-        raise argparse.ArgumentTypeError(f"no device {text!r} to use here, as cpu or cuda ({reason})") from error
+        raise argparse.ArgumentTypeError(
+            f"no device {text!r} to use here, as cpu or cuda ({reason})"
+        ) from error

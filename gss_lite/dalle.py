@@ -1,8 +1,9 @@
 """The tokenizer of the paper: DALL·E's dVAE (Ramesh et al., 2021; github.com/openai/DALL-E), stride 8, 8192 tokens.
 
-The networks compute what OpenAI's do, in an order that costs less: a token's code is looked up where the published decoder
-multiplies an 8192-channel one-hot map; a pointwise layer behind an enlargement runs before it; nothing is kept for longer
-than it is needed. `gss_lite.dalle_files` reads the published weights.
+The networks compute what OpenAI's do, in an order that costs less: a token's code is looked up
+where the published decoder multiplies an 8192-channel one-hot map; a pointwise layer behind an
+enlargement runs before it; nothing is kept for longer than it is needed. `gss_lite.dalle_files`
+reads the published weights.
 """
 
 from __future__ import annotations
@@ -34,18 +35,27 @@ class Block(nn.Module):
 
     Args:
         n_in, n_out: channels. id is a 1×1 convolution where they differ.
-        kernels: sizes of the four convolutions, (3, 3, 3, 1) in the encoder and (1, 3, 3, 3) in the decoder.
-        enlarge: the block works on the nearest ×2 enlargement of x. The first convolution must be pointwise: it and id
-            then run on x itself, since copying a pixel four times and treating each copy alike is the same as the reverse.
+        kernels: sizes of the four convolutions, (3, 3, 3, 1) in the encoder and (1, 3, 3, 3) in the
+            decoder.
+        enlarge: the block works on the nearest ×2 enlargement of x. The first convolution must be
+            pointwise: it and id then run on x itself, since copying a pixel four times and treating
+            each copy alike is the same as the reverse.
     """
 
-    def __init__(self, n_in: int, n_out: int, kernels: tuple[int, int, int, int], *, enlarge: bool = False) -> None:
+    def __init__(
+        self, n_in: int, n_out: int, kernels: tuple[int, int, int, int], *, enlarge: bool = False
+    ) -> None:
         super().__init__()
         if enlarge and kernels[0] != 1:
-            raise ValueError(f"only a block that begins with a 1×1 convolution can enlarge; this one begins with {kernels[0]}×{kernels[0]}")
+            raise ValueError(
+                "only a block that begins with a 1×1 convolution can enlarge; this one begins "
+                f"with {kernels[0]}×{kernels[0]}"
+            )
         self.enlarge = enlarge
         widths = [n_in, *[n_out // 4] * 3, n_out]
-        self.res = nn.ModuleList(nn.Conv2d(i, o, k, padding=k // 2) for i, o, k in zip(widths, widths[1:], kernels))
+        self.res = nn.ModuleList(
+            nn.Conv2d(i, o, k, padding=k // 2) for i, o, k in zip(widths, widths[1:], kernels)
+        )
         self.id = nn.Conv2d(n_in, n_out, 1) if n_in != n_out else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -58,7 +68,8 @@ class Block(nn.Module):
             h = conv(h.relu_())
         h.mul_(GAIN)
         if self.enlarge:
-            quads = h.unflatten(3, (-1, 2)).unflatten(2, (-1, 2))  # (B, C, h, 2, w, 2): every pixel of x faces its four copies
+            # (B, C, h, 2, w, 2): every pixel of x faces its four copies
+            quads = h.unflatten(3, (-1, 2)).unflatten(2, (-1, 2))
             quads.add_(self.id(x)[:, :, :, None, :, None])
             return h
         return h.add_(self.id(x))
@@ -77,10 +88,13 @@ class Encoder(nn.Module):
         self.input = nn.Conv2d(3, width, 7, padding=3)
         outs = [width << g for g in range(GROUPS)]
         self.groups = nn.ModuleList(
-            nn.ModuleList(Block(n_in if b == 0 else n_out, n_out, (3, 3, 3, 1)) for b in range(BLOCKS))
+            nn.ModuleList(
+                Block(n_in if b == 0 else n_out, n_out, (3, 3, 3, 1)) for b in range(BLOCKS)
+            )
             for n_in, n_out in zip([width, *outs], outs)
         )
-        self.output = nn.Linear(outs[-1], vocab_size)  # the published 1×1 convolution, for pixels as rows
+        # the published 1×1 convolution, for pixels as rows
+        self.output = nn.Linear(outs[-1], vocab_size)
 
     def features(self, mapped: Tensor) -> Tensor:
         """Mapped pixels (B, 3, H, W) → what the logits are linear in, pixels as rows (B, H/8, W/8, 8·width)."""
@@ -104,15 +118,19 @@ class Encoder(nn.Module):
         features = self.features(mapped)
         rows = features.reshape(-1, features.shape[-1])  # (B·h·w, 8·width)
         with _no_autocast(mapped):
-            best = [self.output(part.to(self.output.weight.dtype)).argmax(1) for part in rows.split(ROWS)]
+            best = [
+                self.output(part.to(self.output.weight.dtype)).argmax(1)
+                for part in rows.split(ROWS)
+            ]
         return torch.cat(best).view(features.shape[:3])
 
 
 class Decoder(nn.Module):
     """p_θ(x|z): tokens (B, h, w) → three means and three log-scales a pixel.
 
-    The published first layer, a 1×1 convolution of a one-hot map, is the table `codes`, its bias added to every row. So this
-    module holds 43,829,638 parameters where the published one holds 43,829,766: the 128 biases are in the table.
+    The published first layer, a 1×1 convolution of a one-hot map, is the table `codes`, its bias
+    added to every row. So this module holds 43,829,638 parameters where the published one holds
+    43,829,766: the 128 biases are in the table.
     """
 
     def __init__(self, vocab_size: int = 8192, width: int = 256, code_dim: int = 128) -> None:
@@ -121,7 +139,8 @@ class Decoder(nn.Module):
         outs = [width << g for g in reversed(range(GROUPS))]
         self.groups = nn.ModuleList(
             nn.ModuleList(
-                Block(n_in if b == 0 else n_out, n_out, (1, 3, 3, 3), enlarge=b == 0 and g > 0) for b in range(BLOCKS)
+                Block(n_in if b == 0 else n_out, n_out, (1, 3, 3, 3), enlarge=b == 0 and g > 0)
+                for b in range(BLOCKS)
             )
             for g, (n_in, n_out) in enumerate(zip([code_dim, *outs], outs))
         )
@@ -147,8 +166,9 @@ class DalleDVAE(nn.Module):
 
     Args:
         vocab_size, width, code_dim: 8192, 256 and 128 as published.
-        dtype: what the groups compute in: float32, or on a GPU bfloat16 or float16. The first and last layers stay in
-            float32, as in the published code, since a token is decided by small differences of logits.
+        dtype: what the groups compute in: float32, or on a GPU bfloat16 or float16. The first and
+            last layers stay in float32, as in the published code, since a token is decided by small
+            differences of logits.
 
     Raises:
         ValueError: another dtype.
@@ -157,17 +177,25 @@ class DalleDVAE(nn.Module):
     stride = 8
 
     def __init__(
-        self, vocab_size: int = 8192, width: int = 256, code_dim: int = 128, *, dtype: torch.dtype = torch.float32,
+        self,
+        vocab_size: int = 8192,
+        width: int = 256,
+        code_dim: int = 128,
+        *,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
         if dtype not in (torch.float32, torch.bfloat16, torch.float16):
-            raise ValueError(f"dtype must be torch.float32, torch.bfloat16 or torch.float16; got {dtype}")
+            raise ValueError(
+                f"dtype must be torch.float32, torch.bfloat16 or torch.float16; got {dtype}"
+            )
         self.vocab_size = vocab_size
         self.encoder = Encoder(vocab_size, width)
         self.decoder = Decoder(vocab_size, width, code_dim)
         for part in (self.encoder, self.decoder):
             part.groups.to(dtype)
-        self.to(memory_format=torch.channels_last)  # pixels as rows: 1×1 convolutions become matrix products
+        # pixels as rows: 1×1 convolutions become matrix products
+        self.to(memory_format=torch.channels_last)
 
     @torch.no_grad()
     def encode(self, maskige: Tensor) -> Tensor:
@@ -176,9 +204,15 @@ class DalleDVAE(nn.Module):
         Raises:
             ValueError: another shape.
         """
-        if maskige.ndim != 4 or maskige.shape[1] != 3 or maskige.shape[2] % self.stride or maskige.shape[3] % self.stride:
+        if (
+            maskige.ndim != 4
+            or maskige.shape[1] != 3
+            or maskige.shape[2] % self.stride
+            or maskige.shape[3] % self.stride
+        ):
             raise ValueError(
-                f"a maskige must be (B, 3, H, W) with H and W multiples of the stride {self.stride}; got {tuple(maskige.shape)}"
+                "a maskige must be (B, 3, H, W) with H and W multiples of the stride "
+                f"{self.stride}; got {tuple(maskige.shape)}"
             )
         return self.encoder.tokens(map_pixels(maskige))
 
@@ -189,7 +223,9 @@ class DalleDVAE(nn.Module):
         Raises:
             ValueError: see `check_tokens`.
         """
-        return unmap_pixels(self.decoder(check_tokens(tokens, self.vocab_size))[:, :3].float().sigmoid())
+        return unmap_pixels(
+            self.decoder(check_tokens(tokens, self.vocab_size))[:, :3].float().sigmoid()
+        )
 
     def code_vectors(self) -> Tensor:
         """The vectors that tokens stand for, (V, code_dim): rows of the decoder's table."""

@@ -1,6 +1,7 @@
 """The files of DALL·E's dVAE: the published `encoder.pkl` and `decoder.pkl` into our modules, without running them; our own safetensors.
 
-`inert_pickle` reads the pickles as data; here are torch.save's two containers, the names and shapes, and what becomes of them.
+`inert_pickle` reads the pickles as data; here are torch.save's two containers, the names and
+shapes, and what becomes of them.
 """
 
 from __future__ import annotations
@@ -19,16 +20,27 @@ from gss_lite.dalle import DalleDVAE
 from gss_lite.inert_pickle import Object, RefusedFile, StoredTensor, describe, read_pickle, refuse
 from gss_lite.training.checkpoints import load_weights
 
-__all__ = ["LICENCE", "WEIGHTS", "RefusedFile", "empty_dalle", "import_published", "load_dalle", "published_shapes", "read_published"]
+__all__ = [
+    "LICENCE",
+    "WEIGHTS",
+    "RefusedFile",
+    "empty_dalle",
+    "import_published",
+    "load_dalle",
+    "published_shapes",
+    "read_published",
+]
 
 WEIGHTS = Path("data/dalle_dvae/dalle_dvae.safetensors")
 LICENCE = (
-    "DALL·E's dVAE is OpenAI's, under a modified MIT licence (github.com/openai/DALL-E) that asks to \"clearly indicate that it "
-    "was used\": say so wherever you show what you made with it."
+    "DALL·E's dVAE is OpenAI's, under a modified MIT licence (github.com/openai/DALL-E) that asks "
+    'to "clearly indicate that it '
+    'was used": say so wherever you show what you made with it.'
 )
 ITEM = 4  # bytes of a float32
 LEGACY_MAGIC, LEGACY_VERSION = 0x1950A86A20F9469CFC6C, 1001
-# The published files have 215 and 175 million bytes and about 100 modules; the limits only stop files made to exhaust the reader.
+# The published files have 215 and 175 million bytes and about 100 modules; the limits only stop
+# files made to exhaust the reader.
 MAX_FILE, MAX_PICKLE, MAX_MODULES, MAX_NAME = 1 << 30, 1 << 24, 1000, 1 << 16
 
 Fetch = Callable[[str], bytes | memoryview]  # key of a storage → its bytes
@@ -38,11 +50,15 @@ def load_dalle(path: str | Path = WEIGHTS, *, dtype: torch.dtype = torch.float32
     """The published dVAE, in eval mode, from the safetensors that `python -m data_scripts.dalle_dvae` leaves.
 
     Raises:
-        FileNotFoundError: it has not been fetched yet. ValueError: the file is damaged, or no dVAE's.
+        FileNotFoundError: it has not been fetched yet. ValueError: the file is damaged, or no
+            dVAE's.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"no {path}; run `python -m data_scripts.dalle_dvae`, which downloads DALL·E's dVAE (390 MB) and converts it")
+        raise FileNotFoundError(
+            f"no {path}; run `python -m data_scripts.dalle_dvae`, which downloads DALL·E's dVAE "
+            "(390 MB) and converts it"
+        )
     model = empty_dalle(dtype=dtype)
     load_weights(path, model)
     return model.eval().requires_grad_(False)
@@ -63,15 +79,22 @@ def import_published(encoder: str | Path, decoder: str | Path, model: DalleDVAE)
     """
     sizes = (model.encoder.input.out_channels, model.vocab_size, model.decoder.codes.embedding_dim)
     for part, path in (("encoder", encoder), ("decoder", decoder)):
-        tensors = {_our_name(name): value for name, value in read_published(path, part, published_shapes(part, *sizes)).items()}
+        tensors = {
+            _our_name(name): value
+            for name, value in read_published(path, part, published_shapes(part, *sizes)).items()
+        }
         if part == "encoder":
             tensors["output.weight"] = tensors["output.weight"].flatten(1)
         else:  # a 1×1 convolution of a one-hot map is a row of its weights, plus the bias
-            tensors["codes.weight"] = tensors.pop("input.weight").flatten(1).T + tensors.pop("input.bias")
+            tensors["codes.weight"] = tensors.pop("input.weight").flatten(1).T + tensors.pop(
+                "input.bias"
+            )
         getattr(model, part).load_state_dict(tensors)
 
 
-def published_shapes(part: str, width: int = 256, vocab_size: int = 8192, code_dim: int = 128) -> dict[str, tuple[int, ...]]:
+def published_shapes(
+    part: str, width: int = 256, vocab_size: int = 8192, code_dim: int = 128
+) -> dict[str, tuple[int, ...]]:
     """Name → shape of the 74 tensors in `encoder.pkl` (part "encoder") or the 76 in `decoder.pkl` ("decoder")."""
     outs = [width, 2 * width, 4 * width, 8 * width]
     if part == "encoder":
@@ -79,7 +102,8 @@ def published_shapes(part: str, width: int = 256, vocab_size: int = 8192, code_d
     else:
         first, kernels, last = (code_dim, vocab_size, 1), (1, 3, 3, 3), (6, width, 1)
         outs.reverse()
-    layers, n_in = {"blocks.input": first}, first[0]  # name → (channels out, channels in, kernel size)
+    # name → (channels out, channels in, kernel size)
+    layers, n_in = {"blocks.input": first}, first[0]
     for group, n_out in enumerate(outs, 1):
         for block in (1, 2):
             name = f"blocks.group_{group}.block_{block}"
@@ -90,10 +114,14 @@ def published_shapes(part: str, width: int = 256, vocab_size: int = 8192, code_d
                 layers[f"{name}.id_path"] = (n_out, n_in, 1)
             n_in = n_out
     layers["blocks.output.conv"] = last
-    return {f"{name}.w": (o, i, k, k) for name, (o, i, k) in layers.items()} | {f"{name}.b": (o,) for name, (o, _, _) in layers.items()}
+    return {f"{name}.w": (o, i, k, k) for name, (o, i, k) in layers.items()} | {
+        f"{name}.b": (o,) for name, (o, _, _) in layers.items()
+    }
 
 
-def read_published(path: str | Path, part: str, expected: dict[str, tuple[int, ...]] | None = None) -> dict[str, Tensor]:
+def read_published(
+    path: str | Path, part: str, expected: dict[str, tuple[int, ...]] | None = None
+) -> dict[str, Tensor]:
     """The tensors of a published file, float32, by their published names; nothing of the file is run.
 
     Args:
@@ -103,14 +131,18 @@ def read_published(path: str | Path, part: str, expected: dict[str, tuple[int, .
 
     Raises:
         FileNotFoundError: no such file.
-        RefusedFile: it asks for anything but what such a module is made of; is cut short or damaged; or its tensors are not
-            the expected ones in number, name, shape or dtype. Shapes are checked before any number is read.
+        RefusedFile: it asks for anything but what such a module is made of; is cut short or
+            damaged; or its tensors are not the expected ones in number, name, shape or dtype.
+            Shapes are checked before any number is read.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}; `python -m data_scripts.dalle_dvae` downloads it")
     if path.stat().st_size > MAX_FILE:
-        refuse(path, f"it has {path.stat().st_size:,} bytes; the published files have 215 and 175 million")
+        refuse(
+            path,
+            f"it has {path.stat().st_size:,} bytes; the published files have 215 and 175 million",
+        )
     data = path.read_bytes()
     root, fetch = (_open_zip if data.startswith(b"PK") else _open_legacy)(data, path)
     wanted = f"dall_e.{part}.{part.capitalize()}"
@@ -127,9 +159,14 @@ def read_published(path: str | Path, part: str, expected: dict[str, tuple[int, .
 def _our_name(published: str) -> str:
     """blocks.group_2.block_1.res_path.conv_3.w → groups.1.0.res.2.weight, and so on."""
     name = re.sub(r"\.w$", ".weight", re.sub(r"\.b$", ".bias", published.removeprefix("blocks.")))
-    name = name.replace("output.conv.", "output.").replace("id_path.", "id.").replace("res_path.conv_", "res.")
+    name = (
+        name.replace("output.conv.", "output.")
+        .replace("id_path.", "id.")
+        .replace("res_path.conv_", "res.")
+    )
     name = name.replace("group_", "groups.").replace("block_", "")
-    return re.sub(r"(?<=\.)\d(?=\.)", lambda digit: str(int(digit[0]) - 1), name)  # from 1, 2, … to 0, 1, …
+    # from 1, 2, … to 0, 1, …
+    return re.sub(r"(?<=\.)\d(?=\.)", lambda digit: str(int(digit[0]) - 1), name)
 
 
 def _open_zip(data: bytes, path: Path) -> tuple[object, Fetch]:
@@ -141,10 +178,24 @@ def _open_zip(data: bytes, path: Path) -> tuple[object, Fetch]:
     members = {}
     for info in archive.infolist():
         name, parts = info.filename, info.filename.split("/")
-        if len(parts) < 2 or {"", ".", ".."} & set(parts) or "\\" in name or ":" in name or name in members:
+        if (
+            len(parts) < 2
+            or {"", ".", ".."} & set(parts)
+            or "\\" in name
+            or ":" in name
+            or name in members
+        ):
             refuse(path, f"its zip member {name[:80]!r} is not named as torch.save names them")
-        if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or info.compress_size != info.file_size:
-            refuse(path, f"its zip member {name[:80]!r} is compressed or encrypted, which torch.save never does")
+        if (
+            info.compress_type != zipfile.ZIP_STORED
+            or info.flag_bits & 1
+            or info.compress_size != info.file_size
+        ):
+            refuse(
+                path,
+                f"its zip member {name[:80]!r} is compressed or encrypted, which torch.save never "
+                "does",
+            )
         members[name] = info
     if sum(info.file_size for info in members.values()) > len(data):
         refuse(path, "its zip members claim more bytes than the file has")
@@ -172,9 +223,15 @@ def _open_legacy(data: bytes, path: Path) -> tuple[object, Fetch]:
     """torch.save's older container: five pickles (magic, version, system, module, keys), then each storage: count and numbers."""
     stream = io.BytesIO(data)
     if (magic := read_pickle(stream, path)) != LEGACY_MAGIC:
-        refuse(path, f"it is neither of torch.save's containers: its first pickle is {describe(magic)}")
+        refuse(
+            path, f"it is neither of torch.save's containers: its first pickle is {describe(magic)}"
+        )
     if (version := read_pickle(stream, path)) != LEGACY_VERSION:
-        refuse(path, f"its legacy container is of version {version if type(version) is int else describe(version)}, not {LEGACY_VERSION}")
+        refuse(
+            path,
+            "its legacy container is of version "
+            f"{version if type(version) is int else describe(version)}, not {LEGACY_VERSION}",
+        )
     system = read_pickle(stream, path)
     if type(system) is not dict or system.get("little_endian") is not True:
         refuse(path, "its numbers are not little-endian")
@@ -185,7 +242,11 @@ def _open_legacy(data: bytes, path: Path) -> tuple[object, Fetch]:
     for key in keys:
         end = at + 8 + ITEM * int.from_bytes(view[at : at + 8], "little")
         if at + 8 > len(data) or end > len(data):
-            refuse(path, f"it is cut short: storage {key[:40]!r} would end at byte {end:,} of {len(data):,}; fetch it again")
+            refuse(
+                path,
+                f"it is cut short: storage {key[:40]!r} would end at byte {end:,} of "
+                f"{len(data):,}; fetch it again",
+            )
         storages[key], at = view[at + 8 : end], end
 
     def fetch(key: str) -> memoryview:
@@ -204,23 +265,44 @@ def _parameters(root: Object, path: Path) -> dict[str, StoredTensor]:
         visited += 1
         if visited > MAX_MODULES:  # or a module that contains itself
             refuse(path, f"it has more than {MAX_MODULES} modules")
-        for name, value in [*module.state.get("_parameters", {}).items(), *module.state.get("_buffers", {}).items()]:
+        for name, value in [
+            *module.state.get("_parameters", {}).items(),
+            *module.state.get("_buffers", {}).items(),
+        ]:
             if isinstance(value, StoredTensor):
                 found[prefix + name] = value
             elif value is not None:
-                refuse(path, f"its parameter {(prefix + name)[:80]!r} is {describe(value)}, not a tensor")
+                refuse(
+                    path,
+                    f"its parameter {(prefix + name)[:80]!r} is {describe(value)}, not a tensor",
+                )
         if len(prefix) > MAX_NAME:  # nested without end, with names that would fill the memory
             refuse(path, f"its modules are nested too deeply ({prefix[:80]}…)")
-        waiting += [(f"{prefix}{name}.", child) for name, child in module.state.get("_modules", {}).items()]
+        waiting += [
+            (f"{prefix}{name}.", child) for name, child in module.state.get("_modules", {}).items()
+        ]
     return found
 
 
-def _check(found: dict[str, StoredTensor], expected: dict[str, tuple[int, ...]], path: Path) -> None:
-    missing, additional = [n for n in expected if n not in found], [n for n in found if n not in expected]
+def _check(
+    found: dict[str, StoredTensor], expected: dict[str, tuple[int, ...]], path: Path
+) -> None:
+    missing, additional = (
+        [n for n in expected if n not in found],
+        [n for n in found if n not in expected],
+    )
     if missing:
-        refuse(path, f"{len(missing)} of the {len(expected)} expected tensors are missing (first: {missing[0]})")
+        refuse(
+            path,
+            f"{len(missing)} of the {len(expected)} expected tensors are missing (first: "
+            f"{missing[0]})",
+        )
     if additional:
-        refuse(path, f"it holds {len(additional)} tensors beyond the {len(expected)} expected (first: {additional[0][:80]})")
+        refuse(
+            path,
+            f"it holds {len(additional)} tensors beyond the {len(expected)} expected (first: "
+            f"{additional[0][:80]})",
+        )
     for name, shape in expected.items():
         if found[name].shape != shape:
             refuse(path, f"{name} has the shape {found[name].shape}; expected {shape}")
@@ -229,7 +311,10 @@ def _check(found: dict[str, StoredTensor], expected: dict[str, tuple[int, ...]],
 def _read(name: str, tensor: StoredTensor, fetch: Fetch, path: Path) -> Tensor:
     raw, size = fetch(tensor.storage.key), math.prod(tensor.shape) * ITEM
     if len(raw) != size:
-        refuse(path, f"{name} of shape {tensor.shape} has {len(raw):,} bytes of numbers; expected {size:,}")
+        refuse(
+            path,
+            f"{name} of shape {tensor.shape} has {len(raw):,} bytes of numbers; expected {size:,}",
+        )
     values = torch.frombuffer(bytearray(raw), dtype=torch.float32).view(tensor.shape)
     if not bool(values.isfinite().all()):
         refuse(path, f"{name} holds numbers that are not finite")

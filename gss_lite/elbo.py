@@ -22,18 +22,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_ROW_SUM_TOLERANCE = 1e-12  # a looser q would break "gap = KL" at 1e-10, which scales it by log p(c|x)
+# a looser q would break "gap = KL" at 1e-10, which scales it by log p(c|x)
+_ROW_SUM_TOLERANCE = 1e-12
 
 
 def _distribution(name: str, table: Tensor) -> Tensor:
     """``table`` in float64, once its last axis is known to hold probabilities that sum to one."""
     if not isinstance(table, Tensor) or table.ndim == 0 or table.numel() == 0:
         came = tuple(table.shape) if isinstance(table, Tensor) else type(table).__name__
-        raise ValueError(f"{name} must be a tensor with probabilities along its last axis, got {came}")
+        raise ValueError(
+            f"{name} must be a tensor with probabilities along its last axis, got {came}"
+        )
     table = table.to(torch.float64)
     values = table.detach()
     if not bool(torch.isfinite(values).all()) or bool((values < 0).any()):
-        raise ValueError(f"{name} holds a negative or non-finite entry; probabilities lie in [0, 1]")
+        raise ValueError(
+            f"{name} holds a negative or non-finite entry; probabilities lie in [0, 1]"
+        )
     worst = float((values.sum(-1) - 1).abs().max())
     if worst > _ROW_SUM_TOLERANCE:
         raise ValueError(
@@ -74,7 +79,7 @@ class World:
         return self.prior.shape[0], self.likelihood.shape[1], self.prior.shape[1]
 
     def log_joint(self) -> Tensor:
-        """log p(c, z | x) = log p(c | z) + log p(z | x), (X, C, Z); -inf where a factor is 0."""
+        """Log p(c, z | x) = log p(c | z) + log p(z | x), (X, C, Z); -inf where a factor is 0."""
         return self.prior.log()[:, None, :] + self.likelihood.log().T[None]
 
     def checked_q(self, q: Tensor) -> Tensor:
@@ -108,7 +113,9 @@ def posterior(world: World) -> Tensor:
     impossible = torch.isneginf(evidence).nonzero()
     if len(impossible):
         x, c = impossible[0].tolist()
-        raise ValueError(f"p(c={c} | x={x}) is 0, so p(z | c={c}, x={x}) is undefined; make every mask possible")
+        raise ValueError(
+            f"p(c={c} | x={x}) is 0, so p(z | c={c}, x={x}) is undefined; make every mask possible"
+        )
     return (world.log_joint() - evidence[..., None]).exp()
 
 
@@ -124,7 +131,9 @@ def cross_entropy(q: Tensor, p: Tensor) -> Tensor:
     """
     q, p = _distribution("q", q), _distribution("p", p)
     if q.shape[-1] != p.shape[-1]:
-        raise ValueError(f"q has {q.shape[-1]} outcomes and p has {p.shape[-1]}; they must be the same")
+        raise ValueError(
+            f"q has {q.shape[-1]} outcomes and p has {p.shape[-1]}; they must be the same"
+        )
     return -_expectation(q, p.log())
 
 
@@ -153,7 +162,7 @@ def bound(world: World, q: Tensor) -> Tensor:
 
 
 def gap(world: World, q: Tensor) -> Tensor:
-    """log p(c | x) - ELBO, (X, C), computed as this difference; A.1 says it is >= 0."""
+    """Log p(c | x) - ELBO, (X, C), computed as this difference; A.1 says it is >= 0."""
     return log_likelihood(world) - bound(world, q)
 
 
@@ -166,7 +175,9 @@ def point_mass(q: Tensor) -> Tensor:
 def temper(q: Tensor, temperature: float) -> Tensor:
     """q^(1/T), normalised: T = 1 is q, T -> 0 its point mass, T -> inf uniform where q > 0."""
     if not temperature > 0:
-        raise ValueError(f"temperature must be positive, got {temperature}; for the limit 0 use point_mass")
+        raise ValueError(
+            f"temperature must be positive, got {temperature}; for the limit 0 use point_mass"
+        )
     return torch.softmax(_distribution("q", q).log() / temperature, dim=-1)
 
 
@@ -181,7 +192,10 @@ def _shared_optimum(world: World, weights: Tensor, dim: int) -> Tensor:
     stuck = torch.isneginf(score).all(-1).nonzero()
     if len(stuck):
         owner = ("mask", "image")[dim]
-        raise ValueError(f"no q has a finite mean bound for {owner} {int(stuck[0])}: every z is forbidden somewhere")
+        raise ValueError(
+            f"no q has a finite mean bound for {owner} {int(stuck[0])}: every z is forbidden "
+            "somewhere"
+        )
     return torch.softmax(score, dim=-1)
 
 
@@ -193,7 +207,9 @@ def best_q_given_mask(world: World, image_probs: Tensor) -> Tensor:
     """
     image_probs = _distribution("image_probs", image_probs)
     if image_probs.shape != world.prior.shape[:1]:
-        raise ValueError(f"image_probs has shape {tuple(image_probs.shape)}, expected (X,) = {world.shape[:1]}")
+        raise ValueError(
+            f"image_probs has shape {tuple(image_probs.shape)}, expected (X,) = {world.shape[:1]}"
+        )
     log_xc = image_probs.log()[:, None] + log_likelihood(world)
     if bool(torch.isneginf(log_xc).all(0).any()):
         raise ValueError("a mask has probability 0 under every image; make every mask possible")
@@ -205,16 +221,21 @@ def best_q_given_image(world: World) -> Tensor:
     return _shared_optimum(world, log_likelihood(world).exp(), dim=1)[:, None, :]
 
 
-def log_weights(world: World, q: Tensor, x: int, c: int, samples: int, generator: torch.Generator) -> Tensor:
-    """log [p(c, z | x) / q(z)] at z ~ q, (samples,): their mean estimates the bound.
+def log_weights(
+    world: World, q: Tensor, x: int, c: int, samples: int, generator: torch.Generator
+) -> Tensor:
+    """Log [p(c, z | x) / q(z)] at z ~ q, (samples,): their mean estimates the bound.
 
     Raises ValueError if samples < 1 or if x or c is outside the world.
     """
     n_images, n_masks, _ = world.shape
     if samples < 1 or not 0 <= x < n_images or not 0 <= c < n_masks:
-        raise ValueError(f"need samples >= 1, 0 <= x < {n_images}, 0 <= c < {n_masks}; got {samples}, {x}, {c}")
+        raise ValueError(
+            f"need samples >= 1, 0 <= x < {n_images}, 0 <= c < {n_masks}; got {samples}, {x}, {c}"
+        )
     q = world.checked_q(q)[x, c]
-    support = q.nonzero()[:, 0]  # so that rounding in the cumulative sum cannot pick a z with q(z) = 0
+    # so that rounding in the cumulative sum cannot pick a z with q(z) = 0
+    support = q.nonzero()[:, 0]
     u = torch.rand(samples, generator=generator, dtype=torch.float64)
     picked = torch.searchsorted(q[support].cumsum(0), u, right=True).clamp(max=len(support) - 1)
     return (world.log_joint()[x, c] - q.log())[support[picked]]
@@ -241,12 +262,18 @@ def factorised(per_position: Tensor) -> Tensor:
     return whole
 
 
-def random_world(images: int, latents: int, masks: int, generator: torch.Generator, sharpness: float = 1.0) -> World:
+def random_world(
+    images: int, latents: int, masks: int, generator: torch.Generator, sharpness: float = 1.0
+) -> World:
     """A World with softmax(sharpness * normal) rows; 0 is uniform, 5 nearly deterministic."""
     if min(images, latents, masks) < 1:
-        raise ValueError(f"images, latents and masks must be at least 1, got {images}, {latents}, {masks}")
+        raise ValueError(
+            f"images, latents and masks must be at least 1, got {images}, {latents}, {masks}"
+        )
     tables = (
-        torch.softmax(sharpness * torch.randn(shape, generator=generator, dtype=torch.float64), dim=-1)
+        torch.softmax(
+            sharpness * torch.randn(shape, generator=generator, dtype=torch.float64), dim=-1
+        )
         for shape in ((images, latents), (latents, masks))
     )
     return World(*tables)
@@ -271,7 +298,10 @@ class Street:
         """The index c of a mask written row by row, e.g. ``mask_index("tree sky", "road road")``."""
         names = f"{top} {bottom}".split()
         if len(names) != 4 or not set(names) <= set(self.classes):
-            raise ValueError(f"a mask has two rows of two classes out of {self.classes}, got {top!r} over {bottom!r}")
+            raise ValueError(
+                f"a mask has two rows of two classes out of {self.classes}, got {top!r} over "
+                f"{bottom!r}"
+            )
         wanted = torch.tensor([self.classes.index(name) for name in names]).view(2, 2)
         return int((self.masks == wanted).flatten(1).all(1).nonzero())
 
@@ -290,8 +320,18 @@ def street() -> Street:
     pixels = sequences(3, 4)  # (81, 4)
     log_pixel = torch.log_softmax(pixel_logits, -1).flatten(1, 2)  # (16, 4, 3)
     likelihood = log_pixel[:, torch.arange(4), pixels].sum(-1).exp()  # (16, 81)
-    left = [[0.80, 0.12, 0.03, 0.05], [0.10, 0.70, 0.15, 0.05], [0.03, 0.22, 0.70, 0.05], [0.30, 0.40, 0.20, 0.10]]
+    left = [
+        [0.80, 0.12, 0.03, 0.05],
+        [0.10, 0.70, 0.15, 0.05],
+        [0.03, 0.22, 0.70, 0.05],
+        [0.30, 0.40, 0.20, 0.10],
+    ]
     right = [*left[:3], [0.45, 0.25, 0.15, 0.15]]  # fog hides the two sides differently
     prior = factorised(torch.tensor([left, right], dtype=torch.float64).transpose(0, 1))
     world = World(prior, likelihood / likelihood.sum(-1, keepdim=True))
-    return Street(world, torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=torch.float64), pixels.view(-1, 2, 2), tokens)
+    return Street(
+        world,
+        torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=torch.float64),
+        pixels.view(-1, 2, 2),
+        tokens,
+    )

@@ -18,8 +18,8 @@ LOG_LINES = 60
 def export_weights(preset: Preset, run: Path, folder: Path) -> list[Path]:
     """Copy what `run` holds of NAME.{palette,vqvae,prior,inverse-*} to `folder`, weights in 16 bits and with a JSON card; returns the paths.
 
-    A card is the training record with its log thinned to about 60 lines, enough for a curve, and the licence of the data
-    where there is one to keep to.
+    A card is the training record with its log thinned to about 60 lines, enough for a curve, and
+    the licence of the data where there is one to keep to.
     """
     written = []
     palette = run / f"{preset.name}.palette.json"
@@ -34,7 +34,10 @@ def export_weights(preset: Preset, run: Path, folder: Path) -> list[Path]:
     for path in sorted(run.glob(f"{preset.name}.inverse-*.safetensors")):
         modules[path.stem.removeprefix(f"{preset.name}.")] = open_inverse(path)[0]
     if not modules:
-        raise FileNotFoundError(f"{run} holds no weights of {preset.name}; train them first: python -m gss_lite train --preset {preset.name}")
+        raise FileNotFoundError(
+            f"{run} holds no weights of {preset.name}; train them first: python -m gss_lite train "
+            f"--preset {preset.name}"
+        )
     for stage, module in modules.items():
         weights, card = (folder / f"{preset.name}.{stage}.{end}" for end in ("safetensors", "json"))
         save_weights(weights, module, half=True)
@@ -42,6 +45,8 @@ def export_weights(preset: Preset, run: Path, folder: Path) -> list[Path]:
         log = record["log"]
         record["log"] = log[:: max(1, len(log) // LOG_LINES)]
         licence = {"data_licence": LICENCE} if "camvid" in (preset.data, preset.photographs) else {}
-        write_json(card, {**record, "stored_as": "float16", "bytes": weights.stat().st_size, **licence})
+        write_json(
+            card, {**record, "stored_as": "float16", "bytes": weights.stat().st_size, **licence}
+        )
         written += [weights, card]
     return written

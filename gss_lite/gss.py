@@ -56,7 +56,9 @@ class GSS(nn.Module):
         inverse: X⁻¹, with `classify(maskige) → ids`.
     """
 
-    def __init__(self, palette: Palette, tokenizer: nn.Module, prior: Prior, inverse: nn.Module) -> None:
+    def __init__(
+        self, palette: Palette, tokenizer: nn.Module, prior: Prior, inverse: nn.Module
+    ) -> None:
         super().__init__()
         self.register_buffer("colors", palette.colors, persistent=False)
         self.palette, self.prior, self.inverse = palette, prior, inverse
@@ -73,40 +75,58 @@ class GSS(nn.Module):
     def targets(self, mask: Tensor, pixel_logits: Tensor) -> Targets:
         """Ground truth (B, H, W) with 255 = ignore, and the pixel branch's logits (B, K, H/4, W/4) → Targets.
 
-        The mask is brought to the token grid's size times the stride. Ignored pixels take the pixel branch's
-        current guess (Eq. 7), so that a token with some labelled pixels still has a whole patch to encode; a
-        token is ignored only if none of its pixels is labelled.
+        The mask is brought to the token grid's size times the stride. Ignored pixels take the pixel
+        branch's current guess (Eq. 7), so that a token with some labelled pixels still has a whole
+        patch to encode; a token is ignored only if none of its pixels is labelled.
         """
         stride = self.tokenizer.stride
         size = [side * stride for side in pixel_logits.shape[2:]]
         mask = resize_mask(check_mask(mask, len(self.colors)), size, len(self.colors))
-        guess = F.interpolate(pixel_logits, size=size, mode="bilinear", align_corners=False).argmax(1)
-        # In bf16 about two of a hundred vectors cross to a neighbouring code: faster, and not quite the same tokens. So the precision
-        # of the targets is chosen by itself, whatever the prior trains in.
-        with torch.autocast(mask.device.type, torch.bfloat16, enabled=self.target_precision == "bf16"):
-            tokens = self.tokenizer.encode(paint(torch.where(mask == IGNORE, guess, mask), self.colors))
-        labelled = F.max_pool2d((mask != IGNORE).float(), stride)  # (B, h, w): 1 where any pixel counts
+        guess = F.interpolate(pixel_logits, size=size, mode="bilinear", align_corners=False).argmax(
+            1
+        )
+        # In bf16 about two of a hundred vectors cross to a neighbouring code: faster, and not quite
+        # the same tokens. So the precision of the targets is chosen by itself, whatever the prior
+        # trains in.
+        with torch.autocast(
+            mask.device.type, torch.bfloat16, enabled=self.target_precision == "bf16"
+        ):
+            tokens = self.tokenizer.encode(
+                paint(torch.where(mask == IGNORE, guess, mask), self.colors)
+            )
+        # (B, h, w): 1 where any pixel counts
+        labelled = F.max_pool2d((mask != IGNORE).float(), stride)
         return Targets(tokens, labelled == 0, mask)
 
     def losses(self, image: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """0.8 · CE(tokens) + 0.2 · CE(pixels), each averaged over the positions that are not ignored, as the released code does.
 
         Raises:
-            ValueError: picture and mask of different size; `targets` would stretch the mask silently.
+            ValueError: picture and mask of different size; `targets` would stretch the mask
+                silently.
         """
         if image.shape[2:] != mask.shape[1:] or len(image) != len(mask):
             raise ValueError(
-                f"the picture is (B, H, W) = {(len(image), *image.shape[2:])}, its mask {tuple(mask.shape)}; they must be of one size"
+                f"the picture is (B, H, W) = {(len(image), *image.shape[2:])}, its mask "
+                f"{tuple(mask.shape)}; they must be of one size"
             )
         features, pixel_logits = self.prior.encode(image)
         targets = self.targets(mask, pixel_logits.detach())
         last = self.prior.to_tokens
-        token_loss, accuracy = token_cross_entropy(features, last.weight, last.bias, targets.tokens, targets.ignored)
-        big = F.interpolate(pixel_logits.float(), size=targets.mask.shape[1:], mode="bilinear", align_corners=False)
+        token_loss, accuracy = token_cross_entropy(
+            features, last.weight, last.bias, targets.tokens, targets.ignored
+        )
+        big = F.interpolate(
+            pixel_logits.float(), size=targets.mask.shape[1:], mode="bilinear", align_corners=False
+        )
         labelled = mean_over_processes((targets.mask != IGNORE).sum()).clamp(min=1)
-        pixel_loss = F.cross_entropy(big, targets.mask, ignore_index=IGNORE, reduction="sum") / labelled.to(big.dtype)
+        pixel_loss = F.cross_entropy(
+            big, targets.mask, ignore_index=IGNORE, reduction="sum"
+        ) / labelled.to(big.dtype)
         return TOKEN_WEIGHT * token_loss + PIXEL_WEIGHT * pixel_loss, {
-            "token": token_loss.detach(), "pixel": pixel_loss.detach(), "token_accuracy": accuracy,
+            "token": token_loss.detach(),
+            "pixel": pixel_loss.detach(),
+            "token_accuracy": accuracy,
         }
 
     def decode_logits(self, token_logits: Tensor) -> Tensor:
@@ -127,7 +147,12 @@ class GSS(nn.Module):
         tokens = token_logits.argmax(1)
         maskige = self.decode_logits(token_logits)
         ids = resize_mask(self.inverse.classify(maskige), padded.shape[2:], len(self.colors))
-        return Prediction(ids[:, :height, :width], tokens, maskige, over_picture(pixel_logits, (height, width)).argmax(1))
+        return Prediction(
+            ids[:, :height, :width],
+            tokens,
+            maskige,
+            over_picture(pixel_logits, (height, width)).argmax(1),
+        )
 
     @torch.no_grad()
     def reconstruct(self, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -149,13 +174,19 @@ def over_picture(values: Tensor, sides: Sequence[int]) -> Tensor:
     """What was found for a padded picture, (B, C, h, w), brought to its pixels bilinearly, and to the picture's own sides: (B, C, *sides)."""
     height, width = sides
     padded = (height + -height % 32, width + -width % 32)
-    return F.interpolate(values, size=padded, mode="bilinear", align_corners=False)[:, :, :height, :width]
+    return F.interpolate(values, size=padded, mode="bilinear", align_corners=False)[
+        :, :, :height, :width
+    ]
 
 
 def resize_mask(mask: Tensor, size: tuple[int, int] | list[int], num_classes: int) -> Tensor:
     """Class ids (B, H, W) → (B, *size): one-hot, bilinear, arg-max, as the released code does; 255 is a class of its own."""
     if list(mask.shape[1:]) == list(size):
         return mask
-    onehot = F.one_hot(mask.masked_fill(mask == IGNORE, num_classes), num_classes + 1).movedim(-1, 1).float()
+    onehot = (
+        F.one_hot(mask.masked_fill(mask == IGNORE, num_classes), num_classes + 1)
+        .movedim(-1, 1)
+        .float()
+    )
     ids = F.interpolate(onehot, size=tuple(size), mode="bilinear", align_corners=False).argmax(1)
     return ids.masked_fill(ids == num_classes, IGNORE)

@@ -1,8 +1,9 @@
 """A pickle of one of DALL·E's modules read as data: nothing in it is run.
 
-A pickle is a program for a small stack machine, and opened in the usual way it runs whatever it asks for. This machine makes
-names, numbers, tuples, lists and dictionaries only: a class is its name, an object a name with attributes, and the functions
-that such a module needs are known by name and answered with data. All else is refused by name.
+A pickle is a program for a small stack machine, and opened in the usual way it runs whatever it
+asks for. This machine makes names, numbers, tuples, lists and dictionaries only: a class is its
+name, an object a name with attributes, and the functions that such a module needs are known by name
+and answered with data. All else is refused by name.
 """
 
 from __future__ import annotations
@@ -12,17 +13,33 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
-MODULES = frozenset({
-    "dall_e.encoder.Encoder", "dall_e.encoder.EncoderBlock", "dall_e.decoder.Decoder", "dall_e.decoder.DecoderBlock",
-    "dall_e.utils.Conv2d", "torch.nn.modules.container.Sequential", "torch.nn.modules.linear.Identity",
-    "torch.nn.modules.activation.ReLU", "torch.nn.modules.pooling.MaxPool2d", "torch.nn.modules.upsampling.Upsample",
-})
-FUNCTIONS = frozenset({
-    "collections.OrderedDict", "__builtin__.set", "builtins.set", "torch.device",
-    "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter",
-})
+MODULES = frozenset(
+    {
+        "dall_e.encoder.Encoder",
+        "dall_e.encoder.EncoderBlock",
+        "dall_e.decoder.Decoder",
+        "dall_e.decoder.DecoderBlock",
+        "dall_e.utils.Conv2d",
+        "torch.nn.modules.container.Sequential",
+        "torch.nn.modules.linear.Identity",
+        "torch.nn.modules.activation.ReLU",
+        "torch.nn.modules.pooling.MaxPool2d",
+        "torch.nn.modules.upsampling.Upsample",
+    }
+)
+FUNCTIONS = frozenset(
+    {
+        "collections.OrderedDict",
+        "__builtin__.set",
+        "builtins.set",
+        "torch.device",
+        "torch._utils._rebuild_tensor_v2",
+        "torch._utils._rebuild_parameter",
+    }
+)
 FLOATS = "torch.FloatStorage"
-# The published pickles have some 20,000 instructions; the limits only stop files made to exhaust the reader.
+# The published pickles have some 20,000 instructions; the limits only stop files made to exhaust
+# the reader.
 MAX_INSTRUCTIONS, MAX_DIMS = 200_000, 8
 
 
@@ -62,7 +79,8 @@ def read_pickle(stream: BinaryIO, path: Path) -> object:
     """One pickle from `stream`, which is left behind its end, as Names, Objects, StoredTensors and plain values.
 
     Raises:
-        RefusedFile: a name or an instruction that the published files do not use, or no well-formed pickle. `path` is named.
+        RefusedFile: a name or an instruction that the published files do not use, or no well-formed
+            pickle. `path` is named.
     """
     machine = _Machine(path)
     try:
@@ -73,8 +91,21 @@ def read_pickle(stream: BinaryIO, path: Path) -> object:
         return machine.pop(1)[0]
     except RefusedFile:
         raise
-    except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, MemoryError) as error:
-        refuse(path, f"it is cut short, damaged, or no such file at all ({type(error).__name__}: {str(error)[:120]}); fetch it again", error)
+    except (
+        ValueError,
+        IndexError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        MemoryError,
+    ) as error:
+        refuse(
+            path,
+            f"it is cut short, damaged, or no such file at all ({type(error).__name__}: "
+            f"{str(error)[:120]}); fetch it again",
+            error,
+        )
 
 
 def refuse(path: Path, reason: str, cause: Exception | None = None) -> NoReturn:
@@ -106,7 +137,15 @@ class _Machine:
                 pass
             case "NONE" | "NEWTRUE" | "NEWFALSE":
                 stack.append({"NONE": None, "NEWTRUE": True, "NEWFALSE": False}[op])
-            case "BININT" | "BININT1" | "BININT2" | "LONG1" | "BINFLOAT" | "BINUNICODE" | "SHORT_BINUNICODE":
+            case (
+                "BININT"
+                | "BININT1"
+                | "BININT2"
+                | "LONG1"
+                | "BINFLOAT"
+                | "BINUNICODE"
+                | "SHORT_BINUNICODE"
+            ):
                 stack.append(arg)
             case "EMPTY_DICT" | "EMPTY_LIST" | "EMPTY_TUPLE":
                 stack.append({"EMPTY_DICT": {}, "EMPTY_LIST": [], "EMPTY_TUPLE": ()}[op])
@@ -135,23 +174,37 @@ class _Machine:
             case "NEWOBJ":
                 kind, args = self.pop(2)
                 if not isinstance(kind, Name) or kind not in MODULES or args != ():
-                    refuse(self.path, f"it makes an object of {describe(kind)} from arguments (byte {at})")
+                    refuse(
+                        self.path,
+                        f"it makes an object of {describe(kind)} from arguments (byte {at})",
+                    )
                 stack.append(Object(kind, {}))
             case "BUILD":
                 state = stack.pop()
                 if type(state) is not dict:
-                    refuse(self.path, f"it sets the attributes of {describe(stack[-1])} from a {type(state).__name__} (byte {at})")
+                    refuse(
+                        self.path,
+                        f"it sets the attributes of {describe(stack[-1])} from a "
+                        f"{type(state).__name__} (byte {at})",
+                    )
                 self.top(Object).state = state
             case "REDUCE":
                 function, args = self.pop(2)
-                if not isinstance(function, Name) or function not in FUNCTIONS or type(args) is not tuple:
+                if (
+                    not isinstance(function, Name)
+                    or function not in FUNCTIONS
+                    or type(args) is not tuple
+                ):
                     refuse(self.path, f"it calls {describe(function)} (byte {at})")
                 stack.append(self.answer(function, args))
             case "BINPERSID":
                 stack.append(self.stored(stack.pop()))
             case _:  # INST carries the name of a class to make and call at once
                 named = str(arg)[:80].replace(" ", ".")
-                refuse(self.path, f"instruction {op} {named!r} (byte {at}) does not occur in the published files")
+                refuse(
+                    self.path,
+                    f"instruction {op} {named!r} (byte {at}) does not occur in the published files",
+                )
 
     def pop(self, n: int) -> list:
         """The last n values, in the order in which they were pushed."""
@@ -179,7 +232,11 @@ class _Machine:
         if name.startswith("torch.") and name.endswith("Storage") and name != FLOATS:
             refuse(self.path, f"it stores {name[:80]}, where float32 ({FLOATS}) was expected")
         if name not in MODULES and name not in FUNCTIONS and name != FLOATS:
-            refuse(self.path, f"it asks for {name[:80]!r} (instruction {op}, byte {at}), which no part of the dVAE needs")
+            refuse(
+                self.path,
+                f"it asks for {name[:80]!r} (instruction {op}, byte {at}), which no part of the "
+                "dVAE needs",
+            )
         return Name(name)
 
     def answer(self, function: Name, args: tuple) -> object:
@@ -197,18 +254,33 @@ class _Machine:
                 return self.tensor(*args[:4])
         return None
 
-    def tensor(self, storage: object, offset: object, shape: object, strides: object) -> StoredTensor:
+    def tensor(
+        self, storage: object, offset: object, shape: object, strides: object
+    ) -> StoredTensor:
         """A tensor that fills its storage, in row-major order, as the published ones do."""
-        if not isinstance(storage, Storage) or type(shape) is not tuple or type(strides) is not tuple or len(shape) > MAX_DIMS:
+        if (
+            not isinstance(storage, Storage)
+            or type(shape) is not tuple
+            or type(strides) is not tuple
+            or len(shape) > MAX_DIMS
+        ):
             raise TypeError("a tensor without a storage, or with more than the usual dimensions")
         shape, strides = tuple(map(_natural, shape)), tuple(map(_natural, strides))
         size = 1
         for length, stride in zip(reversed(shape), reversed(strides), strict=True):
             if length > 1 and stride != size:
-                refuse(self.path, f"a tensor of shape {shape} has the strides {strides}; expected row-major order")
+                refuse(
+                    self.path,
+                    f"a tensor of shape {shape} has the strides {strides}; expected row-major "
+                    "order",
+                )
             size *= length
         if type(offset) is not int or offset != 0 or size != storage.numel:
-            refuse(self.path, f"a tensor of shape {shape} does not fill its storage, which is said to hold {storage.numel} numbers")
+            refuse(
+                self.path,
+                f"a tensor of shape {shape} does not fill its storage, which is said to hold "
+                f"{storage.numel} numbers",
+            )
         return StoredTensor(storage, shape)
 
     def stored(self, pid: object) -> Storage | Name:
@@ -220,7 +292,11 @@ class _Machine:
         if len(pid) == 4 or pid[0] != "storage" or not isinstance(pid[1], Name) or pid[1] != FLOATS:
             raise TypeError("a persistent id that names no storage of floats")
         if type(pid[2]) is not str or not (pid[2].isascii() and pid[2].isdigit()):
-            refuse(self.path, f"a persistent id names the storage {describe(pid[2])}, where a number was expected")
+            refuse(
+                self.path,
+                f"a persistent id names the storage {describe(pid[2])}, where a number was "
+                "expected",
+            )
         return Storage(pid[2], _natural(pid[4]))
 
 

@@ -1,7 +1,7 @@
 """Beyond one pass over the whole picture: sliding windows, flipping, expected codes, sampling from the prior, and how sure it is.
 
-A *scorer* is a function from normalised photographs (B, 3, H, W) to class scores (B, K, H, W); scorers can be wrapped in
-one another: `sliding(flipped(mask_scorer(gss, soft=True)))`.
+A *scorer* is a function from normalised photographs (B, 3, H, W) to class scores (B, K, H, W);
+scorers can be wrapped in one another: `sliding(flipped(mask_scorer(gss, soft=True)))`.
 """
 
 from __future__ import annotations
@@ -23,13 +23,17 @@ def mask_scorer(gss: GSS, soft: bool = False) -> Scorer:
     """GSS's class ids as one-hot scores, resized to the picture: what the released code averages over windows.
 
     Args:
-        soft: give X⁻¹'s probabilities instead. Of two one-hot votes that differ, as of a picture and its mirror image, the mean
-            is a tie, which the lower class id would win.
+        soft: give X⁻¹'s probabilities instead. Of two one-hot votes that differ, as of a picture
+            and its mirror image, the mean is a tie, which the lower class id would win.
+
     Raises:
         TypeError: `soft`, and an X⁻¹ without `probabilities`.
     """
     if soft and not hasattr(gss.inverse, "probabilities"):
-        raise TypeError(f"views are averaged as probabilities, and {type(gss.inverse).__name__} gives none; add the method, or look once")
+        raise TypeError(
+            f"views are averaged as probabilities, and {type(gss.inverse).__name__} gives none; "
+            "add the method, or look once"
+        )
 
     @torch.no_grad()
     def scores(image: Tensor) -> Tensor:
@@ -44,13 +48,19 @@ def painting_scorer(gss: GSS) -> Scorer:
     @torch.no_grad()
     def scores(image: Tensor) -> Tensor:
         maskige = gss.predict_maskige(image)
-        return torch.cat([_votes(gss, maskige, image.shape[2:]), over_picture(maskige, image.shape[2:])], 1)
+        return torch.cat(
+            [_votes(gss, maskige, image.shape[2:]), over_picture(maskige, image.shape[2:])], 1
+        )
 
     return scores
 
 
 def _votes(gss: GSS, maskige: Tensor, sides: Sequence[int], soft: bool = False) -> Tensor:
-    votes = gss.inverse.probabilities(maskige) if soft else F.one_hot(gss.inverse.classify(maskige), len(gss.colors)).movedim(-1, 1).float()
+    votes = (
+        gss.inverse.probabilities(maskige)
+        if soft
+        else F.one_hot(gss.inverse.classify(maskige), len(gss.colors)).movedim(-1, 1).float()
+    )
     return over_picture(votes, sides)
 
 
@@ -59,7 +69,9 @@ def pixel_scorer(gss: GSS) -> Scorer:
 
     @torch.no_grad()
     def scores(image: Tensor) -> Tensor:
-        return over_picture(gss.prior.encode(pad_picture(image)).pixel_logits, image.shape[2:]).softmax(1)
+        return over_picture(
+            gss.prior.encode(pad_picture(image)).pixel_logits, image.shape[2:]
+        ).softmax(1)
 
     return scores
 
@@ -76,27 +88,41 @@ def multi_scale(scorer: Scorer, factors: Sequence[float]) -> Scorer:
         ValueError: no factor, or one that is not positive.
     """
     if not factors or min(factors) <= 0:
-        raise ValueError(f"the factors that a picture is enlarged by must be one or more positive numbers; got {tuple(factors)}")
+        raise ValueError(
+            "the factors that a picture is enlarged by must be one or more positive numbers; got "
+            f"{tuple(factors)}"
+        )
 
     def scores(image: Tensor) -> Tensor:
         sides = image.shape[2:]
-        views = [resized(scorer, [max(1, round(side * factor)) for side in sides]) if factor != 1 else scorer for factor in factors]
+        views = [
+            resized(scorer, [max(1, round(side * factor)) for side in sides])
+            if factor != 1
+            else scorer
+            for factor in factors
+        ]
         return sum(view(image) for view in views) / len(views)
 
     return scores
 
 
-def sliding(scorer: Scorer, crop: int | tuple[int, int] = 768, stride: int | tuple[int, int] = 512) -> Scorer:
+def sliding(
+    scorer: Scorer, crop: int | tuple[int, int] = 768, stride: int | tuple[int, int] = 512
+) -> Scorer:
     """Scores of windows of `crop` pixels, every `stride` pixels, averaged where they overlap (768 and 512 in the released configs).
 
-    The last window of a row or column is moved back inside the picture; a picture smaller than a window is one window.
+    The last window of a row or column is moved back inside the picture; a picture smaller than a
+    window is one window.
 
     Raises:
         ValueError: a stride below 1, or larger than the window, which would leave gaps.
     """
     crops, strides = ((v, v) if isinstance(v, int) else tuple(v) for v in (crop, stride))
     if not all(1 <= s <= c for c, s in zip(crops, strides)):
-        raise ValueError(f"the stride must be at least 1 and at most the window, or pixels are left out; got window {crop} and stride {stride}")
+        raise ValueError(
+            "the stride must be at least 1 and at most the window, or pixels are left out; got "
+            f"window {crop} and stride {stride}"
+        )
 
     def scores(image: Tensor) -> Tensor:
         total = count = None
@@ -104,7 +130,10 @@ def sliding(scorer: Scorer, crop: int | tuple[int, int] = 768, stride: int | tup
             for left, right in window_spans(image.shape[3], crops[1], strides[1]):
                 part = scorer(image[:, :, top:bottom, left:right])
                 if total is None:
-                    total, count = part.new_zeros(*part.shape[:2], *image.shape[2:]), part.new_zeros(image.shape[2:])
+                    total, count = (
+                        part.new_zeros(*part.shape[:2], *image.shape[2:]),
+                        part.new_zeros(image.shape[2:]),
+                    )
                 total[:, :, top:bottom, left:right] += part
                 count[top:bottom, left:right] += 1
         return total / count
@@ -116,8 +145,12 @@ def resized(scorer: Scorer, size: Sequence[int]) -> Scorer:
     """Scores of the picture brought to `size` (see `fit_into`), resized back, bilinearly both ways: ADE20K's short side of 512."""
 
     def scores(image: Tensor) -> Tensor:
-        fitted = F.interpolate(image, size=fit_into(image.shape[2:], size), mode="bilinear", align_corners=False)
-        return F.interpolate(scorer(fitted), size=image.shape[2:], mode="bilinear", align_corners=False)
+        fitted = F.interpolate(
+            image, size=fit_into(image.shape[2:], size), mode="bilinear", align_corners=False
+        )
+        return F.interpolate(
+            scorer(fitted), size=image.shape[2:], mode="bilinear", align_corners=False
+        )
 
     return scores
 
@@ -132,8 +165,9 @@ def window_spans(length: int, crop: int, stride: int) -> list[tuple[int, int]]:
 class ExpectedGSS(GSS):
     """A GSS whose maskige is decoded from the expected code vectors, not from the likeliest codes (beyond the paper; nothing is trained).
 
-    Made of a trained one's parts: ExpectedGSS(gss.palette, gss.tokenizer, gss.prior, gss.inverse). Its prediction's `tokens`
-    are still the likeliest; reconstruction, where tokens are certain, is a GSS's.
+    Made of a trained one's parts: ExpectedGSS(gss.palette, gss.tokenizer, gss.prior, gss.inverse).
+    Its prediction's `tokens` are still the likeliest; reconstruction, where tokens are certain, is
+    a GSS's.
     """
 
     def decode_logits(self, token_logits: Tensor) -> Tensor:
@@ -141,7 +175,9 @@ class ExpectedGSS(GSS):
         return expected_maskige(token_logits, self.tokenizer)
 
 
-def sample_tokens(token_logits: Tensor, temperature: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
+def sample_tokens(
+    token_logits: Tensor, temperature: float = 1.0, generator: torch.Generator | None = None
+) -> Tensor:
     """Token logits (B, V, h, w) → tokens (B, h, w) drawn from softmax(logits / T), every position on its own.
 
     p_ψ(z|x) is a product over positions (C): given the picture, tokens are independent.
@@ -150,7 +186,10 @@ def sample_tokens(token_logits: Tensor, temperature: float = 1.0, generator: tor
         ValueError: temperature ≤ 0 (its limit, the arg-max, is GSS.predict).
     """
     if not temperature > 0:
-        raise ValueError(f"the temperature must be above 0; got {temperature}. For its limit, the most likely tokens, use GSS.predict")
+        raise ValueError(
+            f"the temperature must be above 0; got {temperature}. For its limit, the most likely "
+            "tokens, use GSS.predict"
+        )
     scaled = token_logits.float() / temperature
     # Gumbel-max: the arg-max of logits − ln E with E exponential is distributed as the soft-max.
     noise = torch.empty_like(scaled).exponential_(generator=generator).log_()
@@ -159,7 +198,11 @@ def sample_tokens(token_logits: Tensor, temperature: float = 1.0, generator: tor
 
 @torch.no_grad()
 def sample_masks(
-    gss: GSS, image: Tensor, count: int = 8, temperature: float = 1.0, generator: torch.Generator | None = None,
+    gss: GSS,
+    image: Tensor,
+    count: int = 8,
+    temperature: float = 1.0,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
     """Masks drawn from the model: normalised photographs (B, 3, H, W) → class ids (count, B, H, W).
 
@@ -170,7 +213,9 @@ def sample_masks(
     logits = gss.prior(padded).token_logits
     masks = []
     for _ in range(count):
-        ids = gss.inverse.classify(gss.tokenizer.decode(sample_tokens(logits, temperature, generator)))
+        ids = gss.inverse.classify(
+            gss.tokenizer.decode(sample_tokens(logits, temperature, generator))
+        )
         masks.append(resize_mask(ids, padded.shape[2:], len(gss.colors))[:, :height, :width])
     return torch.stack(masks)
 
@@ -188,7 +233,8 @@ def entropy_map(probabilities: Tensor) -> Tensor:
 def token_entropy(token_logits: Tensor) -> Tensor:
     """Token logits (B, V, h, w) → entropy of each token's distribution in nats (B, h, w).
 
-    Of the codes, not of the classes: many codes decode to the same class, so this bounds nothing; `entropy_map` of
+    Of the codes, not of the classes: many codes decode to the same class, so this bounds nothing;
+        `entropy_map` of
     sampled masks answers for the classes.
     """
     logs = token_logits.float().log_softmax(1)

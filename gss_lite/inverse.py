@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from gss_lite.color_grid import ColorGrid, build_grid, grid_nearest, slices
 
 TEMPERATURE = 0.1  # turns squared colour distances (0 … 3) into logits of a useful range
-GRID_CLASSES = range(32, 4097)  # below, comparing with every colour costs about as much as the look-up and needs no table
+# below, comparing with every colour costs about as much as the look-up and needs no table
+GRID_CLASSES = range(32, 4097)
 
 
 def checked_colors(colors: Tensor) -> Tensor:
@@ -21,7 +22,9 @@ def checked_colors(colors: Tensor) -> Tensor:
     """
     colors = torch.as_tensor(colors).detach().float().clone()
     if colors.ndim != 2 or len(colors) < 2 or colors.shape[1] < 1:
-        raise ValueError(f"colors must be a (K, D) matrix with K ≥ 2 rows; got shape {tuple(colors.shape)}")
+        raise ValueError(
+            f"colors must be a (K, D) matrix with K ≥ 2 rows; got shape {tuple(colors.shape)}"
+        )
     if not bool(torch.isfinite(colors).all()):
         raise ValueError("colors holds NaN or infinity; a palette needs finite colours")
     return colors
@@ -30,20 +33,25 @@ def checked_colors(colors: Tensor) -> Tensor:
 def _pixels(maskige: Tensor, channels: int) -> Tensor:
     """Maskige (B, D, H, W) → float32 pixels (D, B·H·W); ValueError if it does not have the palette's channels."""
     if maskige.ndim != 4 or maskige.shape[1] != channels:
-        raise ValueError(f"expected a maskige (B, {channels}, H, W) for colours with {channels} channels; got {tuple(maskige.shape)}")
+        raise ValueError(
+            f"expected a maskige (B, {channels}, H, W) for colours with {channels} channels; got "
+            f"{tuple(maskige.shape)}"
+        )
     return maskige.movedim(1, 0).reshape(channels, -1).float()
 
 
 class NearestColor(nn.Module):
     """Training-free X⁻¹ of GSS-FF: the class whose colour is nearest in squared Euclidean distance.
 
-    argmin ‖x̂ − β_k‖² = argmax 2x̂·β_k − ‖β_k‖²: linear in x̂ with a bias per class. Ties go to the lowest id.
+    argmin ‖x̂ − β_k‖² = argmax 2x̂·β_k − ‖β_k‖²: linear in x̂ with a bias per class. Ties go to the
+    lowest id.
 
     Args:
         colors: β (K, D), as a rule in [0, 1].
 
     Raises:
-        ValueError: colors is not a finite (K, D) matrix with K ≥ 2, or (when called) a maskige without D channels.
+        ValueError: colors is not a finite (K, D) matrix with K ≥ 2, or (when called) a maskige
+            without D channels.
     """
 
     def __init__(self, colors: Tensor) -> None:
@@ -67,9 +75,11 @@ class NearestColor(nn.Module):
     def classify(self, maskige: Tensor) -> Tensor:
         """Maskige (B, D, H, W) → class ids (B, H, W), long.
 
-        Exact: the arg-min over k of the squared differences, added up channel by channel in float32, whatever the
-        values of the maskige. The extra memory does not grow with K, and with H·W only by the ids themselves.
-        From 32 classes on, RGB is answered from a table over the colour cube, built at the first call (0.1 s) and kept.
+        Exact: the arg-min over k of the squared differences, added up channel by channel in
+            float32, whatever the
+        values of the maskige. The extra memory does not grow with K, and with H·W only by the ids
+        themselves. From 32 classes on, RGB is answered from a table over the colour cube, built at
+        the first call (0.1 s) and kept.
         """
         colors = self.colors.float()
         pixels = _pixels(maskige, colors.shape[1])
@@ -104,17 +114,18 @@ def nearest_by_comparison(pixels: Tensor, colors: Tensor) -> Tensor:
 class LeastSquares(nn.Module):
     """X⁻¹ as printed in (S.8): scores x̂γ with γ = (βᵀβ)⁻¹βᵀ (D, K), the least-squares solution of βγ ≈ 1.
 
-    **This is not a classifier.** βγ is a projection of rank D, so ‖βγ − 1‖² = K − D for every palette that spans the
-    channels, and on the paper's palettes the arg-max of x̂γ is wrong for most classes even without noise: colours on the
-    outside of the palette, seen from black, mask the others. It also returns the same class for x̂ and for x̂/2. It is
-    here to be looked at; to read a maskige use `NearestColor`.
+    **This is not a classifier.** βγ is a projection of rank D, so ‖βγ − 1‖² = K − D for every
+    palette that spans the channels, and on the paper's palettes the arg-max of x̂γ is wrong for
+    most classes even without noise: colours on the outside of the palette, seen from black, mask
+    the others. It also returns the same class for x̂ and for x̂/2. It is here to be looked at; to
+    read a maskige use `NearestColor`.
 
     Args:
         colors: β (K, D).
 
     Raises:
-        ValueError: colors is not a finite (K, D) matrix with K ≥ 2, or does not span the D channels, so that βᵀβ has
-            no inverse; or (when called) a maskige without D channels.
+        ValueError: colors is not a finite (K, D) matrix with K ≥ 2, or does not span the D
+            channels, so that βᵀβ has no inverse; or (when called) a maskige without D channels.
     """
 
     def __init__(self, colors: Tensor) -> None:
@@ -123,7 +134,8 @@ class LeastSquares(nn.Module):
         rank, channels = int(torch.linalg.matrix_rank(beta)), beta.shape[1]
         if rank < channels:
             raise ValueError(
-                f"the {len(beta)} colours span {rank} of {channels} channels, so βᵀβ has no inverse and (S.8) no solution; "
+                f"the {len(beta)} colours span {rank} of {channels} channels, so βᵀβ has no "
+                "inverse and (S.8) no solution; "
                 f"use a palette with {channels} linearly independent colours"
             )
         self.register_buffer("gamma", torch.linalg.solve(beta.T @ beta, beta.T).float())

@@ -1,8 +1,9 @@
 """X⁻¹ without training, beyond the paper: what the tokenizer does to colours is measured, and used.
 
-`GaussianInverse` knows where each class's colour lands after encoding and decoding, and how widely it scatters. `CodeTable`
-skips the colours: it counts which classes stand behind every code. `expected_maskige` decodes the mean code vector under the
-prior's token probabilities in place of the likeliest code.
+`GaussianInverse` knows where each class's colour lands after encoding and decoding, and how widely
+it scatters. `CodeTable` skips the colours: it counts which classes stand behind every code.
+`expected_maskige` decodes the mean code vector under the prior's token probabilities in place of
+the likeliest code.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from torch import Tensor, nn
 from gss_lite.inverse import checked_colors
 from gss_lite.palette import IGNORE, check_mask
 
-FLOOR = (0.5 / 255) ** 2  # least variance of a class along any direction of colour space: half an 8-bit level
+# least variance of a class along any direction of colour space: half an 8-bit level
+FLOOR = (0.5 / 255) ** 2
 
 
 class GaussianInverse(nn.Module):
@@ -27,12 +29,17 @@ class GaussianInverse(nn.Module):
     With μ = β, all Σ alike and a multiple of the identity, and no π, it is the nearest colour.
 
     Args:
-        colors: β (K, D), the palette. mean: (K, D). covariance: (K, D, D). log_prior: (K,), default zeros.
+        colors: β (K, D), the palette. mean: (K, D). covariance: (K, D, D). log_prior: (K,), default
+            zeros.
+
     Raises:
-        ValueError: shapes that do not fit each other, or a covariance that is not positive definite.
+        ValueError: shapes that do not fit each other, or a covariance that is not positive
+            definite.
     """
 
-    def __init__(self, colors: Tensor, mean: Tensor, covariance: Tensor, log_prior: Tensor | None = None) -> None:
+    def __init__(
+        self, colors: Tensor, mean: Tensor, covariance: Tensor, log_prior: Tensor | None = None
+    ) -> None:
         super().__init__()
         colors = checked_colors(colors)
         classes, channels = colors.shape
@@ -40,25 +47,37 @@ class GaussianInverse(nn.Module):
         shapes = tuple(mean.shape), tuple(covariance.shape), tuple(log_prior.shape)
         if shapes != ((classes, channels), (classes, channels, channels), (classes,)):
             raise ValueError(
-                f"{classes} colours with {channels} channels need a mean ({classes}, {channels}), a covariance ({classes}, {channels}, "
+                f"{classes} colours with {channels} channels need a mean ({classes}, {channels}), "
+                f"a covariance ({classes}, {channels}, "
                 f"{channels}) and a log-prior ({classes},); got {shapes}"
             )
         factor, failed = torch.linalg.cholesky_ex(covariance.double())
         if bool(failed.any()):
-            raise ValueError(f"the covariance of class {int(failed.nonzero()[0])} is not positive definite")
-        whitening = torch.linalg.solve_triangular(factor, torch.eye(channels, dtype=torch.double).expand_as(factor), upper=False)
+            raise ValueError(
+                f"the covariance of class {int(failed.nonzero()[0])} is not positive definite"
+            )
+        whitening = torch.linalg.solve_triangular(
+            factor, torch.eye(channels, dtype=torch.double).expand_as(factor), upper=False
+        )
         self.register_buffer("colors", colors)
         self.register_buffer("mean", mean.float())
         self.register_buffer("whitening", whitening.float())  # L⁻¹ where Σ = LLᵀ, (K, D, D)
-        constant = log_prior.double() - factor.diagonal(dim1=1, dim2=2).log().sum(1) - channels / 2 * math.log(2 * math.pi)
+        constant = (
+            log_prior.double()
+            - factor.diagonal(dim1=1, dim2=2).log().sum(1)
+            - channels / 2 * math.log(2 * math.pi)
+        )
         self.register_buffer("constant", constant.float())
 
     def forward(self, maskige: Tensor) -> Tensor:
         """Maskige (B, D, H, W) → log N(x̂; μ_k, Σ_k) + log π_k, (B, K, H, W)."""
         if maskige.ndim != 4 or maskige.shape[1] != self.colors.shape[1]:
-            raise ValueError(f"expected a maskige (B, {self.colors.shape[1]}, H, W); got {tuple(maskige.shape)}")
+            raise ValueError(
+                f"expected a maskige (B, {self.colors.shape[1]}, H, W); got {tuple(maskige.shape)}"
+            )
         scores = []
-        for mean, whitening, constant in zip(self.mean, self.whitening, self.constant):  # a class at a time: the memory stays small
+        # a class at a time: the memory stays small
+        for mean, whitening, constant in zip(self.mean, self.whitening, self.constant):
             white = torch.einsum("cd,bdhw->bchw", whitening, maskige - mean[:, None, None])
             scores.append(constant - white.square().sum(1) / 2)
         return torch.stack(scores, 1)
@@ -74,49 +93,70 @@ class GaussianInverse(nn.Module):
 
 
 def fit_gaussians(
-    colors: Tensor, pairs: Iterable[tuple[Tensor, Tensor]], *, shrinkage: float = 100.0, log_prior: bool = False,
+    colors: Tensor,
+    pairs: Iterable[tuple[Tensor, Tensor]],
+    *,
+    shrinkage: float = 100.0,
+    log_prior: bool = False,
 ) -> GaussianInverse:
     """Mean and covariance of the decoded colour of each class, measured.
 
-    With n pixels, a class's own mean and covariance count n/(n + shrinkage), and β and the covariance shared by all classes
-    the rest, so that a class never seen is read by its colour.
+    With n pixels, a class's own mean and covariance count n/(n + shrinkage), and β and the
+    covariance shared by all classes the rest, so that a class never seen is read by its colour.
 
     Args:
-        colors: β (K, D). pairs: (maskige (B, D, H, W), mask (B, H, W)) batches, the maskige decoded from those masks' tokens.
-        shrinkage: in pixels, > 0. log_prior: also use the classes' frequencies (of n + 1 pixels) as π.
+        colors: β (K, D). pairs: (maskige (B, D, H, W), mask (B, H, W)) batches, the maskige decoded
+            from those masks' tokens.
+        shrinkage: in pixels, > 0. log_prior: also use the classes' frequencies (of n + 1 pixels) as
+            π.
+
     Raises:
-        ValueError: shrinkage not positive, pairs of different sizes, ids that are no class, or no labelled pixel at all.
+        ValueError: shrinkage not positive, pairs of different sizes, ids that are no class, or no
+            labelled pixel at all.
     """
     if not shrinkage > 0:
         raise ValueError(f"shrinkage must be positive, a number of pixels; got {shrinkage}")
     beta = checked_colors(colors).double().cpu()
     classes, channels = beta.shape
     count = torch.zeros(classes, dtype=torch.double)
-    first, second = torch.zeros(classes, channels).double(), torch.zeros(classes, channels, channels).double()
+    first, second = (
+        torch.zeros(classes, channels).double(),
+        torch.zeros(classes, channels, channels).double(),
+    )
     for maskige, mask in pairs:
         ids, labelled = _labelled(maskige, mask, classes)
-        offset = maskige.movedim(1, -1)[labelled].double().cpu() - beta[ids]  # (N, D): small numbers, so that their squares are exact
+        # (N, D): small numbers, so that their squares are exact
+        offset = maskige.movedim(1, -1)[labelled].double().cpu() - beta[ids]
         count += torch.bincount(ids, minlength=classes)
         first.index_add_(0, ids, offset)
         second.index_add_(0, ids, offset[:, :, None] * offset[:, None, :])
     if not count.sum():
         raise ValueError("there is no labelled pixel to measure colours on")
     own = first / count.clamp(min=1)[:, None]
-    scatter = second - count[:, None, None] * own[:, :, None] * own[:, None, :]  # (K, D, D): Σ (x − x̄)(x − x̄)ᵀ
+    # (K, D, D): Σ (x − x̄)(x − x̄)ᵀ
+    scatter = second - count[:, None, None] * own[:, :, None] * own[:, None, :]
     shared = scatter.sum(0) / count.sum()
     share = (count / (count + shrinkage))[:, None, None]
-    covariance = share * scatter / count.clamp(min=1)[:, None, None] + (1 - share) * shared + FLOOR * torch.eye(channels)
+    covariance = (
+        share * scatter / count.clamp(min=1)[:, None, None]
+        + (1 - share) * shared
+        + FLOOR * torch.eye(channels)
+    )
     frequency = (count + 1) / (count + 1).sum()
-    return GaussianInverse(beta, beta + share[:, :, 0] * own, covariance, frequency.log() if log_prior else None)
+    return GaussianInverse(
+        beta, beta + share[:, :, 0] * own, covariance, frequency.log() if log_prior else None
+    )
 
 
 class CodeTable(nn.Module):
     """p(class | code, place in its patch), by counting: reads token probabilities or tokens, and needs no decoder.
 
-    A code decoded among other codes than those it was counted with looks a little different; the table does not see that.
+    A code decoded among other codes than those it was counted with looks a little different; the
+    table does not see that.
 
     Args:
-        counts: (V, stride, stride, K), how often each class stood at each place of a patch that was encoded as code v.
+        counts: (V, stride, stride, K), how often each class stood at each place of a patch that was
+            encoded as code v.
     """
 
     def __init__(self, counts: Tensor) -> None:
@@ -124,7 +164,8 @@ class CodeTable(nn.Module):
         if counts.ndim != 4 or counts.shape[1] != counts.shape[2]:
             raise ValueError(f"counts must be (V, stride, stride, K); got {tuple(counts.shape)}")
         everywhere = counts.sum((0, 1, 2)) + 1.0
-        smoothed = counts + everywhere / everywhere.sum()  # one imagined pixel, of the overall frequencies
+        # one imagined pixel, of the overall frequencies
+        smoothed = counts + everywhere / everywhere.sum()
         self.register_buffer("probability", (smoothed / smoothed.sum(-1, keepdim=True)).float())
 
     @torch.no_grad()
@@ -132,7 +173,8 @@ class CodeTable(nn.Module):
         """Token logits (B, V, h, w) → Σ_v p(v|x) p(class | v, place), (B, K, h·stride, w·stride)."""
         vocab, stride, _, classes = self.probability.shape
         batch, _, height, width = token_logits.shape
-        rows = token_logits.movedim(1, -1).float().softmax(-1) @ self.probability.view(vocab, -1)  # (B, h, w, stride²·K)
+        # (B, h, w, stride²·K)
+        rows = token_logits.movedim(1, -1).float().softmax(-1) @ self.probability.view(vocab, -1)
         rows = rows.view(batch, height, width, stride, stride, classes).permute(0, 5, 1, 3, 2, 4)
         return rows.reshape(batch, classes, height * stride, width * stride)
 
@@ -140,15 +182,18 @@ class CodeTable(nn.Module):
     def read(self, tokens: Tensor) -> Tensor:
         """Tokens (B, h, w) → the likeliest class of each pixel, (B, h·stride, w·stride) long."""
         stride = self.probability.shape[1]
-        ids = self.probability.argmax(-1)[tokens].permute(0, 1, 3, 2, 4)  # (B, h, stride, w, stride)
+        # (B, h, stride, w, stride)
+        ids = self.probability.argmax(-1)[tokens].permute(0, 1, 3, 2, 4)
         return ids.reshape(len(tokens), tokens.shape[1] * stride, -1)
 
 
-def count_codes(tokenizer: nn.Module, num_classes: int, pairs: Iterable[tuple[Tensor, Tensor]]) -> CodeTable:
+def count_codes(
+    tokenizer: nn.Module, num_classes: int, pairs: Iterable[tuple[Tensor, Tensor]]
+) -> CodeTable:
     """Count classes behind codes over (tokens (B, h, w), mask (B, h·stride, w·stride)) batches; ignored pixels do not count.
 
-    The table holds V · stride² · K numbers: 180 thousand at 1,024 codes, stride 4 and 11 classes; 79 million with
-    OpenAI's dVAE and 150 classes.
+    The table holds V · stride² · K numbers: 180 thousand at 1,024 codes, stride 4 and 11 classes;
+    79 million with OpenAI's dVAE and 150 classes.
     """
     stride, vocab = tokenizer.stride, tokenizer.vocab_size
     counts = torch.zeros(vocab * stride * stride * num_classes)
@@ -157,14 +202,17 @@ def count_codes(tokenizer: nn.Module, num_classes: int, pairs: Iterable[tuple[Te
         codes = tokens.repeat_interleave(stride, 1).repeat_interleave(stride, 2)
         ids, labelled = _labelled(codes[:, None], mask, num_classes)
         where = place.repeat(tokens.shape[1], tokens.shape[2]).expand_as(codes)
-        cells = (codes.cpu()[labelled.cpu()] * stride**2 + where[labelled.cpu()]) * num_classes + ids
+        cells = (
+            codes.cpu()[labelled.cpu()] * stride**2 + where[labelled.cpu()]
+        ) * num_classes + ids
         counts += torch.bincount(cells, minlength=len(counts))
     return CodeTable(counts.view(vocab, stride, stride, num_classes))
 
 
 class CodeTokenizer(Protocol):
     """A tokenizer that decodes vectors as well as tokens: VQVAE and DalleDVAE. code_vectors: (V, C);
-    decode_vectors: (B, C, h, w) → maskige (B, 3, h·stride, w·stride) in [0, 1]."""
+    decode_vectors: (B, C, h, w) → maskige (B, 3, h·stride, w·stride) in [0, 1].
+    """
 
     vocab_size: int
 
@@ -174,22 +222,35 @@ class CodeTokenizer(Protocol):
 
 @torch.no_grad()
 def expected_maskige(
-    token_logits: Tensor, tokenizer: CodeTokenizer, temperature: float = 1.0, top_k: int | None = None, *, at_once: int = 4096,
+    token_logits: Tensor,
+    tokenizer: CodeTokenizer,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    *,
+    at_once: int = 4096,
 ) -> Tensor:
     """D_θ of the expected code vector Σ_v p(v|x) e_v, where `decode` takes the vector of the likeliest code.
 
-    Where the prior wavers between two codes their mean is decoded. As the temperature goes to 0 this becomes `decode`.
+    Where the prior wavers between two codes their mean is decoded. As the temperature goes to 0
+    this becomes `decode`.
 
     Args:
         token_logits: (B, V, h, w). temperature: p = softmax(logits / temperature), > 0.
-        top_k: keep the k likeliest codes of each token, renormalised. at_once: tokens whose probabilities are held at a time.
+        top_k: keep the k likeliest codes of each token, renormalised. at_once: tokens whose
+            probabilities are held at a time.
+
     Returns:
         Maskige (B, 3, h·stride, w·stride) in [0, 1].
+
     Raises:
-        ValueError: another number of codes than the tokenizer's, temperature not positive, top_k outside 1…V.
+        ValueError: another number of codes than the tokenizer's, temperature not positive, top_k
+            outside 1…V.
     """
     if token_logits.ndim != 4 or token_logits.shape[1] != tokenizer.vocab_size:
-        raise ValueError(f"expected token logits (B, {tokenizer.vocab_size}, h, w); got {tuple(token_logits.shape)}")
+        raise ValueError(
+            f"expected token logits (B, {tokenizer.vocab_size}, h, w); got "
+            f"{tuple(token_logits.shape)}"
+        )
     if not temperature > 0:
         raise ValueError(f"the temperature must be positive; got {temperature}")
     if top_k is not None and not 1 <= top_k <= tokenizer.vocab_size:
@@ -210,7 +271,10 @@ def expected_maskige(
 
 def _labelled(maskige: Tensor, mask: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     if maskige.shape[0] != mask.shape[0] or maskige.shape[2:] != mask.shape[1:]:
-        raise ValueError(f"maskige {tuple(maskige.shape)} and mask {tuple(mask.shape)} must be of the same pictures, at the same size")
+        raise ValueError(
+            f"maskige {tuple(maskige.shape)} and mask {tuple(mask.shape)} must be of the same "
+            "pictures, at the same size"
+        )
     mask = check_mask(mask, classes)
     labelled = mask != IGNORE
     return mask[labelled].cpu(), labelled

@@ -17,8 +17,8 @@ IGNORE = 255
 class Scores:
     """Results in [0, 1]. `iou` and `recall` hold one value per class; NaN where there is nothing to measure.
 
-    A class of which the truth holds no pixel has no recall; its IoU is 0 where it was predicted, and NaN where it was not.
-    NaN is left out of the means.
+    A class of which the truth holds no pixel has no recall; its IoU is 0 where it was predicted,
+    and NaN where it was not. NaN is left out of the means.
     """
 
     miou: float
@@ -39,13 +39,20 @@ class Scores:
         if not absent:
             return ""
         line = f"no true pixel of {', '.join(absent)}: not measured (–)"
-        return line + (f", but {', '.join(invented)} predicted, which counts as IoU 0" if invented else "")
+        return line + (
+            f", but {', '.join(invented)} predicted, which counts as IoU 0" if invented else ""
+        )
 
     def as_dict(self) -> dict:
         """For run records: NaN becomes None, which JSON can hold."""
         clean = lambda values: [None if v != v else round(v, 6) for v in values]  # noqa: E731
-        return {"miou": round(self.miou, 6), "macc": round(self.macc, 6), "aacc": round(self.aacc, 6),
-                "iou": clean(self.iou), "recall": clean(self.recall)}
+        return {
+            "miou": round(self.miou, 6),
+            "macc": round(self.macc, 6),
+            "aacc": round(self.aacc, 6),
+            "iou": clean(self.iou),
+            "recall": clean(self.recall),
+        }
 
     def table(self, names: tuple[str, ...]) -> str:
         """A per-class table in percent, for the terminal, with a line on classes that did not occur."""
@@ -53,19 +60,27 @@ class Scores:
             raise ValueError(f"{len(names)} class names for {len(self.iou)} classes")
         width = max(map(len, names))
         percent = lambda v: "   –  " if v != v else f"{100 * v:6.2f}"  # noqa: E731
-        rows = [f"{n:<{width}}  {percent(i)}  {percent(r)}" for n, i, r in zip(names, self.iou, self.recall)]
-        return "\n".join([f"{'class':<{width}}     IoU  recall", *rows, *filter(None, [self.absence(names)])])
+        rows = [
+            f"{n:<{width}}  {percent(i)}  {percent(r)}"
+            for n, i, r in zip(names, self.iou, self.recall)
+        ]
+        return "\n".join(
+            [f"{'class':<{width}}     IoU  recall", *rows, *filter(None, [self.absence(names)])]
+        )
 
 
 class SegmentationMetrics:
     """Accumulates a confusion matrix over batches (torchmetrics), ignoring pixels whose true id is 255.
 
-    A class that occurs neither in the truth nor in the prediction is left out of the means, as mmsegmentation does.
+    A class that occurs neither in the truth nor in the prediction is left out of the means, as
+    mmsegmentation does.
     """
 
     def __init__(self, num_classes: int) -> None:
         self.num_classes = num_classes
-        self.confusion = MulticlassConfusionMatrix(num_classes, ignore_index=IGNORE, validate_args=False)
+        self.confusion = MulticlassConfusionMatrix(
+            num_classes, ignore_index=IGNORE, validate_args=False
+        )
 
     def update(self, predicted: Tensor, target: Tensor) -> None:
         """Predicted ids 0…K−1 and true ids 0…K−1 or 255, both (B, H, W); ValueError for others, or for different sizes."""
@@ -88,23 +103,35 @@ def confusion_matrix(predicted: Tensor, target: Tensor, num_classes: int) -> Ten
         ValueError: as SegmentationMetrics.update.
     """
     _check_ids(predicted, target, num_classes)
-    return multiclass_confusion_matrix(predicted, target.long(), num_classes, ignore_index=IGNORE, validate_args=False)
+    return multiclass_confusion_matrix(
+        predicted, target.long(), num_classes, ignore_index=IGNORE, validate_args=False
+    )
 
 
 def _check_ids(predicted: Tensor, target: Tensor, num_classes: int) -> None:
-    # A strange id would be counted in another class's row, or end in an index error of torch's: checked here instead.
+    # A strange id would be counted in another class's row, or end in an index error of torch's:
+    # checked here instead.
     if predicted.shape != target.shape:
-        raise ValueError(f"prediction {tuple(predicted.shape)} and mask {tuple(target.shape)} must have the same size")
+        raise ValueError(
+            f"prediction {tuple(predicted.shape)} and mask {tuple(target.shape)} must have the "
+            "same size"
+        )
     for name, ids in (("prediction", predicted), ("mask", target)):
         if ids.is_floating_point():
-            raise ValueError(f"the {name} holds {ids.dtype} values; expected class ids, which are integers (argmax of logits)")
+            raise ValueError(
+                f"the {name} holds {ids.dtype} values; expected class ids, which are integers "
+                "(argmax of logits)"
+            )
         ids = ids.long()
         wrong = (ids < 0) | (ids >= num_classes) & (ids != IGNORE)
         if name == "prediction":
             wrong |= ids == IGNORE
         if bool(wrong.any()):
             also = ", or 255 for ignored pixels" if name == "mask" else ""
-            raise ValueError(f"the {name} holds id {int(ids[wrong][0])}; expected 0…{num_classes - 1} for {num_classes} classes{also}")
+            raise ValueError(
+                f"the {name} holds id {int(ids[wrong][0])}; expected 0…{num_classes - 1} for "
+                f"{num_classes} classes{also}"
+            )
 
 
 def scores_from_confusion(matrix: Tensor) -> Scores:
@@ -114,20 +141,29 @@ def scores_from_confusion(matrix: Tensor) -> Scores:
         ValueError: it is all zero.
     """
     if not bool(matrix.any()):
-        raise ValueError("there is nothing to score: no pixel was counted, as where every true id is 255 (ignore)")
+        raise ValueError(
+            "there is nothing to score: no pixel was counted, as where every true id is 255 "
+            "(ignore)"
+        )
     matrix = matrix.double()
     hit, true, predicted = matrix.diag(), matrix.sum(1), matrix.sum(0)
     iou, recall = hit / (true + predicted - hit), hit / true  # 0/0 = NaN: the class does not occur
     return Scores(
-        float(iou.nanmean()), float(recall.nanmean()), float(hit.sum() / matrix.sum()),
-        tuple(iou.tolist()), tuple(recall.tolist()),
+        float(iou.nanmean()),
+        float(recall.nanmean()),
+        float(hit.sum() / matrix.sum()),
+        tuple(iou.tolist()),
+        tuple(recall.tolist()),
     )
 
 
-def paired_bootstrap(one: Tensor, other: Tensor, *, draws: int = 1000, seed: int = 0) -> tuple[float, float]:
+def paired_bootstrap(
+    one: Tensor, other: Tensor, *, draws: int = 1000, seed: int = 0
+) -> tuple[float, float]:
     """What another set of pictures could say of mIoU(other) − mIoU(one): the middle 95 % over `draws` sets drawn from these.
 
-    Both are judged on the same pictures in every draw (with replacement), so what is hard for both cancels.
+    Both are judged on the same pictures in every draw (with replacement), so what is hard for both
+    cancels.
 
     Args:
         one, other: confusion matrices (N, K, K), picture by picture, in the same order.
@@ -136,28 +172,39 @@ def paired_bootstrap(one: Tensor, other: Tensor, *, draws: int = 1000, seed: int
         ValueError: their shapes differ, or are not (N, K, K).
     """
     if one.shape != other.shape or one.ndim != 3:
-        raise ValueError(f"paired pictures need two stacks of confusion matrices (N, K, K) of one shape; got {tuple(one.shape)} and {tuple(other.shape)}")
-    picked = torch.randint(len(one), (draws, len(one)), generator=torch.Generator().manual_seed(seed))
-    times = torch.zeros(draws, len(one), dtype=torch.float64).scatter_add_(1, picked, torch.ones(picked.shape, dtype=torch.float64))
+        raise ValueError(
+            "paired pictures need two stacks of confusion matrices (N, K, K) of one shape; got "
+            f"{tuple(one.shape)} and {tuple(other.shape)}"
+        )
+    picked = torch.randint(
+        len(one), (draws, len(one)), generator=torch.Generator().manual_seed(seed)
+    )
+    times = torch.zeros(draws, len(one), dtype=torch.float64).scatter_add_(
+        1, picked, torch.ones(picked.shape, dtype=torch.float64)
+    )
 
     def miou(stack: Tensor) -> Tensor:
         matrix = (times @ stack.flatten(1).double()).view(draws, *stack.shape[1:])
         hit = matrix.diagonal(dim1=1, dim2=2)
         return (hit / (matrix.sum(1) + matrix.sum(2) - hit)).nanmean(1)
 
-    low, high = torch.quantile(miou(other) - miou(one), torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    low, high = torch.quantile(
+        miou(other) - miou(one), torch.tensor([0.025, 0.975], dtype=torch.float64)
+    ).tolist()
     return low, high
 
 
 def boundary_iou(ids: Tensor, mask: Tensor, num_classes: int, width: int) -> Tensor:
     """IoU of the classes' rims alone (Cheng et al., CVPR 2021, eq. 2): what plain IoU hides where a class has much inside.
 
-    The rim of a class is those of its pixels that lie at most `width` pixels, diagonal steps counting one, from a pixel of
-    another class or from outside the picture. A class thinner than 2·width + 1 is all rim: its boundary IoU is its IoU.
+    The rim of a class is those of its pixels that lie at most `width` pixels, diagonal steps
+    counting one, from a pixel of another class or from outside the picture. A class thinner than
+    2·width + 1 is all rim: its boundary IoU is its IoU.
 
     Args:
         ids: predicted ids 0…K−1, (B, H, W).
-        mask: true ids 0…K−1, or 255 for pixels that count nowhere and, in both, bound what they touch.
+        mask: true ids 0…K−1, or 255 for pixels that count nowhere and, in both, bound what they
+            touch.
         width: of the rim in pixels, at least 1.
 
     Returns:
@@ -184,7 +231,7 @@ def _rim(inside: Tensor, width: int) -> Tensor:
 
 
 def harmonic_mean(values: Tensor | list[float]) -> float:
-    """n / Σ 1/v over data sets: the figure of MSeg's benchmark (Table 6)."""
+    """N / Σ 1/v over data sets: the figure of MSeg's benchmark (Table 6)."""
     values = torch.as_tensor(values, dtype=torch.float64)
     if bool((values <= 0).any()):
         raise ValueError(f"the harmonic mean needs positive values; got {values.tolist()}")

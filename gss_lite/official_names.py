@@ -1,7 +1,7 @@
 """Names of the released checkpoints' tensors → names in `Prior`, one to one, shapes unchanged.
 
-The released head (`decode_head.` of fudan-zvg/GSS) also keeps `relative_position_index`, which holds no weights: it follows
-from the window's size and is built here too.
+The released head (`decode_head.` of fudan-zvg/GSS) also keeps `relative_position_index`, which
+holds no weights: it follows from the window's size and is built here too.
 """
 
 from __future__ import annotations
@@ -20,8 +20,12 @@ UNITS = {  # 1×1 conv + batch norm + ReLU
 }
 LAYERS = {"swin_ln": "norm", "conv_seg": "to_tokens", "conv_seg_pixel": "to_classes"}
 BLOCK_LAYERS = {
-    "norm1": "norm1", "norm2": "norm2", "attn.w_msa.qkv": "attn.qkv", "attn.w_msa.proj": "attn.proj",
-    "ffn.layers.0.0": "mlp.fc1", "ffn.layers.1": "mlp.fc2",
+    "norm1": "norm1",
+    "norm2": "norm2",
+    "attn.w_msa.qkv": "attn.qkv",
+    "attn.w_msa.proj": "attn.proj",
+    "ffn.layers.0.0": "mlp.fc1",
+    "ffn.layers.1": "mlp.fc2",
 }
 BATCH_NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 TABLE = "relative_position_bias_table"
@@ -38,7 +42,9 @@ def head_names(depth: int) -> dict[str, str]:
     for i in range(depth):
         block = f"transformer_block.blocks.{i}"
         names[f"{HEAD}{block}.attn.w_msa.{TABLE}"] = f"blocks.{i}.attn.{TABLE}"
-        layers |= {f"{block}.{theirs}": f"blocks.{i}.{ours}" for theirs, ours in BLOCK_LAYERS.items()}
+        layers |= {
+            f"{block}.{theirs}": f"blocks.{i}.{ours}" for theirs, ours in BLOCK_LAYERS.items()
+        }
     for theirs, ours in layers.items():
         names |= {f"{HEAD}{theirs}.{part}": f"{ours}.{part}" for part in ("weight", "bias")}
     return names
@@ -46,7 +52,10 @@ def head_names(depth: int) -> dict[str, str]:
 
 def head_depth(state: Mapping[str, Tensor]) -> int:
     """How many Swin blocks the head of a released checkpoint has."""
-    return sum(name.startswith(f"{HEAD}transformer_block.blocks.") and name.endswith(f".{TABLE}") for name in state)
+    return sum(
+        name.startswith(f"{HEAD}transformer_block.blocks.") and name.endswith(f".{TABLE}")
+        for name in state
+    )
 
 
 def head_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -60,7 +69,8 @@ def head_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     missing, unknown = sorted(names.keys() - there), sorted(there - names.keys())
     if missing or unknown:
         raise ValueError(
-            f"not the head of a released GSS-FF checkpoint: {len(missing)} tensors are missing (first: {next(iter(missing), '–')}), "
+            f"not the head of a released GSS-FF checkpoint: {len(missing)} tensors are missing "
+            f"(first: {next(iter(missing), '–')}), "
             f"{len(unknown)} are unknown (first: {next(iter(unknown), '–')})"
         )
     return {ours: state[theirs] for theirs, ours in names.items()}

@@ -1,10 +1,11 @@
 """X, the palette: one colour per class (supplement, section B).
 
-A palette is the matrix β of the paper, K rows of D = 3 colour channels. Painting a mask of class ids with it,
-x = cβ for one-hot c, gives the *maskige*: a picture that an image tokenizer can encode.
+A palette is the matrix β of the paper, K rows of D = 3 colour channels. Painting a mask of class
+ids with it, x = cβ for one-hot c, gives the *maskige*: a picture that an image tokenizer can
+encode.
 
-The plain arithmetic construction and a greedy max-min one live here; `palette_constructions`, `palette_search` and
-`palette_learned` hold the others.
+The plain arithmetic construction and a greedy max-min one live here; `palette_constructions`,
+`palette_search` and `palette_learned` hold the others.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ class Palette:
     """K colours β (K, D) in [0, 1], row k for class k, and a colour for ignored pixels (mid-grey by default).
 
     Raises:
-        ValueError: fewer than two colours, a value outside [0, 1], two equal colours (the mask could not be
-            read back from the maskige), or an ignore colour that is not D values in [0, 1].
+        ValueError: fewer than two colours, a value outside [0, 1], two equal colours (the mask
+            could not be read back from the maskige), or an ignore colour that is not D values in
+            [0, 1].
     """
 
     colors: Tensor
@@ -38,17 +40,30 @@ class Palette:
     def __post_init__(self) -> None:
         colors = torch.as_tensor(self.colors, dtype=torch.float32)
         if colors.ndim != 2 or len(colors) < 2:
-            raise ValueError(f"a palette needs K ≥ 2 colours as a (K, D) matrix; got shape {tuple(colors.shape)}")
+            raise ValueError(
+                f"a palette needs K ≥ 2 colours as a (K, D) matrix; got shape {tuple(colors.shape)}"
+            )
         if not bool(((colors >= 0) & (colors <= 1)).all()):  # written so that NaN is refused too
-            raise ValueError(f"palette colours must lie in [0, 1]; got {colors.min():.3g} … {colors.max():.3g} (divide by 255?)")
+            raise ValueError(
+                f"palette colours must lie in [0, 1]; got {colors.min():.3g} … {colors.max():.3g} "
+                "(divide by 255?)"
+            )
         unique, owner = colors.unique(dim=0, return_inverse=True)
         if len(unique) < len(colors):
             twice = int(torch.bincount(owner).argmax())
             ids = (owner == twice).nonzero().flatten().tolist()
-            raise ValueError(f"palette colours must differ; classes {ids[0]} and {ids[1]} share {unique[twice].tolist()}")
-        ignore = torch.tensor(tuple(self.ignore_color) or (0.5,) * colors.shape[1], dtype=torch.float32).tolist()
+            raise ValueError(
+                f"palette colours must differ; classes {ids[0]} and {ids[1]} share "
+                f"{unique[twice].tolist()}"
+            )
+        ignore = torch.tensor(
+            tuple(self.ignore_color) or (0.5,) * colors.shape[1], dtype=torch.float32
+        ).tolist()
         if len(ignore) != colors.shape[1] or not all(0 <= v <= 1 for v in ignore):
-            raise ValueError(f"the ignore colour needs {colors.shape[1]} values in [0, 1], like the others; got {ignore}")
+            raise ValueError(
+                f"the ignore colour needs {colors.shape[1]} values in [0, 1], like the others; got "
+                f"{ignore}"
+            )
         object.__setattr__(self, "colors", colors)
         object.__setattr__(self, "ignore_color", tuple(ignore))
 
@@ -65,12 +80,19 @@ class Palette:
 
     def save(self, path: str | Path) -> None:
         """Write the palette as JSON on the 0–255 scale; `load` gives back the same floats, bit for bit."""
-        head = json.dumps({
-            "kind": KIND, "name": self.name, "ignore_color": [_to_255(v) for v in self.ignore_color],
-        }, ensure_ascii=False)
-        rows = ",\n".join(json.dumps([_to_255(v) for v in row]) for row in self.colors.tolist())  # one colour a line
+        head = json.dumps(
+            {
+                "kind": KIND,
+                "name": self.name,
+                "ignore_color": [_to_255(v) for v in self.ignore_color],
+            },
+            ensure_ascii=False,
+        )
+        # one colour a line
+        rows = ",\n".join(json.dumps([_to_255(v) for v in row]) for row in self.colors.tolist())
         path = Path(path)
-        beside = path.with_name(f".{path.name}.{os.getpid()}.part")  # renamed when whole: no reader sees half a file
+        # renamed when whole: no reader sees half a file
+        beside = path.with_name(f".{path.name}.{os.getpid()}.part")
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             beside.write_text(f'{head[:-1]},\n"colors": [\n{rows}\n]}}\n', encoding="utf-8")
@@ -83,7 +105,8 @@ class Palette:
         """Read what `save` wrote.
 
         Raises:
-            FileNotFoundError: no such file. ValueError: not JSON, not a palette, or not a valid one; names the file and why.
+            FileNotFoundError: no such file. ValueError: not JSON, not a palette, or not a valid
+                one; names the file and why.
         """
         path = Path(path)
         if not path.is_file():
@@ -91,16 +114,26 @@ class Palette:
         try:
             value = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:  # of the JSON, or of its UTF-8
-            raise ValueError(f"{path} is not JSON, perhaps cut short ({error}); save the palette again") from error
+            raise ValueError(
+                f"{path} is not JSON, perhaps cut short ({error}); save the palette again"
+            ) from error
         if not isinstance(value, dict) or value.get("kind") != KIND:
-            raise ValueError(f"{path} holds JSON, but not a palette: expected an object with \"kind\": \"{KIND}\"")
+            raise ValueError(
+                f'{path} holds JSON, but not a palette: expected an object with "kind": "{KIND}"'
+            )
         name, colors, ignore = (value.get(key) for key in ("name", "colors", "ignore_color"))
         if not isinstance(name, str):
-            raise ValueError(f"{path}: \"name\" must be a text; got {name!r}")
+            raise ValueError(f'{path}: "name" must be a text; got {name!r}')
         if not (isinstance(colors, list) and colors and all(map(_is_color, [*colors, ignore]))):
-            raise ValueError(f"{path}: \"colors\" must be a list of [r, g, b] rows and \"ignore_color\" one such row, numbers from 0 to 255")
+            raise ValueError(
+                f'{path}: "colors" must be a list of [r, g, b] rows and "ignore_color" one such '
+                "row, numbers from 0 to 255"
+            )
         if {len(row) for row in [*colors, ignore]} != {len(ignore)}:
-            raise ValueError(f"{path}: every colour needs the same number of channels as the ignore colour, {len(ignore)}")
+            raise ValueError(
+                f"{path}: every colour needs the same number of channels as the ignore colour, "
+                f"{len(ignore)}"
+            )
         try:
             rows = torch.tensor([*colors, ignore], dtype=torch.float64).div(255).float()
             return cls(rows[:-1], name, tuple(rows[-1].tolist()))
@@ -109,7 +142,11 @@ class Palette:
 
 
 def _is_color(row: object) -> bool:
-    return isinstance(row, list) and bool(row) and all(type(v) in (int, float) and math.isfinite(v) for v in row)
+    return (
+        isinstance(row, list)
+        and bool(row)
+        and all(type(v) in (int, float) and math.isfinite(v) for v in row)
+    )
 
 
 def _to_255(value: float) -> float | int:
@@ -123,28 +160,34 @@ def _to_255(value: float) -> float | int:
 
 
 def paint(mask: Tensor, colors: Tensor, ignore_color: tuple[float, ...] | None = None) -> Tensor:
-    """x = cβ by look-up: class ids (…, H, W) and β (K, D) → maskige (…, D, H, W).
+    """X = cβ by look-up: class ids (…, H, W) and β (K, D) → maskige (…, D, H, W).
 
     Ignored pixels (255) take `ignore_color` (mid-grey by default).
 
     Raises:
-        ValueError: an id that is neither 0…K−1 nor 255, or K > 255 (255 would be a class and the ignore id at once).
+        ValueError: an id that is neither 0…K−1 nor 255, or K > 255 (255 would be a class and the
+            ignore id at once).
     """
     mask = check_mask(mask, len(colors))
     ignore = colors.new_tensor(ignore_color or (0.5,) * colors.shape[1])
     table = torch.cat([colors, ignore[None]])
-    return table[mask.masked_fill(mask == IGNORE, len(colors))].movedim(-1, -3)  # (…, H, W, D) → (…, D, H, W)
+    # (…, H, W, D) → (…, D, H, W)
+    return table[mask.masked_fill(mask == IGNORE, len(colors))].movedim(-1, -3)
 
 
 def check_mask(mask: Tensor, num_classes: int) -> Tensor:
     """Return the mask as long, or raise ValueError naming the first id that is neither 0…K−1 nor 255."""
     if num_classes > IGNORE:
-        raise ValueError(f"masks hold at most 255 classes, because id 255 means 'ignore'; this palette has {num_classes}")
+        raise ValueError(
+            "masks hold at most 255 classes, because id 255 means 'ignore'; this palette has "
+            f"{num_classes}"
+        )
     mask = mask.long()
     wrong = (mask < 0) | ((mask >= num_classes) & (mask != IGNORE))
     if bool(wrong.any()):
         raise ValueError(
-            f"mask holds id {int(mask[wrong][0])}; expected 0…{num_classes - 1} for {num_classes} classes, or 255 for "
+            f"mask holds id {int(mask[wrong][0])}; expected 0…{num_classes - 1} for {num_classes} "
+            "classes, or 255 for "
             "ignored pixels. Map the data set's own ids first."
         )
     return mask
@@ -152,35 +195,57 @@ def check_mask(mask: Tensor, num_classes: int) -> Tensor:
 
 def check_num_classes(num_classes: int) -> None:
     """Raise ValueError unless K is a whole number from 2 to 256³, the number of 8-bit colours."""
-    if isinstance(num_classes, bool) or not isinstance(num_classes, int) or not 2 <= num_classes <= 256**3:
-        raise ValueError(f"a palette needs a whole number of classes, from 2 to {256**3}; got {num_classes!r}")
+    if (
+        isinstance(num_classes, bool)
+        or not isinstance(num_classes, int)
+        or not 2 <= num_classes <= 256**3
+    ):
+        raise ValueError(
+            f"a palette needs a whole number of classes, from 2 to {256**3}; got {num_classes!r}"
+        )
 
 
 def arithmetic_colors(
-    num_classes: int, intervals: tuple[int, int, int] | None = None, starts: tuple[int, int, int] = (0, 0, 0), room: int = 0,
+    num_classes: int,
+    intervals: tuple[int, int, int] | None = None,
+    starts: tuple[int, int, int] = (0, 0, 0),
+    room: int = 0,
 ) -> Tensor:
     """The first K colours, as whole numbers 0–255 (K, 3), of the Cartesian product of three arithmetic sequences (S.9–S.11).
 
     Args:
-        intervals: k for R, G and B; default: the same for all, the largest whole number whose grid holds K colours.
+        intervals: k for R, G and B; default: the same for all, the largest whole number whose grid
+            holds K colours.
         starts: a_1 for R, G and B. room: levels left free at the top, for what is added later.
+
     Raises:
-        ValueError: K out of range, intervals or starts that are no colour steps, or a grid of fewer than K colours.
+        ValueError: K out of range, intervals or starts that are no colour steps, or a grid of fewer
+            than K colours.
     """
     check_num_classes(num_classes)
     tops = [255 - room - start for start in starts]
     if min(tops) < 0 or min(starts) < 0:
-        raise ValueError(f"starts {starts} and {room} levels of room at the top must fit into 0…255")
+        raise ValueError(
+            f"starts {starts} and {room} levels of room at the top must fit into 0…255"
+        )
     if intervals is None:
-        fits = (k for k in range(255, 0, -1) if math.prod(top // k + 1 for top in tops) >= num_classes)
+        fits = (
+            k for k in range(255, 0, -1) if math.prod(top // k + 1 for top in tops) >= num_classes
+        )
         k = next(fits, 1)
         intervals = (k, k, k)
     if len(intervals) != 3 or min(intervals) < 1:
-        raise ValueError(f"intervals must be three whole numbers ≥ 1, one for each of R, G and B; got {intervals}")
+        raise ValueError(
+            "intervals must be three whole numbers ≥ 1, one for each of R, G and B; got "
+            f"{intervals}"
+        )
     axes = [torch.arange(start, 256 - room, step) for start, step in zip(starts, intervals)]
     held = math.prod(map(len, axes))
     if held < num_classes:
-        raise ValueError(f"intervals {tuple(intervals)} give {held} colours, fewer than the {num_classes} classes; choose smaller intervals")
+        raise ValueError(
+            f"intervals {tuple(intervals)} give {held} colours, fewer than the {num_classes} "
+            "classes; choose smaller intervals"
+        )
     return torch.cartesian_prod(*axes)[:num_classes]
 
 
@@ -192,8 +257,8 @@ def arithmetic_palette(num_classes: int, intervals: tuple[int, int, int] | None 
 def farthest_point_palette(num_classes: int, grid: int = 18) -> Palette:
     """Max-min distance, greedily: each new colour is the point of a grid³ of RGB farthest from all chosen so far.
 
-    This is the maximal distance assumption of section B taken at its word (Gonzalez, 1985: within a factor
-    two of the best possible least distance). Deterministic; begins at the corner (0, 0, 0).
+    This is the maximal distance assumption of section B taken at its word (Gonzalez, 1985: within a
+    factor two of the best possible least distance). Deterministic; begins at the corner (0, 0, 0).
     """
     check_num_classes(num_classes)
     while grid**3 < num_classes:

@@ -1,9 +1,10 @@
 """Which class gets which colour: category-specific refinement (section B, iv) made automatic for neighbours.
 
-A decoder blurs the border between two classes, so that its pixels take colours on the line between their two colours.
-Where a third colour lies near that line, nearest colour reads a *stranger*: a class that is nowhere near. Max-min distance does
-not see this, because it treats all classes alike. Here the set of colours stays as it is, and the classes exchange colours until
-classes with long common borders have few strangers between them.
+A decoder blurs the border between two classes, so that its pixels take colours on the line between
+their two colours. Where a third colour lies near that line, nearest colour reads a *stranger*: a
+class that is nowhere near. Max-min distance does not see this, because it treats all classes alike.
+Here the set of colours stays as it is, and the classes exchange colours until classes with long
+common borders have few strangers between them.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ SAMPLES = 15  # points looked at between two colours
 def border_lengths(masks: Tensor, num_classes: int) -> Tensor:
     """Masks (N, H, W) → (K, K), symmetric: pairs of adjacent pixels of classes i and j, over the smaller class's pixels.
 
-    Dividing by the area gives small objects their due: a border of 30 pixels is nothing to a road and everything to a pole.
+    Dividing by the area gives small objects their due: a border of 30 pixels is nothing to a road
+        and everything to a pole.
     """
     masks = masks.long()
     counts = torch.zeros(num_classes * num_classes, dtype=torch.double)
@@ -43,10 +45,13 @@ def strangers(colors: Tensor) -> Tensor:
     return total / SAMPLES
 
 
-def assign_colors(palette: Palette, masks: Tensor, *, seed: int = 0, rounds: int = 20_000) -> Palette:
+def assign_colors(
+    palette: Palette, masks: Tensor, *, seed: int = 0, rounds: int = 20_000
+) -> Palette:
     """Permute a palette's rows so that Σ border(i, j) · strangers(i, j) over `masks` (N, H, W) is small.
 
-    Random exchanges of two classes, kept when the sum falls; seeded. The set of colours, and so its least distance, does not change.
+    Random exchanges of two classes, kept when the sum falls; seeded. The set of colours, and so its
+    least distance, does not change.
     """
     generator = torch.Generator().manual_seed(seed)
     border, between = border_lengths(masks, len(palette)), strangers(palette.colors)
@@ -58,4 +63,6 @@ def assign_colors(palette: Palette, masks: Tensor, *, seed: int = 0, rounds: int
         new = float((border * between[trial][:, trial]).sum())
         if new < cost:
             order, cost = trial, new
-    return Palette(palette.colors[order], f"{palette.name}, assigned by neighbours", palette.ignore_color)
+    return Palette(
+        palette.colors[order], f"{palette.name}, assigned by neighbours", palette.ignore_color
+    )

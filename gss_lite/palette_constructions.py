@@ -11,7 +11,13 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from gss_lite.palette import Palette, arithmetic_colors, arithmetic_palette, check_num_classes, farthest_point_palette
+from gss_lite.palette import (
+    Palette,
+    arithmetic_colors,
+    arithmetic_palette,
+    check_num_classes,
+    farthest_point_palette,
+)
 from gss_lite.palette_search import max_min_palette
 
 STARTS = (0, 1, 2)  # (S.12), "in practice"
@@ -20,9 +26,25 @@ _REDRAWS = 100
 
 # Cityscapes' standard colours in train-id order: the released Cityscapes palette.
 _CITYSCAPES = (
-    (128, 64, 128), (244, 35, 232), (70, 70, 70), (102, 102, 156), (190, 153, 153), (153, 153, 153), (250, 170, 30),
-    (220, 220, 0), (107, 142, 35), (152, 251, 152), (70, 130, 180), (220, 20, 60), (255, 0, 0), (0, 0, 142), (0, 0, 70),
-    (0, 60, 100), (0, 80, 100), (0, 0, 230), (119, 11, 32),
+    (128, 64, 128),
+    (244, 35, 232),
+    (70, 70, 70),
+    (102, 102, 156),
+    (190, 153, 153),
+    (153, 153, 153),
+    (250, 170, 30),
+    (220, 220, 0),
+    (107, 142, 35),
+    (152, 251, 152),
+    (70, 130, 180),
+    (220, 20, 60),
+    (255, 0, 0),
+    (0, 0, 142),
+    (0, 0, 70),
+    (0, 60, 100),
+    (0, 80, 100),
+    (0, 0, 230),
+    (119, 11, 32),
 )
 
 
@@ -32,23 +54,31 @@ def misaligned_palette(num_classes: int, intervals: tuple[int, int, int] | None 
 
 
 def random_additive_palette(
-    num_classes: int, seed: int = 0, largest: int = T, intervals: tuple[int, int, int] | None = None,
+    num_classes: int,
+    seed: int = 0,
+    largest: int = T,
+    intervals: tuple[int, int, int] | None = None,
 ) -> Palette:
     """(iii) The misaligned grid plus t ∈ {0, …, T}, drawn for each colour and channel (S.13).
 
-    The grid ends at 255 − T, so that no sum leaves the range. Where T reaches the interval two colours can meet; such
-    colours are drawn again.
+    The grid ends at 255 − T, so that no sum leaves the range. Where T reaches the interval two
+    colours can meet; such colours are drawn again.
 
     Args:
         largest: T.
+
     Raises:
         ValueError: T out of range, or the colours cannot be made distinct.
     """
     if not 0 <= largest <= 253:
-        raise ValueError(f"T must lie in 0…253, since a channel that starts at 2 ends at 255; got {largest}")
+        raise ValueError(
+            f"T must lie in 0…253, since a channel that starts at 2 ends at 255; got {largest}"
+        )
     base = arithmetic_colors(num_classes, intervals, STARTS, room=largest)
     generator = torch.Generator().manual_seed(seed)
-    colors = _redraw_twins(lambda: base + torch.randint(largest + 1, base.shape, generator=generator))
+    colors = _redraw_twins(
+        lambda: base + torch.randint(largest + 1, base.shape, generator=generator)
+    )
     return Palette(colors / 255, f"random additive, T = {largest}")
 
 
@@ -56,16 +86,21 @@ def random_palette(num_classes: int, seed: int = 0) -> Palette:
     """GSS-FF-R: every colour drawn uniformly from the 256³, without repetition."""
     check_num_classes(num_classes)
     generator = torch.Generator().manual_seed(seed)
-    return Palette(_redraw_twins(lambda: torch.randint(256, (num_classes, 3), generator=generator)) / 255, "random")
+    return Palette(
+        _redraw_twins(lambda: torch.randint(256, (num_classes, 3), generator=generator)) / 255,
+        "random",
+    )
 
 
 def released_ade20k_palette(seed: int = 0) -> Palette:
     """The grid of the released ADE20K palette as coded: 5 · 6 · 5 = 150 colours, each channel ± a whole number up to 15.
 
-    The authors then edited colours of classes with low IoU by hand and published no seed, so this is a palette of the same
-    making, not the released one (least distance 20.02).
+    The authors then edited colours of classes with low IoU by hand and published no seed, so this
+    is a palette of the same making, not the released one (least distance 20.02).
     """
-    grid = torch.cartesian_prod(torch.arange(15, 240, 51), torch.arange(16, 239, 40), torch.arange(17, 238, 45))
+    grid = torch.cartesian_prod(
+        torch.arange(15, 240, 51), torch.arange(16, 239, 40), torch.arange(17, 238, 45)
+    )
     jitter = torch.randint(-15, 16, grid.shape, generator=torch.Generator().manual_seed(seed))
     return Palette((grid + jitter) / 255, "released ADE20K grid")
 
@@ -73,9 +108,12 @@ def released_ade20k_palette(seed: int = 0) -> Palette:
 def released_mseg_palette(seed: int = 0) -> Palette:
     """The grid of the released MSeg palette as coded: 5 · 5 · 8 = 200 colours, each channel 0 to 15 lower, the first 6 dropped.
 
-    As with ADE20K, the hand edits and the seed are unknown (least distance of the released palette: 18.68).
+    As with ADE20K, the hand edits and the seed are unknown (least distance of the released palette:
+    18.68).
     """
-    grid = torch.cartesian_prod(torch.arange(15, 255, 55), torch.arange(16, 255, 51), torch.arange(17, 255, 33))
+    grid = torch.cartesian_prod(
+        torch.arange(15, 255, 55), torch.arange(16, 255, 51), torch.arange(17, 255, 33)
+    )
     jitter = torch.randint(-15, 1, grid.shape, generator=torch.Generator().manual_seed(seed))
     return Palette((grid + jitter)[6:] / 255, "released MSeg grid")
 
@@ -92,25 +130,33 @@ def shuffled(palette: Palette, seed: int) -> Palette:
 
 
 def _redraw_twins(draw: Callable[[], Tensor]) -> Tensor:
-    # Only the later of two equal colours is drawn again, so that palettes without twins are left as first drawn.
+    # Only the later of two equal colours is drawn again, so that palettes without twins are left as
+    # first drawn.
     colors = draw()
     for _ in range(_REDRAWS):
         _, owner = colors.unique(dim=0, return_inverse=True)
-        first = torch.full((len(colors),), len(colors)).scatter_reduce(0, owner, torch.arange(len(colors)), "amin")
+        first = torch.full((len(colors),), len(colors)).scatter_reduce(
+            0, owner, torch.arange(len(colors)), "amin"
+        )
         twin = first[owner] != torch.arange(len(colors))
         if not bool(twin.any()):
             return colors
         colors = torch.where(twin[:, None], draw(), colors)
-    raise ValueError(f"{len(colors)} distinct colours were not found in {_REDRAWS} draws; choose fewer classes or another T")
+    raise ValueError(
+        f"{len(colors)} distinct colours were not found in {_REDRAWS} draws; choose fewer classes "
+        "or another T"
+    )
 
 
-CONSTRUCTIONS: Mapping[str, Callable[[int, int], Palette]] = MappingProxyType({
-    "random": random_palette,
-    "arithmetic": lambda num_classes, seed: arithmetic_palette(num_classes),
-    "misaligned": lambda num_classes, seed: misaligned_palette(num_classes),
-    "random additive": random_additive_palette,
-    "greedy": lambda num_classes, seed: farthest_point_palette(num_classes),
-    "max-min RGB": lambda num_classes, seed: max_min_palette(num_classes, "RGB", seed=seed),
-    "max-min OKLab": lambda num_classes, seed: max_min_palette(num_classes, "OKLab", seed=seed),
-})
+CONSTRUCTIONS: Mapping[str, Callable[[int, int], Palette]] = MappingProxyType(
+    {
+        "random": random_palette,
+        "arithmetic": lambda num_classes, seed: arithmetic_palette(num_classes),
+        "misaligned": lambda num_classes, seed: misaligned_palette(num_classes),
+        "random additive": random_additive_palette,
+        "greedy": lambda num_classes, seed: farthest_point_palette(num_classes),
+        "max-min RGB": lambda num_classes, seed: max_min_palette(num_classes, "RGB", seed=seed),
+        "max-min OKLab": lambda num_classes, seed: max_min_palette(num_classes, "OKLab", seed=seed),
+    }
+)
 """Name → (K, seed) → Palette, for the constructions that need nothing else. The unseeded ones ignore the seed."""

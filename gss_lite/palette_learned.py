@@ -1,7 +1,8 @@
 """GSS-TF: the palette learned by gradient through a frozen tokenizer (§3.3, supplement A.2, B and D.ii).
 
-mask → β → encoder → tokens → decoder → x̂ → loss, with the derivative of everything with respect to β alone. The tokens
-are the only step without one; a hard Gumbel-softmax stands in for it. No code for this variant was ever released.
+mask → β → encoder → tokens → decoder → x̂ → loss, with the derivative of everything with respect to
+β alone. The tokens are the only step without one; a hard Gumbel-softmax stands in for it. No code
+for this variant was ever released.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from torch import Tensor
 from gss_lite.palette import IGNORE, Palette, paint
 from gss_lite.vqvae import VQVAE
 
-NOISE = 0.1  # standard deviation, in [0, 1], of the reconstruction error that nearest_color_loss assumes
+# standard deviation, in [0, 1], of the reconstruction error that nearest_color_loss assumes
+NOISE = 0.1
 Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Reconstruction (B, 3, H, W), mask (B, H, W), β (K, 3) → loss (scalar)."""
 
@@ -33,36 +35,51 @@ def token_logits(tokenizer: VQVAE, maskige: Tensor) -> Tensor:
     vectors = tokenizer.encoder(2 * maskige - 1)  # (B, C, h, w)
     codes = tokenizer.codebook.codes
     products = torch.einsum("bchw,vc->bvhw", vectors, codes)
-    return 2 * products - vectors.square().sum(1, keepdim=True) - codes.square().sum(1)[:, None, None]
+    return (
+        2 * products - vectors.square().sum(1, keepdim=True) - codes.square().sum(1)[:, None, None]
+    )
 
 
 def straight_through_reconstruct(
-    tokenizer: VQVAE, maskige: Tensor, temperature: float = 1.0, generator: torch.Generator | None = None,
+    tokenizer: VQVAE,
+    maskige: Tensor,
+    temperature: float = 1.0,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
     """Encode and decode with a hard Gumbel-softmax in between: arg-max forward, gradient of the softmax backward.
 
     Args:
-        maskige: (B, 3, H, W) in [0, 1]. temperature: τ > 0 of q(z|x) = softmax(logits / τ), from which tokens are drawn.
-        generator: source of the Gumbel noise; without one the forward pass is exactly decode(encode(maskige)), unclamped.
+        maskige: (B, 3, H, W) in [0, 1]. temperature: τ > 0 of q(z|x) = softmax(logits / τ), from
+            which tokens are drawn.
+        generator: source of the Gumbel noise; without one the forward pass is exactly
+            decode(encode(maskige)), unclamped.
+
     Returns:
         Reconstruction (B, 3, H, W).
     """
     logits = token_logits(tokenizer, maskige) / temperature
     if generator is not None:
-        uniform = torch.rand(logits.shape, generator=generator, dtype=logits.dtype).clamp_min(1e-20).to(logits.device)
+        uniform = (
+            torch.rand(logits.shape, generator=generator, dtype=logits.dtype)
+            .clamp_min(1e-20)
+            .to(logits.device)
+        )
         logits = logits - torch.log(-torch.log(uniform))
     soft = torch.einsum("bvhw,vc->bchw", logits.softmax(1), tokenizer.codebook.codes)
     hard = tokenizer.codebook.lookup(logits.argmax(1))  # (B, C, h, w)
-    return (tokenizer.decoder(hard + (soft - soft.detach())) + 1) / 2  # the value of hard, the gradient of soft
+    # the value of hard, the gradient of soft
+    return (tokenizer.decoder(hard + (soft - soft.detach())) + 1) / 2
 
 
 def nearest_color_loss(picture: Tensor, mask: Tensor, colors: Tensor) -> Tensor:
     """Cross-entropy of the nearest-colour scores −‖x̂ − β_k‖² / (2 · 0.1²), the mean over labelled pixels.
 
-    A reconstruction whose error were Gaussian with standard deviation 0.1 would have exactly these posteriors.
+    A reconstruction whose error were Gaussian with standard deviation 0.1 would have exactly these
+    posteriors.
     """
     products = torch.einsum("bdhw,kd->bkhw", picture, colors)
-    scores = 2 * products - colors.square().sum(1)[:, None, None]  # −‖x̂ − β_k‖² up to what all classes share
+    # −‖x̂ − β_k‖² up to what all classes share
+    scores = 2 * products - colors.square().sum(1)[:, None, None]
     return F.cross_entropy(scores / (2 * NOISE**2), mask, ignore_index=IGNORE)
 
 
@@ -74,34 +91,52 @@ def rebuild_error(picture: Tensor, mask: Tensor, colors: Tensor) -> Tensor:
 def cascade_loss(picture: Tensor, mask: Tensor, colors: Tensor) -> Tensor:
     """The supplement's objective for β_{t+1}: (‖X̂ − Cβ‖ ‖γ_t‖ + ‖Cβγ_t − C‖)², with γ_t = (βᵀβ)⁻¹βᵀ (S.8) held fixed.
 
-    Norms of matrices with a row for every labelled pixel are divided by the root of their number, so that the loss does
-    not depend on the size of the batch.
+    Norms of matrices with a row for every labelled pixel are divided by the root of their number,
+    so that the loss does not depend on the size of the batch.
     """
     gamma = torch.linalg.pinv(colors.detach())  # (3, K)
     labelled = mask != IGNORE
     error = rebuild_error(picture, mask, colors)
-    residual = (colors @ gamma - torch.eye(len(colors), device=colors.device)).square().sum(1)  # of one pixel of each class
+    # of one pixel of each class
+    residual = (colors @ gamma - torch.eye(len(colors), device=colors.device)).square().sum(1)
     share = torch.bincount(mask[labelled], minlength=len(colors)) / labelled.sum()
     return (error * gamma.norm() + (share * residual).sum().sqrt()).square()
 
 
 def learn_palette(
-    start: Palette, tokenizer: VQVAE, masks: Tensor, *, steps: int = 200, batch: int = 16, lr: float = 0.02, momentum: float = 0.9,
-    temperature: float = 1.0, objective: Objective = nearest_color_loss, seed: int = 0,
+    start: Palette,
+    tokenizer: VQVAE,
+    masks: Tensor,
+    *,
+    steps: int = 200,
+    batch: int = 16,
+    lr: float = 0.02,
+    momentum: float = 0.9,
+    temperature: float = 1.0,
+    objective: Objective = nearest_color_loss,
+    seed: int = 0,
 ) -> Learned:
     """SGD on β from `start`, the tokenizer frozen; a colour that a step takes out of [0, 1] is reflected back into it.
 
-    The paper takes 4,000 steps of batch 16 (D.ii). Its learning rate, temperature, start and loss are not published.
+    The paper takes 4,000 steps of batch 16 (D.ii). Its learning rate, temperature, start and loss
+    are not published.
 
     Args:
-        masks: class ids (N, H, W), sides multiples of the stride; batches are drawn from them. seed: of batches and noise.
-        temperature: τ in units of the mean squared distance to the nearest code, which is measured on the first batch: the
-            encoder's scale is arbitrary, and a τ that suits one tokenizer would drown another in noise.
+        masks: class ids (N, H, W), sides multiples of the stride; batches are drawn from them.
+            seed: of batches and noise.
+        temperature: τ in units of the mean squared distance to the nearest code, which is measured
+            on the first batch: the encoder's scale is arbitrary, and a τ that suits one tokenizer
+            would drown another in noise.
+
     Raises:
-        ValueError: no masks, steps or batch below 1, or two colours that met. FloatingPointError: the loss is not finite.
+        ValueError: no masks, steps or batch below 1, or two colours that met. FloatingPointError:
+            the loss is not finite.
     """
     if masks.ndim != 3 or not len(masks) or steps < 1 or batch < 1:
-        raise ValueError(f"learning needs masks (N, H, W) and at least one step and one mask a step; got {tuple(masks.shape)}, {steps} steps of {batch}")
+        raise ValueError(
+            "learning needs masks (N, H, W) and at least one step and one mask a step; got "
+            f"{tuple(masks.shape)}, {steps} steps of {batch}"
+        )
     generator = torch.Generator().manual_seed(seed)
     colors = start.colors.clone().requires_grad_()
     optimizer = torch.optim.SGD([colors], lr=lr, momentum=momentum)
@@ -110,19 +145,31 @@ def learn_palette(
         mask = masks[torch.randint(len(masks), (batch,), generator=generator)].long()
         maskige = paint(mask, colors, start.ignore_color)
         unit = unit or quantization_error(tokenizer, maskige)
-        loss = objective(straight_through_reconstruct(tokenizer, maskige, temperature * unit, generator), mask, colors)
+        loss = objective(
+            straight_through_reconstruct(tokenizer, maskige, temperature * unit, generator),
+            mask,
+            colors,
+        )
         if not bool(loss.isfinite()):
-            raise FloatingPointError(f"the loss became {loss.item()} at step {step + 1}; lower the learning rate (now {lr:g})")
-        colors.grad, = torch.autograd.grad(loss, [colors])  # no gradient is left behind in the tokenizer
+            raise FloatingPointError(
+                f"the loss became {loss.item()} at step {step + 1}; lower the learning rate (now "
+                f"{lr:g})"
+            )
+        # no gradient is left behind in the tokenizer
+        (colors.grad,) = torch.autograd.grad(loss, [colors])
         optimizer.step()
         with torch.no_grad():
             # Not clamped: in the corners of the cube clamped colours meet, and stay together.
             colors.copy_((1 - (1 - colors.abs()).abs()).clamp(0, 1))
         losses.append(loss.item())
     try:
-        return Learned(Palette(colors.detach(), f"{start.name}, learned", start.ignore_color), losses)
+        return Learned(
+            Palette(colors.detach(), f"{start.name}, learned", start.ignore_color), losses
+        )
     except ValueError as error:
-        raise ValueError(f"learning drove two colours together ({error}); lower the learning rate (now {lr:g})") from error
+        raise ValueError(
+            f"learning drove two colours together ({error}); lower the learning rate (now {lr:g})"
+        ) from error
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
 """(iv) Category-specific refinement (section B), which the authors did by hand, as a search that judges itself.
 
-The class that is rebuilt worst gets a vivid colour, away from grey and far from all others; the change stays only if
-the reconstruction improves.
+The class that is rebuilt worst gets a vivid colour, away from grey and far from all others; the
+change stays only if the reconstruction improves.
 """
 
 from __future__ import annotations
@@ -38,16 +38,24 @@ class Refinement(NamedTuple):
 
 
 def refine_palette(
-    palette: Palette, evaluate: Callable[[Palette], Sequence[float] | Tensor], *, trials: int = 20, patience: int = 2, seed: int = 0,
+    palette: Palette,
+    evaluate: Callable[[Palette], Sequence[float] | Tensor],
+    *,
+    trials: int = 20,
+    patience: int = 2,
+    seed: int = 0,
 ) -> Refinement:
     """Move the classes with the lowest reconstruction IoU to vivid, far colours, keeping only what raises the mIoU.
 
     Args:
-        evaluate: palette → IoU of each class in [0, 1], NaN for one that does not occur. Use pictures on which no result is
-            reported: the refinement is fitted to them.
-        trials: calls of `evaluate`, beside the first. patience: failed trials after which a class is left alone.
+        evaluate: palette → IoU of each class in [0, 1], NaN for one that does not occur. Use
+            pictures on which no result is reported: the refinement is fitted to them.
+        trials: calls of `evaluate`, beside the first. patience: failed trials after which a class
+            is left alone.
+
     Raises:
-        ValueError: `evaluate` does not return K values, or none of them is a number; or trials or patience below 1.
+        ValueError: `evaluate` does not return K values, or none of them is a number; or trials or
+            patience below 1.
     """
     if trials < 1 or patience < 1:
         raise ValueError(f"trials and patience must be at least 1; got {trials} and {patience}")
@@ -77,7 +85,8 @@ def _vivid_color(colors: Tensor, class_id: int, generator: torch.Generator) -> T
     """One of the vivid colours (3,) that lie farthest from the other classes' colours."""
     axis = torch.linspace(0, 1, _SIDE)
     grid = torch.cartesian_prod(axis, axis, axis)
-    # A little jitter, so that two trials for one class differ and no candidate coincides with a colour in use.
+    # A little jitter, so that two trials for one class differ and no candidate coincides with a
+    # colour in use.
     grid = (grid + (torch.rand(grid.shape, generator=generator) - 0.5) / _SIDE).clamp(0, 1)
     vivid = grid[grid.amax(1) - grid.amin(1) >= VIVID]
     others = torch.cat([colors[:class_id], colors[class_id + 1 :]])
@@ -96,7 +105,8 @@ def _checked(iou: Sequence[float] | Tensor, num_classes: int) -> Tensor:
     iou = torch.as_tensor(iou, dtype=torch.float64)
     if iou.shape != (num_classes,) or not bool(iou.isfinite().any()):
         raise ValueError(
-            f"evaluate must return the IoU of each of the {num_classes} classes, NaN for a class that does not occur; "
+            f"evaluate must return the IoU of each of the {num_classes} classes, NaN for a class "
+            "that does not occur; "
             f"got shape {tuple(iou.shape)}, {int(iou.isfinite().sum())} of them numbers"
         )
     return iou

@@ -1,8 +1,9 @@
 """The maximal distance assumption (section B) solved rather than sketched: K colours whose least distance is as large as found.
 
-The problem is the packing of K equal balls in the RGB cube. From several starts, colours closer than a growing target
-distance push each other apart, and what leaves the cube is put back on its surface (Lubachevsky and Stillinger, 1990,
-in spirit). Nothing guarantees the optimum; the least distance reached is what counts, and it is printed in notebook 03.
+The problem is the packing of K equal balls in the RGB cube. From several starts, colours closer
+than a growing target distance push each other apart, and what leaves the cube is put back on its
+surface (Lubachevsky and Stillinger, 1990, in spirit). Nothing guarantees the optimum; the least
+distance reached is what counts, and it is printed in notebook 03.
 """
 
 from __future__ import annotations
@@ -18,34 +19,47 @@ from gss_lite.palette_spaces import ColorSpace, get_space
 _INNER = 5  # pushes between two looks at who is near whom
 
 
-def max_min_palette(num_classes: int, space: str = "RGB", *, seed: int = 0, restarts: int = 6, rounds: int = 200) -> Palette:
+def max_min_palette(
+    num_classes: int, space: str = "RGB", *, seed: int = 0, restarts: int = 6, rounds: int = 200
+) -> Palette:
     """K colours of the RGB cube with a large least distance, measured in `space` ("RGB" or "OKLab").
 
     Args:
-        restarts: random starts, beside the greedy one and the lattice. rounds: of growing and pushing, for each start.
+        restarts: random starts, beside the greedy one and the lattice. rounds: of growing and
+            pushing, for each start.
+
     Raises:
         ValueError: K out of range, or an unknown space.
     """
     check_num_classes(num_classes)
     chosen, generator = get_space(space), torch.Generator().manual_seed(seed)
     starts = [greedy_start(num_classes, chosen), lattice_start(num_classes, generator)]
-    starts += [torch.rand(num_classes, 3, generator=generator, dtype=torch.float64) for _ in range(restarts)]
-    best = max((spread(start, chosen, rounds) for start in starts), key=lambda colors: _least(chosen.from_rgb(colors)))
-    order = torch.randperm(num_classes, generator=generator)  # neighbours in the lattice need not be neighbouring classes
+    starts += [
+        torch.rand(num_classes, 3, generator=generator, dtype=torch.float64)
+        for _ in range(restarts)
+    ]
+    best = max(
+        (spread(start, chosen, rounds) for start in starts),
+        key=lambda colors: _least(chosen.from_rgb(colors)),
+    )
+    # neighbours in the lattice need not be neighbouring classes
+    order = torch.randperm(num_classes, generator=generator)
     return Palette(best[order].clamp(0, 1), f"max-min ({chosen.name})")
 
 
 def spread(colors: Tensor, space: ColorSpace, rounds: int = 200) -> Tensor:
     """Push colours (K, 3) in [0, 1] apart, and return the state (K, 3) whose least distance in `space` was the largest.
 
-    In every round the target is the best least distance so far, plus a margin that falls from 25 % to 0.01 %: wide enough
-    at first to leave a poor arrangement, fine enough at the end to settle a good one.
+    In every round the target is the best least distance so far, plus a margin that falls from 25 %
+    to 0.01 %: wide enough at first to leave a poor arrangement, fine enough at the end to settle a
+    good one.
     """
     points = space.from_rgb(colors.double())
     best, kept = _least(points), colors.double()
     for step in range(rounds):
         target = best * (1.0001 + 0.25 * (1 - step / rounds) ** 2)
-        near = torch.triu(torch.cdist(points, points) < 1.3 * target, diagonal=1).nonzero().T  # (2, pairs)
+        # (2, pairs)
+        near = torch.triu(torch.cdist(points, points) < 1.3 * target, diagonal=1).nonzero().T
         for _ in range(_INNER):
             rgb = space.to_rgb(_push(points, near, target)).clamp(0, 1)
             points = space.from_rgb(rgb)
@@ -78,8 +92,9 @@ def greedy_start(num_classes: int, space: ColorSpace) -> Tensor:
 def lattice_start(num_classes: int, generator: torch.Generator) -> Tensor:
     """K of every second point of an a × b × c grid that fills the cube, like the black fields of a chessboard (K, 3).
 
-    That is the densest packing there is, face-centred cubic, stretched a little so that it fits. The grid is the one with the
-    largest least distance among those with enough points; surplus points are dropped at random.
+    That is the densest packing there is, face-centred cubic, stretched a little so that it fits.
+    The grid is the one with the largest least distance among those with enough points; surplus
+    points are dropped at random.
     """
     best, points = 0.0, None
     side = math.ceil((2 * num_classes) ** (1 / 3)) + 2

@@ -43,7 +43,10 @@ def class_shares(masks: Tensor, num_classes: int) -> Tensor:
     """
     counts = torch.bincount(masks[masks != IGNORE].long(), minlength=num_classes)
     if len(counts) > num_classes or not counts.sum():
-        raise ValueError(f"expected masks with ids 0…{num_classes - 1} or {IGNORE}, and a labelled pixel; got ids up to {len(counts) - 1}")
+        raise ValueError(
+            f"expected masks with ids 0…{num_classes - 1} or {IGNORE}, and a labelled pixel; got "
+            f"ids up to {len(counts) - 1}"
+        )
     return counts / counts.sum()
 
 
@@ -66,24 +69,34 @@ def _standardized(values: Tensor) -> Tensor:
     return centred / centred.norm(dim=-1, keepdim=True)
 
 
-def permutation_test(values: Tensor, against: Tensor, *, draws: int = 5000, seed: int = 0) -> Association:
+def permutation_test(
+    values: Tensor, against: Tensor, *, draws: int = 5000, seed: int = 0
+) -> Association:
     """Does a property of the colours go with a property of the classes? Spearman's ρ, averaged over palettes.
 
-    The classes of `against` are exchanged at random, in the same way for all palettes: these were learned on the same masks, and
-    do not count as S independent sets of classes. p is the share of exchanges, this one included, whose mean |ρ| is as large.
+    The classes of `against` are exchanged at random, in the same way for all palettes: these were
+        learned on the same masks, and
+    do not count as S independent sets of classes. p is the share of exchanges, this one included,
+    whose mean |ρ| is as large.
 
     Args:
-        values: (S, K), as the chroma of S palettes. against: (K,), as the classes' shares. draws: random exchanges.
+        values: (S, K), as the chroma of S palettes. against: (K,), as the classes' shares. draws:
+            random exchanges.
+
     Raises:
         ValueError: shapes that do not fit, or fewer than 3 classes.
     """
     if values.ndim != 2 or against.shape != values.shape[1:] or len(against) < 3:
-        raise ValueError(f"expected values (S, K) against (K,) with K of 3 or more; got {tuple(values.shape)} and {tuple(against.shape)}")
+        raise ValueError(
+            f"expected values (S, K) against (K,) with K of 3 or more; got {tuple(values.shape)} "
+            f"and {tuple(against.shape)}"
+        )
     each = rank_correlation(values, against)
     mean = float(each.mean())
     generator = torch.Generator().manual_seed(seed)
     orders = torch.stack([torch.randperm(len(against), generator=generator) for _ in range(draws)])
-    x, y = _standardized(values), _standardized(against)  # an exchange of the classes exchanges their ranks
+    # an exchange of the classes exchanges their ranks
+    x, y = _standardized(values), _standardized(against)
     shuffled = x.mean(0) @ y[orders].T  # (draws,): the mean over palettes of ρ
     reached = int((shuffled.abs() >= abs(mean) - 1e-12).sum())
     return Association(each, mean, (reached + 1) / (draws + 1))

@@ -18,14 +18,22 @@ class Schedule:
     warmup: int = 100
     weight_decay: float = 0.01
     scales: tuple[float, float] = (1.0, 1.0)  # random resizing of the picture before the crop
-    distortion: str = "released"  # photometric, as in the released configs; or "torchvision", whose own also swaps colour channels
+    # photometric, as in the released configs; or "torchvision", whose own also swaps colour
+    # channels
+    distortion: str = "released"
     precision: str = "no"  # Accelerate's mixed_precision: "no" (float32), "bf16", "fp16"
-    targets: str = "no"  # precision in which the frozen tokenizer encodes the targets: "no" (float32) or "bf16"
-    accumulate: int = 1  # micro-batches that one step's `batch` is split into: less memory; batch norm sees one at a time, else the same step
+    # precision in which the frozen tokenizer encodes the targets: "no" (float32) or "bf16"
+    targets: str = "no"
+    # micro-batches that one step's `batch` is split into: less memory; batch norm sees one at a
+    # time, else the same step
+    accumulate: int = 1
     clip: float = 0.0  # largest norm of a step's gradient; 0 leaves it as it is
-    checkpointing: bool = False  # recompute the backbone's activations in the backward pass (its batch norms' averages move twice): less memory, more time
+    # recompute the backbone's activations in the backward pass (its batch norms' averages move
+    # twice): less memory, more time
+    checkpointing: bool = False
     compile: bool = False  # torch.compile
-    ema: float = 0.0  # decay of the averaged copy of the weights that is kept; 0 keeps the last weights
+    # decay of the averaged copy of the weights that is kept; 0 keeps the last weights
+    ema: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -41,21 +49,26 @@ class Preset:
     head: Mapping
     vqvae: Schedule
     prior: Schedule | None  # None where a preset is a tokenizer alone
-    # "greedy": farthest points; "assigned": max-min colours given out by looking at neighbours, a file beside the weights;
-    # "random": every training picture its own, for a tokenizer that serves any palette.
+    # "greedy": farthest points; "assigned": max-min colours given out by looking at neighbours, a
+    # file beside the weights; "random": every training picture its own, for a tokenizer that serves
+    # any palette.
     palette: str = "greedy"
-    photographs: str = ""  # data set whose training photographs such a tokenizer also learns: "camvid"
+    # data set whose training photographs such a tokenizer also learns: "camvid"
+    photographs: str = ""
     readback: float = 0.0  # weight of X⁻¹'s cross-entropy in stage I
     train_pictures: int = 0  # Scenes only: how many different pictures one epoch holds
     eval_pictures: int = 0  # Scenes only: how many held-out pictures evaluation uses
-    tokenizer_kind: str = "vqvae"  # or "dalle", OpenAI's dVAE; `tokenizer` holds its arguments, vocab_size among them
-    # Name of the preset whose tokenizer, as shipped, serves here too, and its palette with it unless that is random. "": its own,
-    # which stage I trains.
+    # or "dalle", OpenAI's dVAE; `tokenizer` holds its arguments, vocab_size among them
+    tokenizer_kind: str = "vqvae"
+    # Name of the preset whose tokenizer, as shipped, serves here too, and its palette with it
+    # unless that is random. "": its own, which stage I trains.
     tokenizer_from: str = ""
     num_classes: int = 0  # 0: the number of classes of `data`
     pretrained: str = ""  # timm's name of the weights that training starts from; "": random ones
-    window: tuple[int, int] = (0, 0)  # prediction by sliding window: side and stride in pixels; (0, 0): the whole picture at once
-    test_size: tuple[int, int] = (0, 0)  # prediction on the picture fitted into it, see `fit_into`; (0, 0): as it is
+    # prediction by sliding window: side and stride in pixels; (0, 0): the whole picture at once
+    window: tuple[int, int] = (0, 0)
+    # prediction on the picture fitted into it, see `fit_into`; (0, 0): as it is
+    test_size: tuple[int, int] = (0, 0)
     seed: int = 0
     notes: str = field(default="", compare=False)
 

@@ -10,89 +10,206 @@ from gss_lite.preset_fields import Preset, Schedule, fixed
 from gss_lite.presets_paper import PAPER_PRESETS
 
 _SCENES = Preset(
-    name="scenes-cpu", data="scenes", size=(96, 128), train_pictures=12_000, eval_pictures=200, palette="assigned", readback=1.0,
+    name="scenes-cpu",
+    data="scenes",
+    size=(96, 128),
+    train_pictures=12_000,
+    eval_pictures=200,
+    palette="assigned",
+    readback=1.0,
     tokenizer=fixed(vocab_size=1024, stride=4, width=64, code_dim=16),
     backbone="resnet18d",
     backbone_args=fixed(channels=(64, 128, 160, 192), stem_width=32, out_indices=(1, 2, 3, 4)),
-    head=fixed(level_dim=48, fuse_dim=96, token_dim=192, pixel_dim=48, depth=2, heads=4, ffn_dim=192),
+    head=fixed(
+        level_dim=48, fuse_dim=96, token_dim=192, pixel_dim=48, depth=2, heads=4, ffn_dim=192
+    ),
     vqvae=Schedule(steps=3000, batch=16, crop=(96, 128), lr=3e-3, weight_decay=0.0),
     prior=Schedule(
-        steps=6000, batch=16, crop=(96, 128), lr=2e-3, warmup=200, weight_decay=0.05, ema=0.998, precision="bf16", distortion="torchvision",
+        steps=6000,
+        batch=16,
+        crop=(96, 128),
+        lr=2e-3,
+        warmup=200,
+        weight_decay=0.05,
+        ema=0.998,
+        precision="bf16",
+        distortion="torchvision",
     ),
-    notes="The default of the notebooks: street scenes drawn on the fly, small enough for a laptop.",
+    notes="The default of the notebooks: street scenes drawn on the fly, small enough for a "
+    "laptop.",
 )
 
 _GENERIC = Preset(
-    name="generic-s4", data="many-scenes", size=(192, 256), train_pictures=2000, eval_pictures=200, palette="random", photographs="camvid", readback=0.5,
+    name="generic-s4",
+    data="many-scenes",
+    size=(192, 256),
+    train_pictures=2000,
+    eval_pictures=200,
+    palette="random",
+    photographs="camvid",
+    readback=0.5,
     tokenizer=fixed(vocab_size=2048, stride=4, width=64, code_dim=16),
-    backbone="", backbone_args=fixed(), head=fixed(), prior=None,
-    vqvae=Schedule(steps=6000, batch=8, crop=(96, 128), lr=3e-3, warmup=200, weight_decay=0.0, scales=(0.5, 1.25)),
-    notes="A tokenizer for any palette and any K: random colours for every picture, and CamVid's training photographs.",
+    backbone="",
+    backbone_args=fixed(),
+    head=fixed(),
+    prior=None,
+    vqvae=Schedule(
+        steps=6000,
+        batch=8,
+        crop=(96, 128),
+        lr=3e-3,
+        warmup=200,
+        weight_decay=0.0,
+        scales=(0.5, 1.25),
+    ),
+    notes="A tokenizer for any palette and any K: random colours for every picture, and CamVid's "
+    "training photographs.",
 )
 
 _GENERIC_S8 = replace(
-    _GENERIC, name="generic-s8", tokenizer=fixed(vocab_size=4096, stride=8, width=96, code_dim=32),
+    _GENERIC,
+    name="generic-s8",
+    tokenizer=fixed(vocab_size=4096, stride=8, width=96, code_dim=32),
     vqvae=replace(_GENERIC.vqvae, crop=(128, 160)),
     notes="As generic-s4, with a quarter of the tokens: the stride of the paper's tokenizer.",
 )
 
 _CAMVID = Preset(
-    name="camvid", data="camvid", size=(360, 480), palette="assigned", readback=1.0,
+    name="camvid",
+    data="camvid",
+    size=(360, 480),
+    palette="assigned",
+    readback=1.0,
     tokenizer=fixed(vocab_size=512, stride=4, width=64, code_dim=16),
     backbone="resnet18d",
     backbone_args=fixed(channels=(48, 96, 160, 224), stem_width=24, out_indices=(1, 2, 3, 4)),
-    head=fixed(level_dim=48, fuse_dim=96, token_dim=192, pixel_dim=48, depth=2, heads=4, ffn_dim=192),
+    head=fixed(
+        level_dim=48, fuse_dim=96, token_dim=192, pixel_dim=48, depth=2, heads=4, ffn_dim=192
+    ),
     vqvae=Schedule(steps=4000, batch=8, crop=(128, 160), lr=3e-3, weight_decay=0.0),
     prior=Schedule(
-        steps=5500, batch=8, crop=(192, 256), lr=2e-3, warmup=200, weight_decay=0.05, scales=(0.6, 1.6), ema=0.998, precision="bf16",
+        steps=5500,
+        batch=8,
+        crop=(192, 256),
+        lr=2e-3,
+        warmup=200,
+        weight_decay=0.05,
+        scales=(0.6, 1.6),
+        ema=0.998,
+        precision="bf16",
         distortion="torchvision",
     ),
     notes="Real street frames, trained from scratch on two CPU cores.",
 )
 
 _MANY = replace(
-    _SCENES, name="many-scenes-cpu", data="many-scenes", num_classes=64, train_pictures=6000,
-    tokenizer=_GENERIC.tokenizer, tokenizer_from=_GENERIC.name, vqvae=_GENERIC.vqvae, readback=0.0,
+    _SCENES,
+    name="many-scenes-cpu",
+    data="many-scenes",
+    num_classes=64,
+    train_pictures=6000,
+    tokenizer=_GENERIC.tokenizer,
+    tokenizer_from=_GENERIC.name,
+    vqvae=_GENERIC.vqvae,
+    readback=0.0,
     backbone_args=fixed(channels=(48, 96, 128, 160), stem_width=32, out_indices=(1, 2, 3, 4)),
     prior=replace(_SCENES.prior, steps=1500),
-    notes="Many classes, where palettes get crowded. Nothing is trained in stage I: the tokenizer serves any palette (section E).",
+    notes="Many classes, where palettes get crowded. Nothing is trained in stage I: the tokenizer "
+    "serves any palette (section E).",
 )
 
-PRESETS: Mapping[str, Preset] = MappingProxyType({p.name: p for p in (
-    _SCENES,
-    replace(
-        _SCENES, name="scenes-tiny", size=(64, 64), train_pictures=32, eval_pictures=4, palette="greedy",
-        tokenizer=fixed(vocab_size=32, stride=4, width=16, code_dim=8, depth=1),
-        backbone_args=fixed(channels=(8, 8, 16, 16), stem_width=8, out_indices=(1, 2, 3, 4)),
-        head=fixed(level_dim=8, fuse_dim=16, token_dim=16, pixel_dim=8, depth=2, heads=2, ffn_dim=32),
-        vqvae=Schedule(steps=12, batch=2, crop=(32, 32), lr=3e-3, warmup=2),
-        prior=Schedule(steps=12, batch=2, crop=(32, 32), lr=2e-3, warmup=2, ema=0.9),
-        notes="A model that learns nothing useful, in a second: for tests of the machinery.",
-    ),
-    replace(
-        _SCENES, name="scenes-cpu-mobilenet", tokenizer_from="scenes-cpu", backbone="mobilenetv3_small_050",
-        backbone_args=fixed(out_indices=(1, 2, 3, 4)), readback=0.0, prior=replace(_SCENES.prior, steps=1000),
-        notes="Another image encoder for the tokens of scenes-cpu, with a tenth of its backbone: X⁻¹ trained once serves both.",
-    ),
-    _CAMVID,
-    replace(
-        _CAMVID, name="camvid-gpu", tokenizer_from="camvid", backbone="resnet34d", backbone_args=fixed(out_indices=(1, 2, 3, 4)),
-        head=fixed(level_dim=128, fuse_dim=256, token_dim=512, pixel_dim=128, depth=2, heads=8, ffn_dim=512),
-        prior=Schedule(
-            steps=8000, batch=16, crop=(320, 448), lr=1e-3, warmup=500, weight_decay=0.05, scales=(0.5, 1.5), precision="bf16", targets="bf16", ema=0.999,
-        ),
-        notes="Real street frames from scratch, in camvid's palette and tokens, at a size that wants one GPU. No run of it is recorded here.",
-    ),
-    _GENERIC,
-    _MANY,
-    _GENERIC_S8,
-    replace(
-        _GENERIC_S8, name="camvid-s8", data="camvid", size=(360, 480), palette="greedy", photographs="", train_pictures=0, eval_pictures=0,
-        vqvae=replace(_GENERIC_S8.vqvae, steps=3000),
-        notes="The network and loss of generic-s8 on CamVid's masks in greedy colours: a palette-specific tokenizer to compare with.",
-    ),
-    *PAPER_PRESETS,
-)})
+PRESETS: Mapping[str, Preset] = MappingProxyType(
+    {
+        p.name: p
+        for p in (
+            _SCENES,
+            replace(
+                _SCENES,
+                name="scenes-tiny",
+                size=(64, 64),
+                train_pictures=32,
+                eval_pictures=4,
+                palette="greedy",
+                tokenizer=fixed(vocab_size=32, stride=4, width=16, code_dim=8, depth=1),
+                backbone_args=fixed(
+                    channels=(8, 8, 16, 16), stem_width=8, out_indices=(1, 2, 3, 4)
+                ),
+                head=fixed(
+                    level_dim=8,
+                    fuse_dim=16,
+                    token_dim=16,
+                    pixel_dim=8,
+                    depth=2,
+                    heads=2,
+                    ffn_dim=32,
+                ),
+                vqvae=Schedule(steps=12, batch=2, crop=(32, 32), lr=3e-3, warmup=2),
+                prior=Schedule(steps=12, batch=2, crop=(32, 32), lr=2e-3, warmup=2, ema=0.9),
+                notes="A model that learns nothing useful, in a second: for tests of the "
+                "machinery.",
+            ),
+            replace(
+                _SCENES,
+                name="scenes-cpu-mobilenet",
+                tokenizer_from="scenes-cpu",
+                backbone="mobilenetv3_small_050",
+                backbone_args=fixed(out_indices=(1, 2, 3, 4)),
+                readback=0.0,
+                prior=replace(_SCENES.prior, steps=1000),
+                notes="Another image encoder for the tokens of scenes-cpu, with a tenth of its "
+                "backbone: X⁻¹ trained once serves both.",
+            ),
+            _CAMVID,
+            replace(
+                _CAMVID,
+                name="camvid-gpu",
+                tokenizer_from="camvid",
+                backbone="resnet34d",
+                backbone_args=fixed(out_indices=(1, 2, 3, 4)),
+                head=fixed(
+                    level_dim=128,
+                    fuse_dim=256,
+                    token_dim=512,
+                    pixel_dim=128,
+                    depth=2,
+                    heads=8,
+                    ffn_dim=512,
+                ),
+                prior=Schedule(
+                    steps=8000,
+                    batch=16,
+                    crop=(320, 448),
+                    lr=1e-3,
+                    warmup=500,
+                    weight_decay=0.05,
+                    scales=(0.5, 1.5),
+                    precision="bf16",
+                    targets="bf16",
+                    ema=0.999,
+                ),
+                notes="Real street frames from scratch, in camvid's palette and tokens, at a size "
+                "that wants one GPU. No run of it is recorded here.",
+            ),
+            _GENERIC,
+            _MANY,
+            _GENERIC_S8,
+            replace(
+                _GENERIC_S8,
+                name="camvid-s8",
+                data="camvid",
+                size=(360, 480),
+                palette="greedy",
+                photographs="",
+                train_pictures=0,
+                eval_pictures=0,
+                vqvae=replace(_GENERIC_S8.vqvae, steps=3000),
+                notes="The network and loss of generic-s8 on CamVid's masks in greedy colours: a "
+                "palette-specific tokenizer to compare with.",
+            ),
+            *PAPER_PRESETS,
+        )
+    }
+)
 
 
 def get_preset(name: str) -> Preset:

@@ -36,11 +36,19 @@ def wait_for_all() -> None:
 def join(device: torch.device) -> torch.device:
     """Meet the processes that `accelerate launch` or torchrun started beside this one, if any → the device of this process's share."""
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
-        # What `accelerate launch --cpu --num_processes 2` leaves behind: an address to meet at, and nobody to meet.
-        if parse_flag_from_env("ACCELERATE_USE_CPU") and "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ:
+        # What `accelerate launch --cpu --num_processes 2` leaves behind: an address to meet at, and
+        # nobody to meet.
+        if (
+            parse_flag_from_env("ACCELERATE_USE_CPU")
+            and "MASTER_ADDR" in os.environ
+            and "WORLD_SIZE" not in os.environ
+        ):
             warnings.warn(
-                "accelerate launch --cpu starts one process, whatever --num_processes says (without mpirun). For several on the CPU: "
-                "ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 -m gss_lite …", stacklevel=2,
+                "accelerate launch --cpu starts one process, whatever --num_processes says "
+                "(without mpirun). For several on the CPU: "
+                "ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 -m "
+                "gss_lite …",
+                stacklevel=2,
             )
         return device
     state = PartialState(cpu=device.type == "cpu" or parse_flag_from_env("ACCELERATE_USE_CPU"))
@@ -51,7 +59,9 @@ def total_over_processes(count: Tensor) -> Tensor:
     """Counts, added up over all training processes; as they are where there is one process."""
     if not several():
         return count
-    total = count.detach().to(torch.float64 if count.device.type == "cpu" else torch.float32).clone()
+    total = (
+        count.detach().to(torch.float64 if count.device.type == "cpu" else torch.float32).clone()
+    )
     dist.all_reduce(total)
     return total
 
@@ -59,8 +69,9 @@ def total_over_processes(count: Tensor) -> Tensor:
 def mean_over_processes(count: Tensor) -> Tensor:
     """A count (scalar), averaged over all training processes; as it is where there is one process.
 
-    Gradients are averaged over the processes. A sum divided by *this* count then has the gradient of (all sums) / (all counts),
-    where each process dividing by its own would give positions in pictures with many ignored pixels more weight.
+    Gradients are averaged over the processes. A sum divided by *this* count then has the gradient
+    of (all sums) / (all counts), where each process dividing by its own would give positions in
+    pictures with many ignored pixels more weight.
     """
     return total_over_processes(count) / processes() if several() else count
 
@@ -69,7 +80,9 @@ def gathered(rows: Tensor) -> Tensor:
     """Rows (N, …), those of all training processes one below the other (n·N, …), in the order of a batch that was shared out."""
     if not several():
         return rows
-    parts = [torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(processes())]
+    parts = [
+        torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(processes())
+    ]
     dist.all_gather(parts, rows.contiguous())
     return torch.cat(parts)
 

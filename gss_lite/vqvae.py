@@ -1,8 +1,9 @@
 """The maskige tokenizer: E_φ and D_θ as a VQ-VAE (van den Oord et al., 2017), stage I of GSS.
 
-A picture (B, 3, H, W) becomes a grid of H/stride × W/stride integers, each the number of a codebook vector,
-and back. So does a one-hot mask of K channels, which needs no palette (Table 2, "no maskige"). The codebook follows the
-encoder by an exponential moving average; gradients pass it straight through.
+A picture (B, 3, H, W) becomes a grid of H/stride × W/stride integers, each the number of a codebook
+vector, and back. So does a one-hot mask of K channels, which needs no palette (Table 2, "no
+maskige"). The codebook follows the encoder by an exponential moving average; gradients pass it
+straight through.
 """
 
 from __future__ import annotations
@@ -24,9 +25,13 @@ def check_tokens(tokens: Tensor, vocab_size: int) -> Tensor:
         ValueError: not (B, h, w), not whole numbers, or one outside 0 … vocab_size − 1.
     """
     if tokens.ndim != 3 or tokens.is_floating_point() or not tokens.numel():
-        raise ValueError(f"tokens must be whole numbers (B, h, w); got {tokens.dtype} {tuple(tokens.shape)}")
+        raise ValueError(
+            f"tokens must be whole numbers (B, h, w); got {tokens.dtype} {tuple(tokens.shape)}"
+        )
     if bool((tokens < 0).any()) or bool((tokens >= vocab_size).any()):
-        raise ValueError(f"tokens must lie in 0…{vocab_size - 1}; got {int(tokens.min())} … {int(tokens.max())}")
+        raise ValueError(
+            f"tokens must lie in 0…{vocab_size - 1}; got {int(tokens.min())} … {int(tokens.max())}"
+        )
     return tokens.long()
 
 
@@ -44,13 +49,17 @@ class Codebook(nn.Module):
     Args:
         vocab_size: number of codes V.
         dim: length of a code vector.
-        decay: of the moving averages; each code is (sum of the vectors assigned to it) / (their count).
-        restart_below: a code whose average count per step falls under this is moved onto a vector of the current
-            batch, drawn in proportion to its squared error: where most of a mask is flat, a uniform draw would put
-            the new code on yet another piece of road, and it would die again.
+        decay: of the moving averages; each code is (sum of the vectors assigned to it) / (their
+            count).
+        restart_below: a code whose average count per step falls under this is moved onto a vector
+            of the current batch, drawn in proportion to its squared error: where most of a mask is
+            flat, a uniform draw would put the new code on yet another piece of road, and it would
+            die again.
     """
 
-    def __init__(self, vocab_size: int, dim: int, decay: float = 0.99, restart_below: float = 1.0) -> None:
+    def __init__(
+        self, vocab_size: int, dim: int, decay: float = 0.99, restart_below: float = 1.0
+    ) -> None:
         super().__init__()
         self.decay, self.restart_below = decay, restart_below
         self.register_buffer("codes", torch.randn(vocab_size, dim))
@@ -69,7 +78,11 @@ class Codebook(nn.Module):
             self._follow(flat.detach(), ids)
         commitment = F.mse_loss(flat, chosen)
         tokens = ids.view(vectors.shape[0], *vectors.shape[2:])
-        quantized = self.lookup(tokens) if not self.training else chosen.view(*tokens.shape, -1).movedim(-1, 1)
+        quantized = (
+            self.lookup(tokens)
+            if not self.training
+            else chosen.view(*tokens.shape, -1).movedim(-1, 1)
+        )
         return Quantized(vectors + (quantized - vectors).detach(), tokens, commitment)
 
     def nearest(self, flat: Tensor) -> Tensor:
@@ -84,7 +97,9 @@ class Codebook(nn.Module):
     def _start(self, flat: Tensor) -> None:
         # Random codes far from the encoder's outputs would nearly all die at once: begin on data.
         flat = gathered(flat)
-        self.codes.copy_(self._draw(flat, torch.ones(len(flat), device=flat.device), len(self.codes)))
+        self.codes.copy_(
+            self._draw(flat, torch.ones(len(flat), device=flat.device), len(self.codes))
+        )
         self.sums.copy_(self.codes)
         self.counts.fill_(1.0)
         self.started.fill_(True)
@@ -98,7 +113,8 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def _follow(self, flat: Tensor, ids: Tensor) -> None:
-        flat, ids = gathered(flat), gathered(ids)  # the whole batch's, where several processes share it
+        # the whole batch's, where several processes share it
+        flat, ids = gathered(flat), gathered(ids)
         counts = torch.bincount(ids, minlength=len(self.codes)).to(flat)
         sums = torch.zeros_like(self.sums).index_add_(0, ids, flat)
         self.counts.lerp_(counts, 1 - self.decay)
@@ -125,7 +141,9 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.body = nn.Sequential(nn.ReLU(), nn.Conv2d(dim, dim, 3, padding=1), nn.ReLU(), nn.Conv2d(dim, dim, 1))
+        self.body = nn.Sequential(
+            nn.ReLU(), nn.Conv2d(dim, dim, 3, padding=1), nn.ReLU(), nn.Conv2d(dim, dim, 1)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, h, w) → (B, C, h, w)."""
@@ -145,26 +163,47 @@ class VQVAE(nn.Module):
     """
 
     def __init__(
-        self, vocab_size: int = 256, stride: int = 4, width: int = 64, code_dim: int = 16, depth: int = 2,
-        decay: float = 0.99, channels: int = 3,
+        self,
+        vocab_size: int = 256,
+        stride: int = 4,
+        width: int = 64,
+        code_dim: int = 16,
+        depth: int = 2,
+        decay: float = 0.99,
+        channels: int = 3,
     ) -> None:
         super().__init__()
         steps = int(math.log2(stride))
         if stride < 2 or 2**steps != stride:
             raise ValueError(f"stride must be a power of two ≥ 2 (2, 4, 8, …); got {stride}")
         if channels < 1:
-            raise ValueError(f"channels must be at least 1 (3 for a maskige, K for a one-hot mask); got {channels}")
+            raise ValueError(
+                "channels must be at least 1 (3 for a maskige, K for a one-hot mask); got "
+                f"{channels}"
+            )
         self.vocab_size, self.stride, self.channels = vocab_size, stride, channels
         widths = [width // 2] * (steps - 1) + [width]
-        down = [m for i, o in zip([channels, *widths], widths) for m in (nn.Conv2d(i, o, 4, 2, 1), nn.ReLU())]
-        up = [m for i, o in zip(widths[::-1], [*widths[-2::-1], channels])
-              for m in (nn.ReLU(), nn.ConvTranspose2d(i, o, 4, 2, 1))]
+        down = [
+            m
+            for i, o in zip([channels, *widths], widths)
+            for m in (nn.Conv2d(i, o, 4, 2, 1), nn.ReLU())
+        ]
+        up = [
+            m
+            for i, o in zip(widths[::-1], [*widths[-2::-1], channels])
+            for m in (nn.ReLU(), nn.ConvTranspose2d(i, o, 4, 2, 1))
+        ]
         self.encoder = nn.Sequential(
-            *down[:-1], *(ResidualBlock(width) for _ in range(depth)), nn.ReLU(), nn.Conv2d(width, code_dim, 1)
+            *down[:-1],
+            *(ResidualBlock(width) for _ in range(depth)),
+            nn.ReLU(),
+            nn.Conv2d(width, code_dim, 1),
         )
         self.codebook = Codebook(vocab_size, code_dim, decay)
         self.decoder = nn.Sequential(
-            nn.Conv2d(code_dim, width, 3, padding=1), *(ResidualBlock(width) for _ in range(depth)), *up
+            nn.Conv2d(code_dim, width, 3, padding=1),
+            *(ResidualBlock(width) for _ in range(depth)),
+            *up,
         )
 
     def forward(self, maskige: Tensor) -> tuple[Tensor, Quantized]:
@@ -177,7 +216,8 @@ class VQVAE(nn.Module):
         """q_φ(z|x), a point mass: maskige (B, D, H, W) in [0, 1] → tokens (B, H/stride, W/stride)."""
         vectors = self.encoder(2 * self._checked(maskige) - 1)
         flat = vectors.movedim(1, -1).reshape(-1, vectors.shape[1])  # (B·h·w, C)
-        with torch.autocast(flat.device.type, enabled=False):  # also where the encoder runs in bf16, distances are compared in float32
+        # also where the encoder runs in bf16, distances are compared in float32
+        with torch.autocast(flat.device.type, enabled=False):
             return self.codebook.nearest(flat.float()).view(vectors.shape[0], *vectors.shape[2:])
 
     @torch.no_grad()
@@ -193,23 +233,34 @@ class VQVAE(nn.Module):
         """D_θ of any vectors where `decode` takes codes: (B, C, h, w) → maskige (B, D, h·stride, w·stride) in [0, 1]."""
         return self._picture(vectors).clamp(0, 1)
 
-    def losses(self, maskige: Tensor, picture: Tensor, quantized: Quantized, commitment: float = 0.25) -> tuple[Tensor, dict[str, Tensor]]:
+    def losses(
+        self, maskige: Tensor, picture: Tensor, quantized: Quantized, commitment: float = 0.25
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """What forward(maskige) gave → loss and scalars: mean squared + mean absolute error + commitment · ‖E(x) − sg(code)‖².
 
-        The absolute error sharpens class borders, where the squared error alone settles for a blend of two colours.
+        The absolute error sharpens class borders, where the squared error alone settles for a blend
+        of two colours.
         """
         reconstruction = F.mse_loss(picture, maskige) + F.l1_loss(picture, maskige)
         used, perplexity = self.codebook.usage(quantized.tokens, self.vocab_size)
         return reconstruction + commitment * quantized.commitment, {
-            "reconstruction": reconstruction.detach(), "usage": torch.tensor(used), "perplexity": torch.tensor(perplexity),
+            "reconstruction": reconstruction.detach(),
+            "usage": torch.tensor(used),
+            "perplexity": torch.tensor(perplexity),
         }
 
     def _picture(self, vectors: Tensor) -> Tensor:
         return (self.decoder(vectors) + 1) / 2
 
     def _checked(self, maskige: Tensor) -> Tensor:
-        if maskige.ndim != 4 or maskige.shape[1] != self.channels or maskige.shape[2] % self.stride or maskige.shape[3] % self.stride:
+        if (
+            maskige.ndim != 4
+            or maskige.shape[1] != self.channels
+            or maskige.shape[2] % self.stride
+            or maskige.shape[3] % self.stride
+        ):
             raise ValueError(
-                f"a maskige must be (B, {self.channels}, H, W) with H and W multiples of the stride {self.stride}; got {tuple(maskige.shape)}"
+                f"a maskige must be (B, {self.channels}, H, W) with H and W multiples of the "
+                f"stride {self.stride}; got {tuple(maskige.shape)}"
             )
         return maskige

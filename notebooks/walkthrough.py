@@ -1,8 +1,9 @@
 """Run every notebook in order, as a reader would with Restart-and-Run-All, and write the results as pages.
 
-    python notebooks/walkthrough.py                    pages in build/walkthrough/
-    python notebooks/walkthrough.py --only '03*'       only the notebooks that match
-    python notebooks/walkthrough.py --in-place         instead of pages, refresh the committed notebooks and their solutions
+python notebooks/walkthrough.py                    pages in build/walkthrough/
+python notebooks/walkthrough.py --only '03*'       only the notebooks that match
+python notebooks/walkthrough.py --in-place         instead of pages, refresh the committed
+notebooks and their solutions
 """
 
 from __future__ import annotations
@@ -45,15 +46,18 @@ NO_CONTROL = "<p><em>A control stands here: open this notebook in JupyterLab (<c
 class PatientChannel(AsyncZMQSocketChannel):
     """Waits for a message in short slices.
 
-    What nbclient sends for the output area of a control can swallow the wake-up for the reply it is waiting for; the
-    message is then there, and one long wait would find it only when the cell's time is up.
+    What nbclient sends for the output area of a control can swallow the wake-up for the reply it is
+    waiting for; the message is then there, and one long wait would find it only when the cell's
+    time is up.
     """
 
     async def get_msg(self, timeout: float | None = None) -> dict[str, Any]:
         deadline = math.inf if timeout is None else time.monotonic() + timeout
         while True:
             try:
-                return await super().get_msg(timeout=max(0.0, min(0.2, deadline - time.monotonic())))
+                return await super().get_msg(
+                    timeout=max(0.0, min(0.2, deadline - time.monotonic()))
+                )
             except Empty:
                 if time.monotonic() >= deadline:
                     raise
@@ -119,7 +123,8 @@ def execute(path: Path) -> Run:
 def restore_interrupt(**_: Any) -> None:
     """Let Ctrl-C end the walkthrough: nbclient would only end the kernel, and the next notebook would start."""
     loop = asyncio.get_running_loop()
-    with contextlib.suppress(NotImplementedError):  # Windows, where nbclient sets no handlers either
+    # Windows, where nbclient sets no handlers either
+    with contextlib.suppress(NotImplementedError):
         loop.remove_signal_handler(signal.SIGINT)
         loop.remove_signal_handler(signal.SIGTERM)
 
@@ -142,7 +147,11 @@ def stderr_text(notebook: NotebookNode) -> str:
 def strip_volatile(notebook: NotebookNode) -> None:
     """Drop what differs from run to run or machine to machine and is no result: widget state, timings, versions."""
     notebook.metadata.pop("widgets", None)
-    notebook.metadata.kernelspec = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    notebook.metadata.kernelspec = {
+        "display_name": "Python 3",
+        "language": "python",
+        "name": "python3",
+    }
     notebook.metadata.language_info = {"name": "python"}
     for cell in notebook.cells:
         for key in ("execution", "ExecuteTime", "collapsed", "scrolled", "trusted"):
@@ -218,8 +227,17 @@ def find(pattern: str, in_place: bool) -> list[Path]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Run the notebooks in order.")
-    parser.add_argument("--only", metavar="PATTERN", default="*", help="run only the notebooks whose names match, such as '03*'")
-    parser.add_argument("--in-place", action="store_true", help="write clean outputs back to the notebooks, solutions included")
+    parser.add_argument(
+        "--only",
+        metavar="PATTERN",
+        default="*",
+        help="run only the notebooks whose names match, such as '03*'",
+    )
+    parser.add_argument(
+        "--in-place",
+        action="store_true",
+        help="write clean outputs back to the notebooks, solutions included",
+    )
     arguments = parser.parse_args()
     paths = find(arguments.only, arguments.in_place)
     if not paths:
@@ -227,7 +245,8 @@ def main() -> int:
         return 1
 
     if arguments.in_place:
-        # CamVid's pictures may not be copied into the repository: committed outputs come from a run without it.
+        # CamVid's pictures may not be copied into the repository: committed outputs come from a run
+        # without it.
         os.environ["GSS_DATA"] = "absent"
     PAGES.mkdir(parents=True, exist_ok=True)
     runs = []

@@ -29,7 +29,9 @@ def parity() -> Path:
     """Folder of reference outputs of the authors' code ($GSS_PARITY, else ../shared/parity), or a skip."""
     folder = Path(os.environ.get("GSS_PARITY", ROOT.parent / "shared" / "parity"))
     if not folder.is_dir():
-        pytest.skip(f"needs the reference outputs of the released code; none in {folder} (set GSS_PARITY)")
+        pytest.skip(
+            f"needs the reference outputs of the released code; none in {folder} (set GSS_PARITY)"
+        )
     return folder
 
 

@@ -14,13 +14,19 @@ from torch import nn
 from gss_lite.dalle_files import published_shapes, read_published
 
 SIZES = {"width": 4, "vocab_size": 16, "code_dim": 4}
-LEGACY = b"".join(pickle.dumps(x, 2) for x in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}))
+LEGACY = b"".join(
+    pickle.dumps(x, 2) for x in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})
+)
 
 
 @pytest.fixture
 def dall_e(monkeypatch: pytest.MonkeyPatch) -> dict[str, type]:
     """Stand-ins for OpenAI's classes under OpenAI's names, so that torch.save writes files like the published ones."""
-    names = {"dall_e.encoder": ["Encoder", "EncoderBlock"], "dall_e.decoder": ["Decoder", "DecoderBlock"], "dall_e.utils": ["Conv2d"]}
+    names = {
+        "dall_e.encoder": ["Encoder", "EncoderBlock"],
+        "dall_e.decoder": ["Decoder", "DecoderBlock"],
+        "dall_e.utils": ["Conv2d"],
+    }
     classes = {}
     for module_name, class_names in names.items():
         module = ModuleType(module_name)
@@ -41,14 +47,20 @@ def build(part: str, dall_e: dict[str, type]) -> nn.Module:
         for depth, parent in enumerate(parents):
             if parent not in module._modules:
                 leaf = dall_e["Conv2d"] if depth == len(parents) - 1 else nn.Sequential
-                module.add_module(parent, dall_e[f"{part.capitalize()}Block"]() if parent.startswith("block_") else leaf())
+                module.add_module(
+                    parent,
+                    dall_e[f"{part.capitalize()}Block"]()
+                    if parent.startswith("block_")
+                    else leaf(),
+                )
             module = module._modules[parent]
         module.register_parameter(name[-1], nn.Parameter(torch.randn(shape) / shape[0]))
     return root
 
 
 def save(module: nn.Module, path: Path, container: str = "zip") -> Path:
-    with warnings.catch_warnings():  # the legacy container wants the classes' source, and stand-ins have none
+    # the legacy container wants the classes' source, and stand-ins have none
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.save(module, path, _use_new_zipfile_serialization=container == "zip")
     return path
@@ -58,12 +70,18 @@ def read(path: Path, part: str = "encoder") -> dict[str, torch.Tensor]:
     return read_published(path, part, published_shapes(part, **SIZES))
 
 
-def wrap(pickled: bytes, path: Path, container: str, members: dict[str, bytes] | None = None) -> Path:
+def wrap(
+    pickled: bytes, path: Path, container: str, members: dict[str, bytes] | None = None
+) -> Path:
     """A file of torch.save's whose module pickle is `pickled`."""
     if container == "legacy":
         path.write_bytes(LEGACY + pickled + pickle.dumps([], 2))
         return path
     with zipfile.ZipFile(path, "w") as archive:
-        for name, content in {"archive/data.pkl": pickled, "archive/version": b"3\n", **(members or {})}.items():
+        for name, content in {
+            "archive/data.pkl": pickled,
+            "archive/version": b"3\n",
+            **(members or {}),
+        }.items():
             archive.writestr(name, content)
     return path

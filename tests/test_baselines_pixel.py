@@ -45,7 +45,9 @@ def test_the_loss_is_per_pixel_at_the_masks_size(twin):
     loss, scalars = twin.losses(image, mask)
     parts = []
     for logits in twin.network(image):
-        big = F.interpolate(logits, scale_factor=4, mode="bilinear", align_corners=False).movedim(1, -1)
+        big = F.interpolate(logits, scale_factor=4, mode="bilinear", align_corners=False).movedim(
+            1, -1
+        )
         parts.append(F.cross_entropy(big[mask != IGNORE], mask[mask != IGNORE]))
         if len(parts) == 1:
             accuracy = (big.argmax(-1) == mask)[mask != IGNORE].float().mean()
@@ -69,9 +71,14 @@ def test_training_lowers_the_loss_and_leaves_weights_and_a_record(trained):
     folder, twin = trained
     record = json.loads((folder / "scenes-tiny.pixel.json").read_text())
     assert record["kind"] == "train pixel" and record["schedule"]["steps"] == 12
-    assert record["log"][-1]["loss"] < 2.5 and {"classifier", "pixel", "pixel_accuracy"} <= record["log"][-1].keys()
+    assert (
+        record["log"][-1]["loss"] < 2.5
+        and {"classifier", "pixel", "pixel_accuracy"} <= record["log"][-1].keys()
+    )
     again = load_twin(TINY, folder)
-    assert all(torch.equal(v, again.network.state_dict()[k]) for k, v in twin.network.state_dict().items())
+    assert all(
+        torch.equal(v, again.network.state_dict()[k]) for k, v in twin.network.state_dict().items()
+    )
     with pytest.raises(FileNotFoundError, match="no weights at"):
         load_twin(TINY, folder / "nowhere")
 
@@ -82,7 +89,9 @@ def test_evaluation_is_the_metrics_of_its_predictions(trained):
     metrics = SegmentationMetrics(11)
     for image, mask in dataset:
         metrics.update(trained[1].predict(image[None]).mask, mask[None])
-    assert len(result) == len(dataset) and result.scores()["prediction"].miou == metrics.compute().miou
+    assert (
+        len(result) == len(dataset) and result.scores()["prediction"].miou == metrics.compute().miou
+    )
     assert set(result.scores()) == {"prediction", "pixel_head"}
 
 

@@ -14,7 +14,9 @@ def test_two_bins_by_hand():
     mask = torch.tensor([[[0, 1, 0, 1, 255]]])
     result = calibration(probabilities, mask, bins=4)  # (0.5, 0.75] and (0.75, 1]
     assert result.share.tolist() == [0, 0, 0.5, 0.5]
-    assert result.confidence[2:].tolist() == pytest.approx([0.65, 0.85]) and result.accuracy[2:].tolist() == [0.5, 0.5]
+    assert result.confidence[2:].tolist() == pytest.approx([0.65, 0.85]) and result.accuracy[
+        2:
+    ].tolist() == [0.5, 0.5]
     assert result.ece == pytest.approx(0.5 * 0.15 + 0.5 * 0.35)
     assert bool(result.confidence[:2].isnan().all()) and bool(result.accuracy[:2].isnan().all())
 
@@ -29,7 +31,9 @@ def test_brute_force():
             for x in range(7):
                 if mask[b, y, x] != 255:
                     p = probabilities[b, :, y, x].tolist()
-                    bins[math.ceil(max(p) * 10) - 1].append((max(p), p.index(max(p)) == mask[b, y, x]))
+                    bins[math.ceil(max(p) * 10) - 1].append(
+                        (max(p), p.index(max(p)) == mask[b, y, x])
+                    )
                     total += 1
     for entries in bins:
         if entries:
@@ -40,11 +44,14 @@ def test_brute_force():
 def test_a_model_whose_labels_are_drawn_from_it_is_calibrated_and_a_sharpened_one_is_not():
     generator = torch.Generator().manual_seed(0)
     logits = 2 * torch.randn(1, 6, 200, 200, generator=generator)
-    mask = torch.multinomial(logits.softmax(1)[0].flatten(1).T, 1, generator=generator).view(1, 200, 200)
+    mask = torch.multinomial(logits.softmax(1)[0].flatten(1).T, 1, generator=generator).view(
+        1, 200, 200
+    )
     honest, sharp = calibration(logits.softmax(1), mask), calibration((3 * logits).softmax(1), mask)
     assert honest.ece < 0.01 and sharp.ece > 0.15
     full = honest.share > 0.02
-    torch.testing.assert_close(honest.accuracy[full], honest.confidence[full], atol=0.05, rtol=0)  # 3 standard errors of 800 pixels
+    # 3 standard errors of 800 pixels
+    torch.testing.assert_close(honest.accuracy[full], honest.confidence[full], atol=0.05, rtol=0)
     assert bool((sharp.confidence - sharp.accuracy)[sharp.share > 0.02].gt(0.05).all())
 
 
@@ -56,20 +63,41 @@ def test_certainty_on_a_border_is_in_the_bin_below_and_one_in_the_last():
 def test_risk_falls_with_coverage_where_uncertainty_knows():
     wrong = torch.rand(50, 40, generator=torch.Generator().manual_seed(0)) < 0.2
     rate = float(wrong.float().mean())
-    assert risk_coverage(wrong.float() + 0.001 * torch.rand(50, 40), wrong, [0.5, 1.0]) == pytest.approx([0.0, rate])
-    assert risk_coverage(torch.zeros(50, 40), wrong, [0.3, 0.7, 1.0]) == pytest.approx([rate] * 3)  # all equal: their order plays no role
+    assert risk_coverage(
+        wrong.float() + 0.001 * torch.rand(50, 40), wrong, [0.5, 1.0]
+    ) == pytest.approx([0.0, rate])
+    # all equal: their order plays no role
+    assert risk_coverage(torch.zeros(50, 40), wrong, [0.3, 0.7, 1.0]) == pytest.approx([rate] * 3)
     order = torch.randperm(2000, generator=torch.Generator().manual_seed(1)).view(50, 40)
     kept = wrong.flatten()[order.flatten().argsort()[:500]]
     assert risk_coverage(order, wrong, [0.25])[0] == pytest.approx(float(kept.float().mean()))
 
 
-@pytest.mark.parametrize("call, message", [
-    (lambda: calibration(torch.ones(1, 2, 3, 3), torch.zeros(1, 3, 3).long()), "sum to 1 over the classes"),
-    (lambda: calibration(torch.ones(1, 1, 3, 3), torch.zeros(1, 3, 4).long()), r"got \(1, 1, 3, 3\) and \(1, 3, 4\)"),
-    (lambda: calibration(torch.ones(1, 1, 3, 3), torch.full((1, 3, 3), 255)), "no pixel of the mask is labelled"),
-    (lambda: risk_coverage(torch.zeros(3), torch.zeros(4).bool(), [1.0]), "must have one shape"),
-    (lambda: risk_coverage(torch.zeros(3), torch.zeros(3).bool(), [0.0]), r"above 0 and at most 1; got \[0.0\]"),
-])
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (
+            lambda: calibration(torch.ones(1, 2, 3, 3), torch.zeros(1, 3, 3).long()),
+            "sum to 1 over the classes",
+        ),
+        (
+            lambda: calibration(torch.ones(1, 1, 3, 3), torch.zeros(1, 3, 4).long()),
+            r"got \(1, 1, 3, 3\) and \(1, 3, 4\)",
+        ),
+        (
+            lambda: calibration(torch.ones(1, 1, 3, 3), torch.full((1, 3, 3), 255)),
+            "no pixel of the mask is labelled",
+        ),
+        (
+            lambda: risk_coverage(torch.zeros(3), torch.zeros(4).bool(), [1.0]),
+            "must have one shape",
+        ),
+        (
+            lambda: risk_coverage(torch.zeros(3), torch.zeros(3).bool(), [0.0]),
+            r"above 0 and at most 1; got \[0.0\]",
+        ),
+    ],
+)
 def test_bad_input_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()

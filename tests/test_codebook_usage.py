@@ -13,7 +13,16 @@ import torch
 
 from gss_lite.build import build_palette
 from gss_lite.experiments import codebook_usage
-from gss_lite.experiments.codebook_usage import CODES, HELD_OUT, PICTURES, held_out_tokens, live_tokenizer, load_masks, run_seed, train
+from gss_lite.experiments.codebook_usage import (
+    CODES,
+    HELD_OUT,
+    PICTURES,
+    held_out_tokens,
+    live_tokenizer,
+    load_masks,
+    run_seed,
+    train,
+)
 from gss_lite.presets import get_preset
 from gss_lite.training.stages import VQVAEStage
 
@@ -34,8 +43,13 @@ def test_the_record_holds_every_step_of_every_seed(tmp_path, monkeypatch, capsys
     codebook_usage.main(["--seeds", "2", "--steps", "2", "--record", str(path)])
     record = json.loads(path.read_text())
     first, second = record["metrics"]["runs"]
-    assert record["command"].endswith(f"--seeds 2 --steps 2 --record {path}") and record["steps"] == 2
-    assert len(first["usage"]) == len(first["perplexity"]) == 2 and (first["seed"], second["seed"]) == (0, 1)
+    assert (
+        record["command"].endswith(f"--seeds 2 --steps 2 --record {path}") and record["steps"] == 2
+    )
+    assert len(first["usage"]) == len(first["perplexity"]) == 2 and (
+        first["seed"],
+        second["seed"],
+    ) == (0, 1)
     assert first["perplexity"] != second["perplexity"]
     assert record["metrics"]["held_out_tokens"] == 2 * 24 * 32
     assert "seed 1: held-out masks: usage" in capsys.readouterr().out
@@ -46,20 +60,37 @@ def test_held_out_usage_is_the_share_of_codes_met(masks):
     torch.manual_seed(0)
     tokenizer = live_tokenizer()
     list(train(VQVAEStage(tokenizer, palette, 1.0), masks[:4], steps=1, batch=2))
-    met = {int(t) for mask in masks[4:] for t in tokenizer.eval().encode(palette.paint(mask[None])).flatten()}
+    met = {
+        int(t)
+        for mask in masks[4:]
+        for t in tokenizer.eval().encode(palette.paint(mask[None])).flatten()
+    }
     assert set(held_out_tokens(tokenizer, palette, masks[4:]).flatten().tolist()) == met
     run = run_seed(0, masks[:4], masks[4:], steps=1, progress=False)
-    assert 0 < run["held_out"]["usage"] <= 1 and run["held_out"]["perplexity"] <= CODES * run["held_out"]["usage"] + 0.01
+    assert (
+        0 < run["held_out"]["usage"] <= 1
+        and run["held_out"]["perplexity"] <= CODES * run["held_out"]["usage"] + 0.01
+    )
 
 
 def test_a_seed_fixes_the_run(masks):
-    one, again, other = (run_seed(seed, masks[:4], masks[4:], steps=2, progress=False) for seed in (3, 3, 4))
+    one, again, other = (
+        run_seed(seed, masks[:4], masks[4:], steps=2, progress=False) for seed in (3, 3, 4)
+    )
     assert one == again and one["perplexity"] != other["perplexity"]
 
 
 def without_docstring(text: str) -> str:
     (function,) = ast.parse(text).body
-    function.body = [n for n in function.body if not (isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant) and isinstance(n.value.value, str))]
+    function.body = [
+        n
+        for n in function.body
+        if not (
+            isinstance(n, ast.Expr)
+            and isinstance(n.value, ast.Constant)
+            and isinstance(n.value.value, str)
+        )
+    ]
     function.returns = None
     for argument in function.args.args:
         argument.annotation = None
@@ -68,9 +99,20 @@ def without_docstring(text: str) -> str:
 
 def test_the_notebook_shows_the_same_loop():
     notebook = nbformat.read(NOTEBOOKS / "04_maskige_vqvae.ipynb", as_version=4)
-    cells = [cell.source for cell in notebook.cells if cell.cell_type == "code" and "def train(" in cell.source]
-    shown = [ast.get_source_segment(cell, node) for cell in cells for node in ast.parse(cell).body if isinstance(node, ast.FunctionDef) and node.name == "train"]
-    assert [without_docstring(text) for text in shown] == [without_docstring(inspect.getsource(train))]
+    cells = [
+        cell.source
+        for cell in notebook.cells
+        if cell.cell_type == "code" and "def train(" in cell.source
+    ]
+    shown = [
+        ast.get_source_segment(cell, node)
+        for cell in cells
+        for node in ast.parse(cell).body
+        if isinstance(node, ast.FunctionDef) and node.name == "train"
+    ]
+    assert [without_docstring(text) for text in shown] == [
+        without_docstring(inspect.getsource(train))
+    ]
 
 
 def test_every_seed_climbs_out_of_the_first_steps_hole():
@@ -78,7 +120,11 @@ def test_every_seed_climbs_out_of_the_first_steps_hole():
     record = json.loads((NOTEBOOKS / "records" / "codebook-usage.json").read_text())
     metrics = record["metrics"]
     assert record["steps"] == inspect.signature(train).parameters["steps"].default
-    assert (metrics["codes"], metrics["pictures"], metrics["held_out_pictures"]) == (CODES, PICTURES, HELD_OUT)
+    assert (metrics["codes"], metrics["pictures"], metrics["held_out_pictures"]) == (
+        CODES,
+        PICTURES,
+        HELD_OUT,
+    )
     assert [run["seed"] for run in metrics["runs"]] == [0, 1, 2, 3, 4]
     for run in metrics["runs"]:
         assert len(run["usage"]) == len(run["perplexity"]) == record["steps"]

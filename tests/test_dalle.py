@@ -14,7 +14,8 @@ from gss_lite.presets import get_preset
 def model() -> DalleDVAE:
     torch.manual_seed(0)
     small = DalleDVAE(vocab_size=40, width=8, code_dim=8).eval()
-    for layer in small.modules():  # torch's own initialisation leaves hardly a signal at the end of so many layers
+    # torch's own initialisation leaves hardly a signal at the end of so many layers
+    for layer in small.modules():
         if isinstance(layer, (torch.nn.Conv2d, torch.nn.Linear)):
             torch.nn.init.normal_(layer.weight, 0, (2 / layer.weight[0].numel()) ** 0.5)
     return small
@@ -31,7 +32,9 @@ def published_block(block: Block, x: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("n_in", [8, 16])
-@pytest.mark.parametrize(("kernels", "enlarge"), [((3, 3, 3, 1), False), ((1, 3, 3, 3), False), ((1, 3, 3, 3), True)])
+@pytest.mark.parametrize(
+    ("kernels", "enlarge"), [((3, 3, 3, 1), False), ((1, 3, 3, 3), False), ((1, 3, 3, 3), True)]
+)
 def test_block_is_the_published_formula(n_in, kernels, enlarge):
     block = Block(n_in, 16, kernels, enlarge=enlarge).double()
     x = torch.randn(2, n_in, 5, 6, dtype=torch.float64)
@@ -43,7 +46,9 @@ def test_block_is_the_published_formula(n_in, kernels, enlarge):
 @pytest.mark.parametrize(("kernels", "enlarge"), [((3, 3, 3, 1), False), ((1, 3, 3, 3), True)])
 def test_gradients_survive_the_in_place_operations(kernels, enlarge):
     block = Block(4, 8, kernels, enlarge=enlarge).double()
-    assert torch.autograd.gradcheck(block, torch.randn(1, 4, 3, 4, dtype=torch.float64, requires_grad=True))
+    assert torch.autograd.gradcheck(
+        block, torch.randn(1, 4, 3, 4, dtype=torch.float64, requires_grad=True)
+    )
 
 
 def test_only_a_pointwise_beginning_can_be_moved_before_the_enlargement():
@@ -54,7 +59,10 @@ def test_only_a_pointwise_beginning_can_be_moved_before_the_enlargement():
 def test_parameters_are_as_many_as_published():
     with torch.device("meta"):
         full = DalleDVAE()
-    count = {name: sum(p.numel() for p in getattr(full, name).parameters()) for name in ("encoder", "decoder")}
+    count = {
+        name: sum(p.numel() for p in getattr(full, name).parameters())
+        for name in ("encoder", "decoder")
+    }
     # The table of codes holds the first layer's 128 biases added to its rows.
     assert count == {"encoder": 53_786_240, "decoder": 43_829_766 - 128}
 
@@ -63,7 +71,9 @@ def test_pixels_are_mapped_as_published():
     x = torch.linspace(0, 1, 11)
     torch.testing.assert_close(map_pixels(x), 0.1 + 0.8 * x)
     torch.testing.assert_close(unmap_pixels(map_pixels(x)), x)
-    assert unmap_pixels(torch.tensor([0.0, 0.1, 0.5, 0.9, 1.0])).tolist() == pytest.approx([0, 0, 0.5, 1, 1])
+    assert unmap_pixels(torch.tensor([0.0, 0.1, 0.5, 0.9, 1.0])).tolist() == pytest.approx(
+        [0, 0, 0.5, 1, 1]
+    )
 
 
 @pytest.mark.parametrize("size", [(8, 8), (24, 40)])
@@ -71,10 +81,10 @@ def test_tokenizer_contract_at_any_multiple_of_eight(model, size):
     maskige = torch.rand(2, 3, *size)
     tokens = model.encode(maskige)
     assert tokens.shape == (2, size[0] // 8, size[1] // 8) and tokens.dtype == torch.long
-    assert 0 <= tokens.min() and tokens.max() < 40
+    assert tokens.min() >= 0 and tokens.max() < 40
     picture = model.decode(tokens)
     assert picture.shape == maskige.shape and picture.dtype == torch.float32
-    assert 0 <= picture.min() and picture.max() <= 1
+    assert picture.min() >= 0 and picture.max() <= 1
     assert (model.vocab_size, model.stride) == (40, 8)
 
 
@@ -99,7 +109,12 @@ def test_half_precision_keeps_first_and_last_layers(model):
     half = DalleDVAE(vocab_size=40, width=8, code_dim=8, dtype=torch.bfloat16).eval()
     half.load_state_dict(model.state_dict())
     assert half.encoder.groups[0][0].res[0].weight.dtype == torch.bfloat16
-    assert half.encoder.input.weight.dtype == half.encoder.output.weight.dtype == half.decoder.output.weight.dtype == torch.float32
+    assert (
+        half.encoder.input.weight.dtype
+        == half.encoder.output.weight.dtype
+        == half.decoder.output.weight.dtype
+        == torch.float32
+    )
     maskige = torch.rand(1, 3, 64, 64)
     assert (half.encode(maskige) == model.encode(maskige)).float().mean() > 0.8
     tokens = torch.randint(40, (1, 4, 4))
@@ -136,9 +151,15 @@ def test_in_bfloat16_the_first_and_last_layers_stay_in_float32():
     for layer in model.modules():
         if isinstance(layer, (torch.nn.Conv2d, torch.nn.Linear)):
             torch.nn.init.normal_(layer.weight, 0, layer.weight[0].numel() ** -0.5)
-    parts = {"first": model.encoder.input, "between": model.encoder.groups[1][0].res[0], "last": model.encoder.output}
+    parts = {
+        "first": model.encoder.input,
+        "between": model.encoder.groups[1][0].res[0],
+        "last": model.encoder.output,
+    }
     for name, layer in parts.items():
-        layer.register_forward_hook(lambda module, inputs, out, name=name: seen.update({name: out.dtype}))
+        layer.register_forward_hook(
+            lambda module, inputs, out, name=name: seen.update({name: out.dtype})
+        )
     picture = torch.rand(1, 3, 64, 64)
     exact = model.encode(picture)
     with torch.autocast("cpu", torch.bfloat16):

@@ -27,13 +27,17 @@ def test_parity_with_openais_code(parity, decoder):
         output = model.decoder(expected["tokens"])
     scale = float(expected["decoder_output"].abs().max())
     torch.testing.assert_close(output, expected["decoder_output"], rtol=1e-4, atol=1e-4 * scale)
-    torch.testing.assert_close(model.decode(expected["tokens"]), expected["reconstruction"], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        model.decode(expected["tokens"]), expected["reconstruction"], rtol=1e-4, atol=1e-4
+    )
 
 
 def test_published_files_hold_74_and_76_tensors():
     shapes = {part: published_shapes(part) for part in ("encoder", "decoder")}
     assert {part: len(s) for part, s in shapes.items()} == {"encoder": 74, "decoder": 76}
-    count = {part: sum(torch.Size(shape).numel() for shape in s.values()) for part, s in shapes.items()}
+    count = {
+        part: sum(torch.Size(shape).numel() for shape in s.values()) for part, s in shapes.items()
+    }
     assert count == {"encoder": 53_786_240, "decoder": 43_829_766}
     assert shapes["decoder"]["blocks.group_2.block_1.res_path.conv_1.w"] == (256, 2048, 1, 1)
     assert shapes["encoder"]["blocks.group_2.block_1.id_path.w"] == (512, 256, 1, 1)
@@ -46,26 +50,53 @@ def test_every_tensor_is_read_exactly(tmp_path, dall_e, part, container):
     tensors = read(save(module, tmp_path / "x.pkl", container), part)
     expected = dict(module.named_parameters())
     assert tensors.keys() == expected.keys()
-    assert all(torch.equal(tensors[name], expected[name]) and tensors[name].dtype == torch.float32 for name in expected)
+    assert all(
+        torch.equal(tensors[name], expected[name]) and tensors[name].dtype == torch.float32
+        for name in expected
+    )
 
 
 def test_weights_survive_safetensors(tmp_path, dall_e, monkeypatch):
     model = DalleDVAE(16, 4, 4).eval()
-    import_published(*(save(build(part, dall_e), tmp_path / f"{part}.pkl") for part in ("encoder", "decoder")), model)
+    import_published(
+        *(save(build(part, dall_e), tmp_path / f"{part}.pkl") for part in ("encoder", "decoder")),
+        model,
+    )
     save_weights(tmp_path / "x.safetensors", model)
-    monkeypatch.setattr("gss_lite.dalle_files.DalleDVAE", lambda **options: DalleDVAE(16, 4, 4, **options))
+    monkeypatch.setattr(
+        "gss_lite.dalle_files.DalleDVAE", lambda **options: DalleDVAE(16, 4, 4, **options)
+    )
     loaded = load_dalle(tmp_path / "x.safetensors")
     assert not loaded.training and not any(p.requires_grad for p in loaded.parameters())
     maskige = torch.rand(1, 3, 16, 24)
     assert torch.equal(loaded.encoder(map_pixels(maskige)), model.encoder(map_pixels(maskige)))
-    assert load_dalle(tmp_path / "x.safetensors", dtype=torch.bfloat16).decoder.groups[0][0].res[0].weight.dtype == torch.bfloat16
+    assert (
+        load_dalle(tmp_path / "x.safetensors", dtype=torch.bfloat16)
+        .decoder.groups[0][0]
+        .res[0]
+        .weight.dtype
+        == torch.bfloat16
+    )
     with pytest.raises(FileNotFoundError, match="data_scripts.dalle_dvae"):
         load_dalle(tmp_path / "absent.safetensors")
 
 
-@pytest.mark.parametrize("member", ["../outside", "/etc/passwd", "archive/../../outside", "archive\\data\\0", "other/data/0", "archive/", "loose"])
+@pytest.mark.parametrize(
+    "member",
+    [
+        "../outside",
+        "/etc/passwd",
+        "archive/../../outside",
+        "archive\\data\\0",
+        "other/data/0",
+        "archive/",
+        "loose",
+    ],
+)
 def test_zip_members_with_odd_paths_are_refused(tmp_path, member):
-    with pytest.raises(RefusedFile, match="not named as torch.save names them|do not lie in one folder"):
+    with pytest.raises(
+        RefusedFile, match="not named as torch.save names them|do not lie in one folder"
+    ):
         read(wrap(b"}.", tmp_path / "x.pkl", "zip", {member: b"x"}))
     assert not (tmp_path.parent / "outside").exists()
 
@@ -82,7 +113,8 @@ def test_compressed_doubled_and_oversized_zip_members_are_refused(tmp_path):
     with pytest.raises(RefusedFile, match=r"archive/data\.pkl' is not named"):
         read(path)
     claims = wrap(b"}.", path, "zip").read_bytes()
-    end = claims.rindex(b"PK\x01\x02")  # the last member's entry in the directory: both its sizes become 2 GiB
+    # the last member's entry in the directory: both its sizes become 2 GiB
+    end = claims.rindex(b"PK\x01\x02")
     path.write_bytes(claims[: end + 20] + struct.pack("<II", 1 << 31, 1 << 31) + claims[end + 28 :])
     with pytest.raises(RefusedFile, match="claim more bytes than the file has"):
         read(path)
@@ -109,7 +141,9 @@ def test_damage_anywhere_never_ends_in_another_error(tmp_path, dall_e):
             damaged[dice.randrange(30_000)] = dice.randrange(256)
         (tmp_path / "damaged.pkl").write_bytes(damaged)
         try:
-            found = {name: tuple(tensor.shape) for name, tensor in read(tmp_path / "damaged.pkl").items()}
+            found = {
+                name: tuple(tensor.shape) for name, tensor in read(tmp_path / "damaged.pkl").items()
+            }
         except RefusedFile:
             refused += 1
         else:  # a number was hit, and nothing but numbers
@@ -130,16 +164,35 @@ def conv(module: nn.Module) -> nn.Module:
 
 
 @pytest.mark.parametrize("container", ["zip", "legacy"])
-@pytest.mark.parametrize(("change", "named"), [
-    (lambda m: conv(m).register_parameter("w", nn.Parameter(torch.zeros(2, 2, 5, 5))), "conv_3.w has the shape (2, 2, 5, 5); expected (2, 2, 3, 3)"),
-    (lambda m: delattr(conv(m), "b"), "1 of the 74 expected tensors are missing (first: blocks.group_2.block_1.res_path.conv_3.b)"),
-    (lambda m: delattr(m.blocks, "group_4"), "18 of the 74 expected tensors are missing"),
-    (lambda m: m.register_parameter("more", nn.Parameter(torch.zeros(1))), "1 tensors beyond the 74 expected (first: more)"),
-    (lambda m: m.blocks.register_buffer("mean", torch.zeros(3)), "beyond the 74 expected (first: blocks.mean)"),
-    (lambda m: m.half(), "stores torch.HalfStorage, where float32"),
-    (lambda m: m.double(), "stores torch.DoubleStorage, where float32"),
-    (lambda m: conv(m).w.data[0].fill_(float("nan")), "conv_3.w holds numbers that are not finite"),
-])
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (
+            lambda m: conv(m).register_parameter("w", nn.Parameter(torch.zeros(2, 2, 5, 5))),
+            "conv_3.w has the shape (2, 2, 5, 5); expected (2, 2, 3, 3)",
+        ),
+        (
+            lambda m: delattr(conv(m), "b"),
+            "1 of the 74 expected tensors are missing (first: "
+            "blocks.group_2.block_1.res_path.conv_3.b)",
+        ),
+        (lambda m: delattr(m.blocks, "group_4"), "18 of the 74 expected tensors are missing"),
+        (
+            lambda m: m.register_parameter("more", nn.Parameter(torch.zeros(1))),
+            "1 tensors beyond the 74 expected (first: more)",
+        ),
+        (
+            lambda m: m.blocks.register_buffer("mean", torch.zeros(3)),
+            "beyond the 74 expected (first: blocks.mean)",
+        ),
+        (lambda m: m.half(), "stores torch.HalfStorage, where float32"),
+        (lambda m: m.double(), "stores torch.DoubleStorage, where float32"),
+        (
+            lambda m: conv(m).w.data[0].fill_(float("nan")),
+            "conv_3.w holds numbers that are not finite",
+        ),
+    ],
+)
 def test_tensors_other_than_the_published_are_refused(tmp_path, dall_e, change, named, container):
     module = build("encoder", dall_e)
     change(module)
@@ -150,5 +203,9 @@ def test_tensors_other_than_the_published_are_refused(tmp_path, dall_e, change, 
 
 def test_encoder_and_decoder_cannot_be_mixed_up(tmp_path, dall_e):
     path = save(build("decoder", dall_e), tmp_path / "x.pkl")
-    with pytest.raises(RefusedFile, match=r"holds an object of dall_e\.decoder\.Decoder, where an object of dall_e\.encoder\.Encoder"):
+    with pytest.raises(
+        RefusedFile,
+        match=r"holds an object of dall_e\.decoder\.Decoder, where an object of "
+        r"dall_e\.encoder\.Encoder",
+    ):
         read(path, "encoder")

@@ -10,8 +10,16 @@ from torchvision import tv_tensors
 
 from gss_lite.data.camvid import CLASSES, SIZES, CamVid, find_camvid, read_image, read_mask
 from gss_lite.data.transforms import (
-    DISTORTIONS, ClassShareCrop, PhotometricDistortion, RandomScale, ResumableBatches, SeededAugmentation, denormalize, eval_transform,
-    fit_into, train_transform,
+    DISTORTIONS,
+    ClassShareCrop,
+    PhotometricDistortion,
+    RandomScale,
+    ResumableBatches,
+    SeededAugmentation,
+    denormalize,
+    eval_transform,
+    fit_into,
+    train_transform,
 )
 
 
@@ -21,7 +29,9 @@ def write_camvid(folder, size=(8, 6), ids=11, suffix=".png"):
         (folder / f"{split}annot").mkdir()
         for i in range(2):
             Image.new("RGB", size, (100 * i, 200, 30)).save(folder / split / f"f{i}{suffix}")
-            Image.fromarray(np.full(size[::-1], ids, np.uint8)).save(folder / f"{split}annot" / f"f{i}.png")
+            Image.fromarray(np.full(size[::-1], ids, np.uint8)).save(
+                folder / f"{split}annot" / f"f{i}.png"
+            )
     return folder
 
 
@@ -30,7 +40,10 @@ def test_camvid_from_a_folder(tmp_path, suffix):
     dataset = CamVid("val", write_camvid(tmp_path, suffix=suffix))
     image, mask = dataset[1]
     assert image.shape == (3, 6, 8) and image.dtype == torch.uint8 and dataset.names == ["f0", "f1"]
-    assert image[:, 2, 3].tolist() == pytest.approx([100, 200, 30], abs=0 if suffix == ".png" else 4)  # JPEG rounds
+    # JPEG rounds
+    assert image[:, 2, 3].tolist() == pytest.approx(
+        [100, 200, 30], abs=0 if suffix == ".png" else 4
+    )
     assert mask.shape == (6, 8) and (mask == 255).all()  # void 11 → 255
     assert len(dataset) == 2 and len(dataset.classes) == dataset.num_classes == 11
 
@@ -104,14 +117,23 @@ def test_sixteen_bits_of_grey_become_eight(tmp_path):
 
 @pytest.mark.parametrize("kind", [np.float32, np.int32])
 def test_values_of_no_known_range_are_refused(tmp_path, kind):
-    Image.fromarray(np.full((4, 4), 0.5 if kind is np.float32 else 70000, kind)).save(tmp_path / "a.tif")
+    Image.fromarray(np.full((4, 4), 0.5 if kind is np.float32 else 70000, kind)).save(
+        tmp_path / "a.tif"
+    )
     with pytest.raises(ValueError, match="a.tif holds 32-bit values .*save it with 8 or 16 bits"):
         read_image(tmp_path / "a.tif")
 
 
-@pytest.mark.parametrize("orientation, upright", [
-    (1, lambda a: a), (2, np.fliplr), (3, lambda a: np.rot90(a, 2)), (6, lambda a: np.rot90(a, -1)), (8, np.rot90),
-])
+@pytest.mark.parametrize(
+    "orientation, upright",
+    [
+        (1, lambda a: a),
+        (2, np.fliplr),
+        (3, lambda a: np.rot90(a, 2)),
+        (6, lambda a: np.rot90(a, -1)),
+        (8, np.rot90),
+    ],
+)
 def test_a_picture_is_turned_as_its_exif_says(tmp_path, orientation, upright):
     array = np.random.default_rng(0).integers(0, 256, (4, 7, 3), dtype=np.uint8)
     exif = Image.Exif()
@@ -130,11 +152,18 @@ def test_a_picture_of_too_many_pixels_is_one_clear_error(tmp_path, monkeypatch):
 
 def coded_pair(height=60, width=80):
     """A picture whose red channel is the mask's id times 20: any misalignment shows."""
-    mask = torch.randint(0, 11, (height // 10, width // 10)).repeat_interleave(10, 0).repeat_interleave(10, 1).to(torch.uint8)
+    mask = (
+        torch.randint(0, 11, (height // 10, width // 10))
+        .repeat_interleave(10, 0)
+        .repeat_interleave(10, 1)
+        .to(torch.uint8)
+    )
     return tv_tensors.Image(torch.stack([mask * 20] * 3)), tv_tensors.Mask(mask)
 
 
-@pytest.mark.parametrize("step", [ClassShareCrop(40, 32), ClassShareCrop(100, 120), RandomScale((60, 80), (1.0, 1.0))])
+@pytest.mark.parametrize(
+    "step", [ClassShareCrop(40, 32), ClassShareCrop(100, 120), RandomScale((60, 80), (1.0, 1.0))]
+)
 def test_geometry_moves_picture_and_mask_alike(step):
     image, mask = step(*coded_pair())
     labelled = mask != 255
@@ -145,16 +174,22 @@ def test_scaled_pairs_stay_aligned():
     torch.manual_seed(1)
     image, mask = RandomScale((60, 80), (2.0, 2.0))(*coded_pair())
     assert mask.shape == (120, 160) and image.shape == (3, 120, 160)
-    inner = (image[0].float() / 20 - mask.float()).abs() < 0.5  # only the blurred borders of the picture may differ
+    # only the blurred borders of the picture may differ
+    inner = (image[0].float() / 20 - mask.float()).abs() < 0.5
     assert inner.float().mean() > 0.85
 
 
-@pytest.mark.parametrize("sides, size, expected", [
-    ((480, 640), (512, 2048), [512, 683]),  # ADE20K: the shorter side becomes 512 …
-    ((640, 480), (512, 2048), [683, 512]),
-    ((300, 1500), (512, 2048), [410, 2048]),  # … unless the longer one would pass 2048
-    ((1024, 2048), (1024, 2048), [1024, 2048]), ((96, 128), (72, 96), [72, 96]), ((1, 4000), (512, 2048), [1, 2048]),
-])
+@pytest.mark.parametrize(
+    "sides, size, expected",
+    [
+        ((480, 640), (512, 2048), [512, 683]),  # ADE20K: the shorter side becomes 512 …
+        ((640, 480), (512, 2048), [683, 512]),
+        ((300, 1500), (512, 2048), [410, 2048]),  # … unless the longer one would pass 2048
+        ((1024, 2048), (1024, 2048), [1024, 2048]),
+        ((96, 128), (72, 96), [72, 96]),
+        ((1, 4000), (512, 2048), [1, 2048]),
+    ],
+)
 def test_pictures_are_fitted_as_mmsegmentation_does(sides, size, expected):
     assert fit_into(sides, size) == expected
 
@@ -178,30 +213,42 @@ def test_a_crop_filled_by_one_class_is_drawn_again():
 
 def test_train_transform_gives_normalised_crops():
     image, mask = train_transform(32, 40, scales=(0.5, 1.5), image_size=(60, 80))(*coded_pair())
-    assert image.shape == (3, 32, 40) and image.dtype == torch.float32 and mask.shape == (32, 40) and mask.dtype == torch.long
+    assert (
+        image.shape == (3, 32, 40)
+        and image.dtype == torch.float32
+        and mask.shape == (32, 40)
+        and mask.dtype == torch.long
+    )
     assert set(mask.unique().tolist()) <= {*range(11), 255}
 
 
 def test_photometric_distortion_never_swaps_channels_and_stays_in_the_released_ranges():
     """mmsegmentation's has no permutation of channels; a red thing may turn orange or pink, never green or blue."""
-    red = tv_tensors.Image(torch.tensor([200, 60, 60], dtype=torch.uint8)[:, None, None].expand(3, 4, 4).contiguous())
+    red = tv_tensors.Image(
+        torch.tensor([200, 60, 60], dtype=torch.uint8)[:, None, None].expand(3, 4, 4).contiguous()
+    )
     seen, torchvisions = [], []
     for seed in range(200):
         torch.manual_seed(seed)
         seen.append(PhotometricDistortion()(red)[:, 0, 0].tolist())
         torch.manual_seed(seed)
         torchvisions.append(DISTORTIONS["torchvision"]()(red)[:, 0, 0].tolist())
-    assert all(colour[0] == max(colour) for colour in seen) and any(colour[0] < max(colour) for colour in torchvisions)
+    assert all(colour[0] == max(colour) for colour in seen) and any(
+        colour[0] < max(colour) for colour in torchvisions
+    )
     assert len({tuple(colour) for colour in seen}) > 100
     hues = [(360 * colorsys.rgb_to_hsv(*colour)[0] + 180) % 360 - 180 for colour in seen]
-    assert 25 < max(hues) <= 40 and -40 <= min(hues) < -25  # a tenth of the circle, and what clipping and rounding to 8 bits add
+    # a tenth of the circle, and what clipping and rounding to 8 bits add
+    assert 25 < max(hues) <= 40 and -40 <= min(hues) < -25
     with pytest.raises(ValueError, match="must be one of released, torchvision; got 'none'"):
         train_transform(8, 8, distortion="none")
 
 
 @pytest.mark.parametrize("name", ["released", "torchvision"])
 def test_the_preset_chooses_the_distortion(name):
-    assert [type(step) for step in train_transform(8, 8, distortion=name).transforms].count(DISTORTIONS[name]) == 1
+    assert [type(step) for step in train_transform(8, 8, distortion=name).transforms].count(
+        DISTORTIONS[name]
+    ) == 1
 
 
 def test_normalisation_and_back():
@@ -219,9 +266,12 @@ def test_augmentation_depends_on_seed_and_draw_alone():
     torch.manual_seed(99)
     state = torch.get_rng_state()
     assert torch.equal(data[(17, 1)][0], first)
-    assert torch.equal(torch.get_rng_state(), state)  # and it leaves the training's own randomness alone
+    # and it leaves the training's own randomness alone
+    assert torch.equal(torch.get_rng_state(), state)
     assert not torch.equal(data[(18, 1)][0], first)
-    assert not torch.equal(SeededAugmentation(pairs, train_transform(32, 32), seed=5)[(17, 1)][0], first)
+    assert not torch.equal(
+        SeededAugmentation(pairs, train_transform(32, 32), seed=5)[(17, 1)][0], first
+    )
 
 
 def test_batches_resume_where_they_stopped():

@@ -25,7 +25,9 @@ def small(tmp_path, monkeypatch):
         digest = hashlib.sha256()
         for i in range(size):
             ids = dice.integers(0, 12, (48, 64), dtype=np.uint8)
-            Image.fromarray(dice.integers(0, 256, (48, 64, 3), dtype=np.uint8)).save(folder / split / f"{split}{i}.png")
+            Image.fromarray(dice.integers(0, 256, (48, 64, 3), dtype=np.uint8)).save(
+                folder / split / f"{split}{i}.png"
+            )
             Image.fromarray(ids).save(folder / f"{split}annot" / f"{split}{i}.png")
             digest.update(f"{split}{i}".encode() + ids.tobytes())
         hashes[split] = digest.hexdigest()
@@ -60,10 +62,15 @@ def test_downloads_unpacks_and_verifies(archive, small, tmp_path, capsys):
     folder = tmp_path / "data" / "camvid"
     assert script.main(["--folder", str(folder)]) == 0
     assert "2 train, 1 val, 1 test" in capsys.readouterr().out
-    files = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    files = {
+        path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
     assert files == {path.relative_to(small): path.read_bytes() for path in small.rglob("*.png")}
-    assert sorted(p.name for p in folder.parent.iterdir()) == ["camvid", "camvid-archive.sha256"]  # no scratch left
-    assert (folder.parent / "camvid-archive.sha256").read_text().strip() == hashlib.sha256(archive.read_bytes()).hexdigest()
+    # no scratch left
+    assert sorted(p.name for p in folder.parent.iterdir()) == ["camvid", "camvid-archive.sha256"]
+    assert (folder.parent / "camvid-archive.sha256").read_text().strip() == hashlib.sha256(
+        archive.read_bytes()
+    ).hexdigest()
     assert script.main(["--folder", str(folder)]) == 0  # verified only, now that it is there
 
 
@@ -72,7 +79,11 @@ def test_a_changed_archive_has_its_own_message(archive, tmp_path, capsys):
     (tmp_path / "camvid-archive.sha256").write_text("0" * 64 + "\n")
     assert script.main(["--folder", str(folder)]) == 1
     error = capsys.readouterr().err
-    assert "is not the one of the first download" in error and "0" * 64 in error and "connection" not in error
+    assert (
+        "is not the one of the first download" in error
+        and "0" * 64 in error
+        and "connection" not in error
+    )
     assert not folder.exists()
 
 
@@ -86,9 +97,13 @@ def test_no_network_is_one_clear_error_and_leaves_nothing(tmp_path, monkeypatch,
     assert list((tmp_path / "data").iterdir()) == []
 
 
-@pytest.mark.parametrize("content, message", [
-    (b"<html>busy</html>", "17 bytes, is no zip archive"), (None, "holds no folders CamVid/{train,val,test}"),
-])
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"<html>busy</html>", "17 bytes, is no zip archive"),
+        (None, "holds no folders CamVid/{train,val,test}"),
+    ],
+)
 def test_something_else_downloaded(archive, tmp_path, capsys, content, message):
     if content is None:
         with zipfile.ZipFile(archive, "w") as bundle:
@@ -106,7 +121,11 @@ def test_a_truncated_file_is_found(small, capsys, kind):
     victim.write_bytes(whole[: len(whole) // 2])
     assert script.main(["--folder", str(small)]) == 1
     error = capsys.readouterr().err
-    assert str(victim) in error and "can be read" in error and "Delete the folder and run this again" in error
+    assert (
+        str(victim) in error
+        and "can be read" in error
+        and "Delete the folder and run this again" in error
+    )
 
 
 def test_a_picture_of_another_size_is_found(small, capsys):

@@ -41,7 +41,9 @@ def server(published, monkeypatch) -> Iterator[str]:
         def log_message(self, *arguments) -> None:
             pass
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(published))) as httpd:
+    with http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Quiet, directory=str(published))
+    ) as httpd:
         thread = threading.Thread(target=httpd.serve_forever, daemon=True)
         thread.start()
         url = f"http://127.0.0.1:{httpd.server_port}/"
@@ -54,7 +56,10 @@ def server(published, monkeypatch) -> Iterator[str]:
 def test_downloads_converts_and_deletes_the_pickles(server, tmp_path, dall_e, capsys):  # noqa: F811
     folder = tmp_path / "new" / "dvae"
     assert dalle_dvae.main(["--folder", str(folder)]) == 0
-    assert sorted(path.name for path in folder.iterdir()) == ["dalle_dvae.safetensors", "dalle_dvae.sha256"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "dalle_dvae.safetensors",
+        "dalle_dvae.sha256",
+    ]
     assert "clearly indicate that it was used" in capsys.readouterr().out
     model = small()
     load_weights(folder / "dalle_dvae.safetensors", model)
@@ -73,7 +78,9 @@ def test_a_second_call_only_verifies(server, published, tmp_path, monkeypatch, c
     assert "was noted on first use" in capsys.readouterr().err
 
 
-def test_another_file_than_the_first_is_refused_afterwards(server, published, tmp_path, dall_e, capsys):  # noqa: F811
+def test_another_file_than_the_first_is_refused_afterwards(
+    server, published, tmp_path, dall_e, capsys
+):  # noqa: F811
     folder = tmp_path / "dvae"
     assert dalle_dvae.main(["--folder", str(folder)]) == 0
     (folder / "dalle_dvae.safetensors").unlink()
@@ -102,7 +109,10 @@ def test_without_a_connection_it_says_what_to_do(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(dalle_dvae, "URL", "http://127.0.0.1:9/")  # nothing listens there
     assert dalle_dvae.main(["--folder", str(tmp_path / "dvae")]) == 1
     message = capsys.readouterr().err
-    assert "could not be downloaded from http://127.0.0.1:9/encoder.pkl" in message and "--pickles FOLDER" in message
+    assert (
+        "could not be downloaded from http://127.0.0.1:9/encoder.pkl" in message
+        and "--pickles FOLDER" in message
+    )
     assert list((tmp_path / "dvae").iterdir()) == []
 
 

@@ -87,9 +87,18 @@ def test_every_table_against_plain_sums(case):
             bound = math.fsum(a * math.log(j / a) for a, j in zip(qs, joint))
             rec = math.fsum(a * math.log(world.likelihood[z, c]) for z, a in enumerate(qs))
             kl = math.fsum(a * math.log(a / world.prior[x, z]) for z, a in enumerate(qs))
-            got = (elbo.log_likelihood(world), elbo.bound(world, q), elbo.reconstruction(world, q), elbo.prior_kl(world, q))
-            assert [float(t[x, c]) for t in got] == pytest.approx([math.log(evidence), bound, rec, kl], abs=1e-10)
-            assert elbo.posterior(world)[x, c].tolist() == pytest.approx([j / evidence for j in joint], abs=1e-12)
+            got = (
+                elbo.log_likelihood(world),
+                elbo.bound(world, q),
+                elbo.reconstruction(world, q),
+                elbo.prior_kl(world, q),
+            )
+            assert [float(t[x, c]) for t in got] == pytest.approx(
+                [math.log(evidence), bound, rec, kl], abs=1e-10
+            )
+            assert elbo.posterior(world)[x, c].tolist() == pytest.approx(
+                [j / evidence for j in joint], abs=1e-12
+            )
 
 
 def test_entropy_cross_entropy_and_kl_against_torch_distributions():
@@ -98,14 +107,18 @@ def test_entropy_cross_entropy_and_kl_against_torch_distributions():
     assert_close(elbo.kl(q, p), kl_divergence(Categorical(q), Categorical(p.expand_as(q))))
     assert_close(elbo.entropy(q), Categorical(q).entropy())
     assert_close(elbo.cross_entropy(q, p), elbo.kl(q, p) + elbo.entropy(q))
-    assert float(elbo.kl(torch.tensor([1.0, 0.0]), torch.tensor([0.25, 0.75]))) == pytest.approx(math.log(4))
+    assert float(elbo.kl(torch.tensor([1.0, 0.0]), torch.tensor([0.25, 0.75]))) == pytest.approx(
+        math.log(4)
+    )
     assert float(elbo.kl(torch.tensor([0.5, 0.5]), torch.tensor([1.0, 0.0]))) == math.inf
 
 
 def test_gradient_ascent_reaches_the_posterior():
     world = elbo.random_world(2, 4, 3, torch.Generator().manual_seed(1), 1.5)
     logits = torch.zeros(world.shape, dtype=F64, requires_grad=True)
-    optimiser = torch.optim.LBFGS([logits], max_iter=200, line_search_fn="strong_wolfe", tolerance_grad=1e-12)
+    optimiser = torch.optim.LBFGS(
+        [logits], max_iter=200, line_search_fn="strong_wolfe", tolerance_grad=1e-12
+    )
 
     def loss():
         optimiser.zero_grad()
@@ -145,7 +158,9 @@ def test_point_mass_takes_the_lowest_index_of_a_tie():
 def test_a_forbidden_token_makes_the_bound_minus_infinity_but_not_the_likelihood():
     world = elbo.World(torch.tensor([[0.0, 0.5, 0.5]]), torch.tensor([[0.5, 0.5]] * 3))
     q = torch.tensor([1e-9, 1 - 1e-9, 0.0], dtype=F64)
-    assert bool(torch.isneginf(elbo.bound(world, q)).all()) and bool(torch.isposinf(elbo.gap(world, q)).all())
+    assert bool(torch.isneginf(elbo.bound(world, q)).all()) and bool(
+        torch.isposinf(elbo.gap(world, q)).all()
+    )
     assert_close(elbo.log_likelihood(world), torch.full((1, 2), math.log(0.5), dtype=F64))
     avoids = torch.tensor([0.0, 0.5, 0.5])
     assert_close(elbo.gap(world, avoids), torch.zeros(1, 2, dtype=F64))
@@ -153,12 +168,16 @@ def test_a_forbidden_token_makes_the_bound_minus_infinity_but_not_the_likelihood
 
 def test_tiny_probabilities_do_not_underflow():
     tiny = 1e-200
-    world = elbo.World(torch.tensor([[tiny, 1 - tiny]], dtype=F64), torch.tensor([[tiny, 1.0], [tiny, 1.0]], dtype=F64))
+    world = elbo.World(
+        torch.tensor([[tiny, 1 - tiny]], dtype=F64),
+        torch.tensor([[tiny, 1.0], [tiny, 1.0]], dtype=F64),
+    )
     q = torch.tensor([1.0, 0.0])
     assert float(elbo.bound(world, q)[0, 0]) == pytest.approx(2 * math.log(tiny), rel=1e-12)
 
 
-# ---------------------------------------------------------------- what q may look at, stages, sampling
+# ---------------------------------------------------------------- what q may look at, stages,
+# sampling
 
 
 @many
@@ -169,12 +188,16 @@ def test_shared_optima_beat_every_other_q_of_their_kind(case, seed):
     generator = torch.Generator().manual_seed(seed)
     image_probs = make((n_x,), generator, 1.0)
     data = image_probs[:, None] * elbo.log_likelihood(world).exp()
-    kinds = ((elbo.best_q_given_mask(world, image_probs), (n_c, n_z)), (elbo.best_q_given_image(world), (n_x, 1, n_z)))
+    kinds = (
+        (elbo.best_q_given_mask(world, image_probs), (n_c, n_z)),
+        (elbo.best_q_given_image(world), (n_x, 1, n_z)),
+    )
     for best, shape in kinds:
         assert best.shape == shape
         logits = best.log().requires_grad_()
         slope = torch.autograd.grad((data * elbo.bound(world, logits.softmax(-1))).sum(), logits)[0]
-        assert_close(slope, torch.zeros_like(slope), atol=1e-12)  # concave in q: a flat point is the maximum
+        # concave in q: a flat point is the maximum
+        assert_close(slope, torch.zeros_like(slope), atol=1e-12)
         other = make(shape, generator, 2.0)
         assert float((data * (elbo.bound(world, best) - elbo.bound(world, other))).sum()) >= -1e-12
 
@@ -187,8 +210,13 @@ def test_with_one_image_q_given_the_mask_is_the_posterior():
 def test_shared_optimum_avoids_a_token_forbidden_by_one_image_and_reports_a_dead_end():
     likelihood = torch.tensor([[0.5, 0.5]] * 2)
     world = elbo.World(torch.tensor([[0.0, 1.0], [0.5, 0.5]]), likelihood)
-    assert_close(elbo.best_q_given_mask(world, torch.tensor([0.5, 0.5])), torch.tensor([[0.0, 1.0]] * 2, dtype=F64))
-    assert_close(elbo.best_q_given_mask(world, torch.tensor([0.0, 1.0])), torch.full((2, 2), 0.5, dtype=F64))
+    assert_close(
+        elbo.best_q_given_mask(world, torch.tensor([0.5, 0.5])),
+        torch.tensor([[0.0, 1.0]] * 2, dtype=F64),
+    )
+    assert_close(
+        elbo.best_q_given_mask(world, torch.tensor([0.0, 1.0])), torch.full((2, 2), 0.5, dtype=F64)
+    )
     with pytest.raises(ValueError, match="mask 0: every z is forbidden"):
         elbo.best_q_given_mask(elbo.World(torch.eye(2), likelihood), torch.tensor([0.5, 0.5]))
     with pytest.raises(ValueError, match="image 0: every z is forbidden"):
@@ -228,8 +256,12 @@ def test_sampled_weights_average_to_the_bound_and_are_constant_under_the_posteri
     weights = elbo.log_weights(world, q, 2, 1, 40_000, torch.Generator().manual_seed(7))
     error = float(weights.std()) / 200
     assert error < 0.01 and abs(float(weights.mean() - elbo.bound(world, q)[2, 1])) < 4 * error
-    assert float(weights.exp().mean()) == pytest.approx(float(elbo.log_likelihood(world)[2, 1].exp()), rel=0.03)
-    same = elbo.log_weights(world, elbo.posterior(world), 2, 1, 50, torch.Generator().manual_seed(8))
+    assert float(weights.exp().mean()) == pytest.approx(
+        float(elbo.log_likelihood(world)[2, 1].exp()), rel=0.03
+    )
+    same = elbo.log_weights(
+        world, elbo.posterior(world), 2, 1, 50, torch.Generator().manual_seed(8)
+    )
     assert_close(same, elbo.log_likelihood(world)[2, 1].expand(50))
 
 
@@ -250,14 +282,18 @@ def test_factorised_is_the_product_over_positions_in_the_order_of_sequences():
     assert rows.shape == (64, 3) and rows.dtype == torch.int64 and rows[1].tolist() == [0, 0, 1]
     for z, row in enumerate(rows.tolist()):
         for b in range(2):
-            assert float(whole[b, z]) == pytest.approx(math.prod(float(per_position[b, i, t]) for i, t in enumerate(row)))
+            assert float(whole[b, z]) == pytest.approx(
+                math.prod(float(per_position[b, i, t]) for i, t in enumerate(row))
+            )
     assert elbo.sequences(3, 1).tolist() == [[0], [1], [2]]
 
 
 def test_cross_entropy_of_point_mass_tokens_is_the_token_classification_loss():
     logits = torch.randn(2, 5, generator=torch.Generator().manual_seed(12), dtype=F64)
     target = torch.tensor([3, 1])
-    whole = elbo.cross_entropy(torch.eye(25, dtype=F64)[3 * 5 + 1], elbo.factorised(logits.softmax(-1)))
+    whole = elbo.cross_entropy(
+        torch.eye(25, dtype=F64)[3 * 5 + 1], elbo.factorised(logits.softmax(-1))
+    )
     assert_close(whole, torch.nn.functional.cross_entropy(logits, target, reduction="sum"))
 
 
@@ -273,18 +309,31 @@ def test_temper_has_the_right_limits():
 def test_street_tables_against_a_pixel_by_pixel_decoder():
     street = elbo.street()
     world = street.world
-    assert world.shape == (4, 81, 16) and street.masks.shape == (81, 2, 2) and street.tokens.shape == (16, 2)
+    assert (
+        world.shape == (4, 81, 16)
+        and street.masks.shape == (81, 2, 2)
+        and street.tokens.shape == (16, 2)
+    )
     assert_close(elbo.log_likelihood(world).exp().sum(1), torch.ones(4, dtype=F64))
-    z, mask = 6, street.mask_index("sky tree", "road tree")  # left "tree / road", right "tree / tree"
-    own = [[name.split(" / ")[row] for name in (street.columns[t] for t in street.tokens[z])] for row in range(2)]
+    # left "tree / road", right "tree / tree"
+    z, mask = 6, street.mask_index("sky tree", "road tree")
+    own = [
+        [name.split(" / ")[row] for name in (street.columns[t] for t in street.tokens[z])]
+        for row in range(2)
+    ]
     expected = 1.0
     for row in range(2):
         for column in range(2):
-            score = {k: 3.0 * (own[row][column] == k) + 1.0 * (own[row][1 - column] == k) for k in street.classes}
+            score = {
+                k: 3.0 * (own[row][column] == k) + 1.0 * (own[row][1 - column] == k)
+                for k in street.classes
+            }
             pixel = street.classes[street.masks[mask, row, column]]
             expected *= math.exp(score[pixel]) / sum(map(math.exp, score.values()))
     assert float(world.likelihood[z, mask]) == pytest.approx(expected, rel=1e-12)
-    assert float(world.prior[0, 0]) == pytest.approx(0.64) and float(world.prior[3, 4]) == pytest.approx(0.40 * 0.45)
+    assert float(world.prior[0, 0]) == pytest.approx(0.64) and float(
+        world.prior[3, 4]
+    ) == pytest.approx(0.40 * 0.45)
 
 
 # ---------------------------------------------------------------- errors
@@ -325,8 +374,16 @@ def test_q_of_the_wrong_shape_is_refused(shape):
         (lambda w: elbo.bound(w, torch.tensor([0.5, 0.5, 0.5])), "rows of q must sum to one"),
         (lambda w: elbo.entropy(torch.tensor([2.0, -1.0])), "q holds a negative"),
         (lambda w: elbo.kl(UNIFORM, HALVES), "q has 3 outcomes and p has 2"),
-        (lambda w: elbo.posterior(elbo.World(UNIFORM, torch.tensor([[1.0, 0.0]] * 3))), r"p\(c=1 \| x=0\) is 0"),
-        (lambda w: elbo.best_q_given_mask(elbo.World(UNIFORM, torch.tensor([[1.0, 0.0]] * 3)), HALVES[0]), "probability 0"),
+        (
+            lambda w: elbo.posterior(elbo.World(UNIFORM, torch.tensor([[1.0, 0.0]] * 3))),
+            r"p\(c=1 \| x=0\) is 0",
+        ),
+        (
+            lambda w: elbo.best_q_given_mask(
+                elbo.World(UNIFORM, torch.tensor([[1.0, 0.0]] * 3)), HALVES[0]
+            ),
+            "probability 0",
+        ),
         (lambda w: elbo.best_q_given_mask(w, torch.ones(1)), "image_probs has shape"),
         (lambda w: elbo.temper(UNIFORM, 0.0), "temperature must be positive"),
         (lambda w: elbo.sequences(0, 2), "must be at least 1"),
@@ -344,6 +401,10 @@ def test_bad_arguments_are_named(call, message):
 
 
 def test_the_module_imports_nothing_else_from_the_package():
-    imported = [n for n in ast.walk(ast.parse(inspect.getsource(elbo))) if isinstance(n, (ast.Import, ast.ImportFrom))]
+    imported = [
+        n
+        for n in ast.walk(ast.parse(inspect.getsource(elbo)))
+        if isinstance(n, (ast.Import, ast.ImportFrom))
+    ]
     names = {getattr(n, "module", None) or n.names[0].name for n in imported}
     assert names == {"__future__", "dataclasses", "torch"}

@@ -18,26 +18,36 @@ from gss_lite.training.stages import train_vqvae
 
 GENERIC = get_preset("generic-s4")
 TINY = replace(
-    GENERIC, size=(64, 64), train_pictures=8, tokenizer=dict(vocab_size=32, stride=4, width=16, code_dim=8, depth=1),
+    GENERIC,
+    size=(64, 64),
+    train_pictures=8,
+    tokenizer=dict(vocab_size=32, stride=4, width=16, code_dim=8, depth=1),
     vqvae=replace(GENERIC.vqvae, steps=3, batch=8, crop=(32, 32), warmup=1),
 )
 
 
 def photographs(count: int = 3) -> Photographs:
     """Pictures of one colour each, which no mask is painted in: (200, 201, 202), (201, 202, 203), …"""
-    return Photographs([torch.arange(200 + i, 203 + i, dtype=torch.uint8)[:, None, None].expand(3, 90, 120) for i in range(count)])
+    return Photographs(
+        [
+            torch.arange(200 + i, 203 + i, dtype=torch.uint8)[:, None, None].expand(3, 90, 120)
+            for i in range(count)
+        ]
+    )
 
 
 def batch(pictures: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
     transform = train_transform(64, 64, scales=(1.0, 1.0))
-    items = [ManyScenes(pictures, height=64, width=64, transform=transform)[i] for i in range(pictures)]
+    items = [
+        ManyScenes(pictures, height=64, width=64, transform=transform)[i] for i in range(pictures)
+    ]
     return torch.stack([i for i, _ in items]), torch.stack([m for _, m in items])
 
 
 def test_random_colors_reach_the_faces_of_the_cube_and_its_inside():
     torch.manual_seed(0)
     colors = random_colors(50, 40)
-    assert colors.shape == (50, 40, 3) and 0 <= float(colors.min()) and float(colors.max()) <= 1
+    assert colors.shape == (50, 40, 3) and float(colors.min()) >= 0 and float(colors.max()) <= 1
     on_a_face = ((colors == 0) | (colors == 1)).any(2).float().mean()
     assert 0.3 < float(on_a_face) < 0.8
     assert len(torch.unique(colors.view(-1, 3), dim=0)) > 1500
@@ -68,21 +78,29 @@ def test_batches_of_any_size_get_their_share_of_photographs():
 
 
 def test_crops_of_photographs_are_random_resized_mirrored_and_seeded():
-    ramp = torch.arange(120, dtype=torch.uint8).expand(3, 90, 120).contiguous()  # dark at the left, as wide as it is bright
+    # dark at the left, as wide as it is bright
+    ramp = torch.arange(120, dtype=torch.uint8).expand(3, 90, 120).contiguous()
     source = Photographs([ramp])
     torch.manual_seed(0)
     crops = source.crops(64, 48, 64)
     torch.manual_seed(0)
     assert torch.equal(crops, source.crops(64, 48, 64))
-    assert crops.shape == (64, 3, 48, 64) and float(crops.min()) >= 0 and 255 * float(crops.max()) < 119.5
-    slope = 255 * (crops[:, 0, 24, -1] - crops[:, 0, 24, 0])  # columns of the photograph that a crop spans; negative if mirrored
+    assert (
+        crops.shape == (64, 3, 48, 64)
+        and float(crops.min()) >= 0
+        and 255 * float(crops.max()) < 119.5
+    )
+    # columns of the photograph that a crop spans; negative if mirrored
+    slope = 255 * (crops[:, 0, 24, -1] - crops[:, 0, 24, 0])
     assert 16 < int((slope < 0).sum()) < 48
     assert float(slope.abs().min()) < 60 and float(slope.abs().max()) > 90
     with pytest.raises(ValueError, match="at least one photograph"):
         Photographs([])
 
 
-def test_photographs_are_camvids_training_pictures_or_an_error_says_how_to_get_them(tmp_path, monkeypatch):
+def test_photographs_are_camvids_training_pictures_or_an_error_says_how_to_get_them(
+    tmp_path, monkeypatch
+):
     source = Photographs.of("camvid", write_camvid(tmp_path / "set"))
     assert [p.shape for p in source.pictures] == [(3, 6, 8)] * 2
     with pytest.raises(ValueError, match="got 'imagenet'"):
@@ -105,9 +123,12 @@ def test_readback_weighs_the_reading_of_each_pictures_own_colours():
     torch.manual_seed(1)
     pictures, coarse, colors = stage.paint(mask)
     rebuilt, _ = stage.tokenizer(pictures)
-    scores = -torch.stack([
-        (rebuilt[:4] - colors[:4, k, :, None, None]).square().sum(1) for k in range(11)
-    ], 1) / 0.1
+    scores = (
+        -torch.stack(
+            [(rebuilt[:4] - colors[:4, k, :, None, None]).square().sum(1) for k in range(11)], 1
+        )
+        / 0.1
+    )
     share = torch.bincount(coarse.flatten(), minlength=256)[:11].clamp(min=1).float()
     expected = torch.nn.functional.cross_entropy(scores, coarse, share.rsqrt(), ignore_index=255)
     torch.testing.assert_close(scalars["readback"], expected, rtol=1e-4, atol=1e-4)

@@ -22,7 +22,8 @@ def model(seed: int = 0, **changes):
 
 
 def test_the_graft_reads_this_models_maskige_with_that_inverse():
-    first, second = model(0), model(1, head={**get_preset("scenes-tiny").head, "fuse_dim": 32})  # another image encoder
+    # another image encoder
+    first, second = model(0), model(1, head={**get_preset("scenes-tiny").head, "fuse_dim": 32})
     first.inverse = ConvInverse(first.colors, 8).eval()
     before = {k: v.clone() for k, v in second.state_dict().items()}
     merged = graft(second, first.inverse)
@@ -47,7 +48,9 @@ def test_colours_rounded_to_sixteen_bits_are_the_same_palette():
 
 def test_other_classes_are_refused():
     gss = model()
-    with pytest.raises(ValueError, match="reads 10 classes in 3 channels, but the model paints 11 in 3"):
+    with pytest.raises(
+        ValueError, match="reads 10 classes in 3 channels, but the model paints 11 in 3"
+    ):
         graft(gss, ConvInverse(gss.colors[:10], 8))
 
 

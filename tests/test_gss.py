@@ -32,7 +32,9 @@ def test_ignored_pixels_take_the_pixel_branchs_guess(gss):
     logits = torch.zeros(1, 11, 8, 8)
     logits[:, 7] = 5.0
     filled = mask.masked_fill(mask == IGNORE, 7)
-    assert torch.equal(gss.targets(mask, logits).tokens, gss.tokenizer.encode(paint(filled, gss.colors)))
+    assert torch.equal(
+        gss.targets(mask, logits).tokens, gss.tokenizer.encode(paint(filled, gss.colors))
+    )
 
 
 def test_a_token_is_ignored_only_if_all_its_pixels_are(gss):
@@ -45,7 +47,10 @@ def test_a_token_is_ignored_only_if_all_its_pixels_are(gss):
 def test_stride_eight_targets_are_painted_at_twice_the_crop():
     from dataclasses import replace
 
-    preset = replace(get_preset("scenes-tiny"), tokenizer={"vocab_size": 16, "stride": 8, "width": 16, "depth": 1})
+    preset = replace(
+        get_preset("scenes-tiny"),
+        tokenizer={"vocab_size": 16, "stride": 8, "width": 16, "depth": 1},
+    )
     model = build_gss(preset).eval()
     targets = model.targets(torch.randint(0, 11, (1, 32, 48)), torch.zeros(1, 11, 8, 12))
     assert targets.mask.shape == (1, 64, 96) and targets.tokens.shape == (1, 8, 12)
@@ -59,7 +64,10 @@ def test_loss_is_the_weighted_sum_over_the_labelled_positions(gss):
     tokens, pixels = gss.prior(image)
     targets = gss.targets(mask, pixels)
     labelled = ~targets.ignored
-    token = F.cross_entropy(tokens.movedim(1, -1)[labelled], targets.tokens[labelled], reduction="sum") / labelled.sum()
+    token = (
+        F.cross_entropy(tokens.movedim(1, -1)[labelled], targets.tokens[labelled], reduction="sum")
+        / labelled.sum()
+    )
     big = F.interpolate(pixels, size=(32, 32), mode="bilinear", align_corners=False)
     pixel = F.cross_entropy(big, mask, ignore_index=IGNORE)
     torch.testing.assert_close(loss, 0.8 * token + 0.2 * pixel)
@@ -88,7 +96,7 @@ def test_training_leaves_the_tokenizer_as_it_was():
 def test_prediction_has_the_size_of_the_picture_whatever_it_is(gss, size):
     result = gss.predict(torch.randn(2, 3, *size))
     assert result.mask.shape == result.pixel_mask.shape == (2, *size)
-    assert 0 <= result.mask.min() and result.mask.max() < 11
+    assert result.mask.min() >= 0 and result.mask.max() < 11
 
 
 def test_prediction_is_the_chain_of_its_parts(gss):
@@ -133,9 +141,13 @@ def test_targets_in_bfloat16_are_nearly_the_same_tokens_and_decode_as_well():
         tokens[precision] = gss.targets(mask, guess).tokens
     changed = float((tokens["no"] != tokens["bf16"]).float().mean())
     assert 0 < changed < 0.05
-    right = [(gss.inverse.classify(gss.tokenizer.decode(t)) == mask)[mask != 255].float().mean() for t in tokens.values()]
+    right = [
+        (gss.inverse.classify(gss.tokenizer.decode(t)) == mask)[mask != 255].float().mean()
+        for t in tokens.values()
+    ]
     assert abs(float(right[0] - right[1])) < 1e-3
-    with torch.autocast("cpu", torch.bfloat16):  # whatever the prior trains in, the targets' precision is their own
+    # whatever the prior trains in, the targets' precision is their own
+    with torch.autocast("cpu", torch.bfloat16):
         gss.target_precision = "no"
         assert torch.equal(gss.targets(mask, guess).tokens, tokens["no"])
 

@@ -39,10 +39,20 @@ def hostile(command: str) -> dict[str, tuple[bytes, str]]:
         "INST": (b"(" + text(command) + b"ios\nsystem\n.", "os.system"),
         "OBJ": (b"(cos\nsystem\n" + text(command) + b"o.", "os.system"),
         "BUILD": (
-            b"ctypes\nSimpleNamespace\n)\x81}" + text("x") + b"cos\nsystem\n" + text(command) + b"\x85Rsb.", "types.SimpleNamespace",
+            b"ctypes\nSimpleNamespace\n)\x81}"
+            + text("x")
+            + b"cos\nsystem\n"
+            + text(command)
+            + b"\x85Rsb.",
+            "types.SimpleNamespace",
         ),
         "behind an admitted call": (
-            b"ccollections\nOrderedDict\n)R" + text("x") + b"cos\nsystem\n" + text(command) + b"\x85Rs.", "os.system",
+            b"ccollections\nOrderedDict\n)R"
+            + text("x")
+            + b"cos\nsystem\n"
+            + text(command)
+            + b"\x85Rs.",
+            "os.system",
         ),
     }
 
@@ -63,7 +73,9 @@ def test_a_pickle_that_runs_code_is_refused_by_name(tmp_path, name, container):
 @pytest.mark.parametrize("container", ["zip", "legacy"])
 def test_code_deep_inside_a_proper_module_is_refused(tmp_path, dall_e, container):
     module = build("encoder", dall_e)
-    module.blocks.group_3.block_2._forward_hooks["hook"] = Evil(os.system, f"touch {tmp_path / 'it-ran'}")
+    module.blocks.group_3.block_2._forward_hooks["hook"] = Evil(
+        os.system, f"touch {tmp_path / 'it-ran'}"
+    )
     with pytest.raises(RefusedFile, match=rf"{os.name}\.system"):
         read(save(module, tmp_path / "x.pkl", container))
     assert not (tmp_path / "it-ran").exists()
@@ -72,71 +84,144 @@ def test_code_deep_inside_a_proper_module_is_refused(tmp_path, dall_e, container
 ENCODER = b"cdall_e.encoder\nEncoder\n"
 
 
-@pytest.mark.parametrize(("pickled", "named"), [
-    (b"ctorch.hub\nload\n.", "torch.hub.load"),
-    (b"ctorch._utils\n_rebuild_device_tensor_from_numpy\n.", "_rebuild_device_tensor"),
-    (ENCODER + b")R.", "it calls 'dall_e.encoder.Encoder'"),
-    (text("os") + text("system") + b"\x86" + b")R.", "it calls a tuple"),
-    (ENCODER + b"K\x01\x85\x81.", "from arguments"),
-    (b"ctorch\ndevice\n)\x81.", "makes an object of 'torch.device'"),
-    (b"(" + ENCODER + b"o.", "instruction OBJ"),
-    (ENCODER + b")\x81N}\x86b.", "from a tuple"),
-    (ENCODER + b"}b.", "instead of Object"),
-    (b"\x82\x01.", "instruction EXT1"),
-    (b"Pstorage\n.", "instruction PERSID"),
-    (ENCODER + b")\x81.", "74 of the 74 expected tensors are missing"),
-    (b"}.", "it holds a dict"),
-    (b"cdall_e.decoder\nDecoder\n)\x81.", "where an object of dall_e.encoder.Encoder was expected"),
-    (ENCODER + b")\x81}" + text("_modules") + b"K\x01sb.", "not laid out"),
-    (ENCODER + b")\x81q\x00}" + text("_modules") + b"}" + text("me") + b"h\x00ssb.", "more than 1000 modules"),
-    (ENCODER + b")\x81q\x00}" + text("_modules") + b"}" + text("m" * 70_000) + b"h\x00ssb.", "nested too deeply (mmm"),
-    (b"}" + b")" + b"\x85" * 50_000 + b"Ns.", "key of a dictionary"),
-    (b"N" * 200_001 + b".", "more than 200,000 instructions"),
-    (b"j\xff\xff\xff\xff.", "KeyError"),
-    (b"Nr\xff\xff\xff\xff", "exhausted before seeing STOP"),
-    (b"\x8d" + b"\xff" * 8 + b".", "fetch it again"),
-    (b".", "missing on the stack"),
-])
+@pytest.mark.parametrize(
+    ("pickled", "named"),
+    [
+        (b"ctorch.hub\nload\n.", "torch.hub.load"),
+        (b"ctorch._utils\n_rebuild_device_tensor_from_numpy\n.", "_rebuild_device_tensor"),
+        (ENCODER + b")R.", "it calls 'dall_e.encoder.Encoder'"),
+        (text("os") + text("system") + b"\x86" + b")R.", "it calls a tuple"),
+        (ENCODER + b"K\x01\x85\x81.", "from arguments"),
+        (b"ctorch\ndevice\n)\x81.", "makes an object of 'torch.device'"),
+        (b"(" + ENCODER + b"o.", "instruction OBJ"),
+        (ENCODER + b")\x81N}\x86b.", "from a tuple"),
+        (ENCODER + b"}b.", "instead of Object"),
+        (b"\x82\x01.", "instruction EXT1"),
+        (b"Pstorage\n.", "instruction PERSID"),
+        (ENCODER + b")\x81.", "74 of the 74 expected tensors are missing"),
+        (b"}.", "it holds a dict"),
+        (
+            b"cdall_e.decoder\nDecoder\n)\x81.",
+            "where an object of dall_e.encoder.Encoder was expected",
+        ),
+        (ENCODER + b")\x81}" + text("_modules") + b"K\x01sb.", "not laid out"),
+        (
+            ENCODER + b")\x81q\x00}" + text("_modules") + b"}" + text("me") + b"h\x00ssb.",
+            "more than 1000 modules",
+        ),
+        (
+            ENCODER + b")\x81q\x00}" + text("_modules") + b"}" + text("m" * 70_000) + b"h\x00ssb.",
+            "nested too deeply (mmm",
+        ),
+        (b"}" + b")" + b"\x85" * 50_000 + b"Ns.", "key of a dictionary"),
+        (b"N" * 200_001 + b".", "more than 200,000 instructions"),
+        (b"j\xff\xff\xff\xff.", "KeyError"),
+        (b"Nr\xff\xff\xff\xff", "exhausted before seeing STOP"),
+        (b"\x8d" + b"\xff" * 8 + b".", "fetch it again"),
+        (b".", "missing on the stack"),
+    ],
+)
 def test_instructions_no_published_file_holds_are_refused(tmp_path, pickled, named):
     with pytest.raises(RefusedFile) as refusal:
         read(wrap(pickled, tmp_path / "x.pkl", "zip"))
     assert named in str(refusal.value)
 
 
-def parameter(pid: bytes, shape: bytes = b"(K\x04K\x03K\x07K\x07t", strides: bytes = b"(K\x93K\x31K\x07K\x01t", offset: int = 0) -> bytes:
+def parameter(
+    pid: bytes,
+    shape: bytes = b"(K\x04K\x03K\x07K\x07t",
+    strides: bytes = b"(K\x93K\x31K\x07K\x01t",
+    offset: int = 0,
+) -> bytes:
     """An Encoder with one parameter, rebuilt from the persistent id given."""
-    rebuild = b"ctorch._utils\n_rebuild_tensor_v2\n(" + pid + b"QK" + bytes([offset]) + shape + strides + b"\x89Nt" + b"R"
-    tree = ENCODER + b")\x81}" + text("_modules") + b"}" + text("blocks") + b"ctorch.nn.modules.container\nSequential\n)\x81}"
-    conv = b"cdall_e.utils\nConv2d\n)\x81}" + text("_parameters") + b"}" + text("w") + rebuild + b"ssb"
+    rebuild = (
+        b"ctorch._utils\n_rebuild_tensor_v2\n("
+        + pid
+        + b"QK"
+        + bytes([offset])
+        + shape
+        + strides
+        + b"\x89Nt"
+        + b"R"
+    )
+    tree = (
+        ENCODER
+        + b")\x81}"
+        + text("_modules")
+        + b"}"
+        + text("blocks")
+        + b"ctorch.nn.modules.container\nSequential\n)\x81}"
+    )
+    conv = (
+        b"cdall_e.utils\nConv2d\n)\x81}" + text("_parameters") + b"}" + text("w") + rebuild + b"ssb"
+    )
     return tree + text("_modules") + b"}" + text("input") + conv + b"ssbssb."
 
 
 def storage(key: str = "0", numel: int = 588, tag: bytes = b"ctorch\nFloatStorage\n") -> bytes:
-    return b"(" + text("storage") + tag + text(key) + text("cpu") + b"J" + struct.pack("<i", numel) + b"t"
+    return (
+        b"("
+        + text("storage")
+        + tag
+        + text(key)
+        + text("cpu")
+        + b"J"
+        + struct.pack("<i", numel)
+        + b"t"
+    )
 
 
-@pytest.mark.parametrize(("pickled", "members", "named"), [
-    (parameter(storage()), {"archive/data/0": bytes(4 * 588)}, None),
-    (parameter(storage(numel=587)), {"archive/data/0": bytes(4 * 588)}, "shape (4, 3, 7, 7) does not fill its storage, which is said to hold 587 numbers"),
-    (parameter(storage(numel=2**31 - 1)), {"archive/data/0": bytes(4 * 588)}, "said to hold 2147483647 numbers"),
-    (parameter(storage(numel=-1)), {}, "a count was expected"),
-    (parameter(storage()), {"archive/data/0": bytes(4 * 587)}, "has 2,348 bytes of numbers; expected 2,352"),
-    (parameter(storage()), {"archive/data/0": bytes(4 * 589)}, "has 2,356 bytes of numbers; expected 2,352"),
-    (parameter(storage()), {}, "no member 'data/0'"),
-    (parameter(storage()), {"archive/data/0": b"\xff" * 4 * 588}, "not finite"),
-    (parameter(storage("../../secret")), {}, "names the storage '../../secret'"),
-    (parameter(storage(tag=b"ctorch\nHalfStorage\n")), {}, "stores torch.HalfStorage, where float32"),
-    (parameter(storage(tag=b"cos\nsystem\n")), {}, "os.system"),
-    (parameter(storage(tag=text("torch.FloatStorage"))), {}, "names no storage of floats"),
-    (parameter(storage(), offset=1), {}, "does not fill its storage"),
-    (parameter(storage(), strides=b"(K\x31K\x93K\x07K\x01t"), {}, "expected row-major order"),
-    (parameter(storage(), shape=b"(K\x04K\x03K\x31t", strides=b"(K\x93K\x31K\x01t"), {}, "has the shape (4, 3, 49); expected (4, 3, 7, 7)"),
-])
+@pytest.mark.parametrize(
+    ("pickled", "members", "named"),
+    [
+        (parameter(storage()), {"archive/data/0": bytes(4 * 588)}, None),
+        (
+            parameter(storage(numel=587)),
+            {"archive/data/0": bytes(4 * 588)},
+            "shape (4, 3, 7, 7) does not fill its storage, which is said to hold 587 numbers",
+        ),
+        (
+            parameter(storage(numel=2**31 - 1)),
+            {"archive/data/0": bytes(4 * 588)},
+            "said to hold 2147483647 numbers",
+        ),
+        (parameter(storage(numel=-1)), {}, "a count was expected"),
+        (
+            parameter(storage()),
+            {"archive/data/0": bytes(4 * 587)},
+            "has 2,348 bytes of numbers; expected 2,352",
+        ),
+        (
+            parameter(storage()),
+            {"archive/data/0": bytes(4 * 589)},
+            "has 2,356 bytes of numbers; expected 2,352",
+        ),
+        (parameter(storage()), {}, "no member 'data/0'"),
+        (parameter(storage()), {"archive/data/0": b"\xff" * 4 * 588}, "not finite"),
+        (parameter(storage("../../secret")), {}, "names the storage '../../secret'"),
+        (
+            parameter(storage(tag=b"ctorch\nHalfStorage\n")),
+            {},
+            "stores torch.HalfStorage, where float32",
+        ),
+        (parameter(storage(tag=b"cos\nsystem\n")), {}, "os.system"),
+        (parameter(storage(tag=text("torch.FloatStorage"))), {}, "names no storage of floats"),
+        (parameter(storage(), offset=1), {}, "does not fill its storage"),
+        (parameter(storage(), strides=b"(K\x31K\x93K\x07K\x01t"), {}, "expected row-major order"),
+        (
+            parameter(storage(), shape=b"(K\x04K\x03K\x31t", strides=b"(K\x93K\x31K\x01t"),
+            {},
+            "has the shape (4, 3, 49); expected (4, 3, 7, 7)",
+        ),
+    ],
+)
 def test_tensors_that_lie_about_themselves_are_refused(tmp_path, pickled, members, named):
     expected = {"blocks.input.w": (4, 3, 7, 7)}
     path = wrap(pickled, tmp_path / "x.pkl", "zip", members)
     if named is None:  # the file that the others are variations of
-        assert torch.equal(read_published(path, "encoder", expected)["blocks.input.w"], torch.zeros(4, 3, 7, 7))
+        assert torch.equal(
+            read_published(path, "encoder", expected)["blocks.input.w"], torch.zeros(4, 3, 7, 7)
+        )
         return
     with pytest.raises(RefusedFile) as refusal:
         read_published(path, "encoder", expected)

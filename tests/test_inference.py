@@ -8,8 +8,20 @@ from torch import nn
 
 from gss_lite.build import build_gss, build_palette
 from gss_lite.inference import (
-    ExpectedGSS, class_frequencies, entropy_map, flipped, mask_scorer, multi_scale, painting_scorer, pixel_scorer, resized, sample_masks, sample_tokens,
-    sliding, token_entropy, window_spans,
+    ExpectedGSS,
+    class_frequencies,
+    entropy_map,
+    flipped,
+    mask_scorer,
+    multi_scale,
+    painting_scorer,
+    pixel_scorer,
+    resized,
+    sample_masks,
+    sample_tokens,
+    sliding,
+    token_entropy,
+    window_spans,
 )
 from gss_lite.inverse import TEMPERATURE
 from gss_lite.inverse_learned import ConvInverse, SwinInverse
@@ -24,10 +36,16 @@ def gss():
     return build_gss(get_preset("scenes-tiny")).eval()
 
 
-@pytest.mark.parametrize("length, crop, stride, expected", [
-    (768, 768, 512, [(0, 768)]), (500, 768, 512, [(0, 500)]), (1024, 768, 512, [(0, 768), (256, 1024)]),
-    (2048, 768, 512, [(0, 768), (512, 1280), (1024, 1792), (1280, 2048)]), (1280, 768, 512, [(0, 768), (512, 1280)]),
-])
+@pytest.mark.parametrize(
+    "length, crop, stride, expected",
+    [
+        (768, 768, 512, [(0, 768)]),
+        (500, 768, 512, [(0, 500)]),
+        (1024, 768, 512, [(0, 768), (256, 1024)]),
+        (2048, 768, 512, [(0, 768), (512, 1280), (1024, 1792), (1280, 2048)]),
+        (1280, 768, 512, [(0, 768), (512, 1280)]),
+    ],
+)
 def test_windows_lie_where_the_released_configs_put_them(length, crop, stride, expected):
     """mmsegmentation: ⌈(length − crop)/stride⌉ + 1 windows, the last one moved back inside."""
     assert window_spans(length, crop, stride) == expected
@@ -96,7 +114,12 @@ def test_factors_that_are_none_or_not_positive_are_refused(factors):
 def inverses(gss):
     torch.manual_seed(0)
     unit = torch.eye(3).expand(len(gss.colors), 3, 3)
-    return [gss.inverse, ConvInverse(gss.colors, 8), SwinInverse(gss.colors, dim=16, ffn_dim=32), GaussianInverse(gss.colors, gss.colors, 0.01 * unit)]
+    return [
+        gss.inverse,
+        ConvInverse(gss.colors, 8),
+        SwinInverse(gss.colors, dim=16, ffn_dim=32),
+        GaussianInverse(gss.colors, gss.colors, 0.01 * unit),
+    ]
 
 
 def test_every_inverse_gives_probabilities_whose_arg_max_are_its_classes(gss):
@@ -105,15 +128,19 @@ def test_every_inverse_gives_probabilities_whose_arg_max_are_its_classes(gss):
         p = inverse.eval().probabilities(maskige)
         assert p.shape == (2, 11, 21, 30) and p.min() >= 0
         torch.testing.assert_close(p.sum(1), torch.ones(2, 21, 30))
-        assert (p.argmax(1) == inverse.classify(maskige)).float().mean() > 0.999  # equal distances are rounded either way
+        # equal distances are rounded either way
+        assert (p.argmax(1) == inverse.classify(maskige)).float().mean() > 0.999
     squared = (maskige[:, None] - gss.colors[:, :, None, None]).square().sum(2)
-    torch.testing.assert_close(gss.inverse.probabilities(maskige), (-squared / TEMPERATURE).softmax(1))
+    torch.testing.assert_close(
+        gss.inverse.probabilities(maskige), (-squared / TEMPERATURE).softmax(1)
+    )
 
 
 def test_two_views_that_differ_tie_as_votes_and_not_as_probabilities(gss, monkeypatch):
     """One-hot votes of a picture and its mirror: where they differ the lower id wins, whoever was surer."""
     ramp = torch.linspace(-1, 1, 64)
-    monkeypatch.setattr(gss, "predict_maskige", lambda image: (image + ramp).sigmoid())  # a model that knows left from right
+    # a model that knows left from right
+    monkeypatch.setattr(gss, "predict_maskige", lambda image: (image + ramp).sigmoid())
     image = torch.randn(1, 3, 32, 64, generator=torch.Generator().manual_seed(1))
     plain, mirrored = (mask_scorer(gss, soft=True)(view) for view in (image, image.flip(-1)))
     mirrored = mirrored.flip(-1)
@@ -142,12 +169,18 @@ def test_scorers_agree_with_predict(gss, size):
     torch.testing.assert_close(scores.sum(1), torch.ones(1, *size))
     assert sliding(flipped(mask_scorer(gss)), 32, 16)(image).shape == (1, 11, *size)
     votes, painted = painting_scorer(gss)(image).split([11, 3], 1)
-    assert torch.equal(votes, mask_scorer(gss)(image)) and torch.equal(painted, result.maskige[:, :, : size[0], : size[1]])
+    assert torch.equal(votes, mask_scorer(gss)(image)) and torch.equal(
+        painted, result.maskige[:, :, : size[0], : size[1]]
+    )
 
 
 def test_a_scorer_reads_a_maskige_once(gss, monkeypatch):
     classify, calls = type(gss.inverse).classify, []
-    monkeypatch.setattr(type(gss.inverse), "classify", lambda self, maskige: calls.append(1) or classify(self, maskige))
+    monkeypatch.setattr(
+        type(gss.inverse),
+        "classify",
+        lambda self, maskige: calls.append(1) or classify(self, maskige),
+    )
     for scorer in (mask_scorer(gss), painting_scorer(gss)):
         scorer(torch.randn(1, 3, 32, 64))
     assert len(calls) == 2
@@ -158,7 +191,10 @@ def test_tokens_are_drawn_from_the_tempered_softmax(temperature):
     logits = torch.tensor([1.0, 0.0, -2.0, 0.5])[None, :, None, None].expand(1, 4, 200, 200)
     tokens = sample_tokens(logits, temperature, torch.Generator().manual_seed(0))
     counted = torch.bincount(tokens.flatten(), minlength=4) / tokens.numel()
-    torch.testing.assert_close(counted, (logits[0, :, 0, 0] / temperature).softmax(0), atol=0.01, rtol=0)  # 4 standard errors
+    # 4 standard errors
+    torch.testing.assert_close(
+        counted, (logits[0, :, 0, 0] / temperature).softmax(0), atol=0.01, rtol=0
+    )
     assert torch.equal(tokens, sample_tokens(logits, temperature, torch.Generator().manual_seed(0)))
 
 
@@ -194,13 +230,15 @@ def test_frequencies_of_samples_are_the_models_probabilities():
         shares = class_frequencies(masks, 11)
         exact = (gss.prior(image).token_logits / temperature).softmax(1).detach()
         exact = exact.repeat_interleave(4, 2).repeat_interleave(4, 3)
-        torch.testing.assert_close(shares, exact, atol=0.09, rtol=0)  # five standard errors of a share
+        # five standard errors of a share
+        torch.testing.assert_close(shares, exact, atol=0.09, rtol=0)
         assert float((shares - exact).abs().mean()) < 0.01
         torch.testing.assert_close(entropy_map(shares), entropy_map(exact), atol=0.15, rtol=0)
 
 
 def test_frequencies_and_entropy_by_hand():
-    masks = torch.tensor([[[[0, 1]]], [[[0, 2]]], [[[0, 1]]], [[[0, 1]]]])  # 4 samples of one 1 × 2 picture
+    # 4 samples of one 1 × 2 picture
+    masks = torch.tensor([[[[0, 1]]], [[[0, 2]]], [[[0, 1]]], [[[0, 1]]]])
     shares = class_frequencies(masks, 3)
     assert shares[0, :, 0].T.tolist() == [[1, 0, 0], [0, 0.75, 0.25]]
     expected = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
@@ -210,8 +248,12 @@ def test_frequencies_and_entropy_by_hand():
 def test_token_entropy_is_that_of_the_softmax():
     logits = 5 * torch.randn(2, 9, 3, 4)
     p = logits.double().softmax(1)
-    torch.testing.assert_close(token_entropy(logits).double(), -(p * p.log()).sum(1), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(token_entropy(torch.zeros(1, 9, 1, 1)), torch.full((1, 1, 1), math.log(9)))
+    torch.testing.assert_close(
+        token_entropy(logits).double(), -(p * p.log()).sum(1), atol=1e-5, rtol=1e-5
+    )
+    torch.testing.assert_close(
+        token_entropy(torch.zeros(1, 9, 1, 1)), torch.full((1, 1, 1), math.log(9))
+    )
     sure = torch.zeros(1, 9, 1, 1).index_fill_(1, torch.tensor(2), 1e4)
     assert token_entropy(sure) == 0
 
@@ -239,7 +281,9 @@ def test_a_prior_that_is_sure_expects_what_it_predicts(gss):
     with torch.no_grad():
         gss.prior.to_tokens.weight.mul_(1e8)
     image = torch.randn(1, 3, 64, 64)
-    torch.testing.assert_close(expected(gss).predict(image).maskige, gss.predict(image).maskige, atol=1e-3, rtol=0)
+    torch.testing.assert_close(
+        expected(gss).predict(image).maskige, gss.predict(image).maskige, atol=1e-3, rtol=0
+    )
     with torch.no_grad():
         gss.prior.to_tokens.weight.copy_(scale)
 

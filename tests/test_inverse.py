@@ -52,10 +52,17 @@ def probes(colors: Tensor, seed: int) -> Tensor:
     g, (k, d) = numbers(seed), colors.shape
     one, other = torch.randint(k, (2, 60), generator=g)
     walls = torch.randint(SIDE + 1, (60, d), generator=g) / SIDE
-    return torch.cat([
-        torch.rand(60, d, generator=g), 3 * torch.rand(60, d, generator=g) - 1, colors[one],
-        (colors[one] + colors[other]) / 2, walls, walls + 1e-7, colors[one] + 1e-6 * torch.randn(60, d, generator=g),
-    ])
+    return torch.cat(
+        [
+            torch.rand(60, d, generator=g),
+            3 * torch.rand(60, d, generator=g) - 1,
+            colors[one],
+            (colors[one] + colors[other]) / 2,
+            walls,
+            walls + 1e-7,
+            colors[one] + 1e-6 * torch.randn(60, d, generator=g),
+        ]
+    )
 
 
 class TestNearestColor:
@@ -63,17 +70,26 @@ class TestNearestColor:
     @given(palettes(), st.integers(0, 2**31))
     def test_equals_brute_force_in_rgb(self, colors: Tensor, seed: int) -> None:
         pixels = probes(colors, seed)
-        assert torch.equal(NearestColor(colors).classify(as_maskige(pixels)).flatten(), brute_force(pixels, colors))
+        assert torch.equal(
+            NearestColor(colors).classify(as_maskige(pixels)).flatten(), brute_force(pixels, colors)
+        )
 
     @settings(deadline=None, max_examples=30)
-    @given(palettes(channels=st.sampled_from([1, 2, 4, 7, 16]), classes=st.integers(2, 64)), st.integers(0, 2**31))
+    @given(
+        palettes(channels=st.sampled_from([1, 2, 4, 7, 16]), classes=st.integers(2, 64)),
+        st.integers(0, 2**31),
+    )
     def test_equals_brute_force_in_other_dimensions(self, colors: Tensor, seed: int) -> None:
         pixels = probes(colors, seed)
-        assert torch.equal(NearestColor(colors).classify(as_maskige(pixels)).flatten(), brute_force(pixels, colors))
+        assert torch.equal(
+            NearestColor(colors).classify(as_maskige(pixels)).flatten(), brute_force(pixels, colors)
+        )
 
     @settings(deadline=None, max_examples=30)
     @given(palettes(classes=st.integers(2, 80)), st.integers(0, 2**31))
-    def test_table_and_comparison_agree_at_any_number_of_classes(self, colors: Tensor, seed: int) -> None:
+    def test_table_and_comparison_agree_at_any_number_of_classes(
+        self, colors: Tensor, seed: int
+    ) -> None:
         pixels = probes(colors, seed)
         ids, outside = grid_nearest(build_grid(colors), pixels.T)
         assert torch.equal(outside, ((pixels < 0) | (pixels > 1)).any(1).nonzero().squeeze(1))
@@ -96,7 +112,9 @@ class TestNearestColor:
         colors = torch.rand(classes, 3, generator=numbers(0))
         pixels = torch.tensor([[math.nan] * 3, [math.inf] * 3, [-1e30] * 3, [0.5, math.nan, 0.5]])
         distance = (pixels[:, None] - colors).square().sum(2)
-        assert torch.equal(NearestColor(colors).classify(as_maskige(pixels)).flatten(), distance.argmin(1))
+        assert torch.equal(
+            NearestColor(colors).classify(as_maskige(pixels)).flatten(), distance.argmin(1)
+        )
 
     @pytest.mark.parametrize("classes", [19, 150, 194, 255])
     def test_reads_every_painted_class_back(self, classes: int) -> None:
@@ -106,19 +124,26 @@ class TestNearestColor:
 
     @settings(deadline=None, max_examples=30)
     @given(palettes(channels=st.sampled_from([1, 3, 5])), st.integers(0, 2**31))
-    def test_scores_are_minus_the_distance_up_to_a_constant(self, colors: Tensor, seed: int) -> None:
+    def test_scores_are_minus_the_distance_up_to_a_constant(
+        self, colors: Tensor, seed: int
+    ) -> None:
         pixels = probes(colors, seed)
         inverse = NearestColor(colors)
         scores = inverse(as_maskige(pixels))[0, :, 0].double()  # (K, N)
         minus_distance = -(pixels.double()[None] - colors.double()[:, None]).square().sum(2)
-        torch.testing.assert_close(scores - pixels.double().square().sum(1), minus_distance, rtol=0, atol=2e-5)
+        torch.testing.assert_close(
+            scores - pixels.double().square().sum(1), minus_distance, rtol=0, atol=2e-5
+        )
         top = scores.topk(2, dim=0).values
         clear = top[0] - top[1] > 1e-4
-        assert torch.equal(scores.argmax(0)[clear], inverse.classify(as_maskige(pixels)).flatten()[clear])
+        assert torch.equal(
+            scores.argmax(0)[clear], inverse.classify(as_maskige(pixels)).flatten()[clear]
+        )
 
     def test_several_pictures_and_strides(self) -> None:
         colors = torch.rand(MANY, 3, generator=numbers(2))
-        maskige = torch.rand(3, 20, 24, 3, generator=numbers(3)).movedim(-1, 1)  # channels last in memory
+        # channels last in memory
+        maskige = torch.rand(3, 20, 24, 3, generator=numbers(3)).movedim(-1, 1)
         ids = NearestColor(colors).classify(maskige)
         assert ids.shape == (3, 20, 24) and ids.dtype == torch.long
         expected = brute_force(maskige.permute(0, 2, 3, 1).reshape(-1, 3), colors)
@@ -130,8 +155,13 @@ class TestNearestColor:
         inverse = NearestColor(before.clone())
         inverse.classify(as_maskige(pixels))
         inverse.load_state_dict({"colors": after})
-        assert torch.equal(inverse.classify(as_maskige(pixels)).flatten(), brute_force(pixels, after))
-        assert torch.equal(copy.deepcopy(inverse).classify(as_maskige(pixels)).flatten(), brute_force(pixels, after))
+        assert torch.equal(
+            inverse.classify(as_maskige(pixels)).flatten(), brute_force(pixels, after)
+        )
+        assert torch.equal(
+            copy.deepcopy(inverse).classify(as_maskige(pixels)).flatten(),
+            brute_force(pixels, after),
+        )
         assert list(inverse.state_dict()) == ["colors"]
 
     def test_works_in_slices(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,7 +169,9 @@ class TestNearestColor:
         colors = torch.rand(MANY, 3, generator=numbers(7))
         pixels = torch.rand(100, 3, generator=numbers(8)) * 1.2 - 0.1
         monkeypatch.setattr("gss_lite.color_grid.PIXELS_AT_ONCE", {"cpu": 7})
-        assert torch.equal(NearestColor(colors).classify(as_maskige(pixels)).flatten(), brute_force(pixels, colors))
+        assert torch.equal(
+            NearestColor(colors).classify(as_maskige(pixels)).flatten(), brute_force(pixels, colors)
+        )
 
     @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
     @pytest.mark.parametrize("classes", [11, 150])
@@ -150,9 +182,14 @@ class TestNearestColor:
         expected = inverse.classify(maskige)
         assert torch.equal(inverse.cuda().classify(maskige.cuda()).cpu(), expected)
 
-    @pytest.mark.parametrize(("colors", "message"), [
-        (torch.rand(5), r"\(K, D\)"), (torch.rand(1, 3), "K ≥ 2"), (torch.tensor([[0.0], [math.nan]]), "NaN"),
-    ])
+    @pytest.mark.parametrize(
+        ("colors", "message"),
+        [
+            (torch.rand(5), r"\(K, D\)"),
+            (torch.rand(1, 3), "K ≥ 2"),
+            (torch.tensor([[0.0], [math.nan]]), "NaN"),
+        ],
+    )
     @pytest.mark.parametrize("inverse", [NearestColor, LeastSquares])
     def test_bad_colors(self, inverse: type, colors: Tensor, message: str) -> None:
         with pytest.raises(ValueError, match=message):
@@ -195,7 +232,8 @@ class TestLeastSquares:
         colors[:3] += torch.eye(3)
         gamma, beta = LeastSquares(colors).gamma, colors.double()
         expected = torch.linalg.lstsq(beta, torch.eye(classes, dtype=torch.double)).solution
-        # Three classes may still be nearly dependent, with γ in the hundreds: γ is right to the rounding of its 32 bits, whatever its size.
+        # Three classes may still be nearly dependent, with γ in the hundreds: γ is right to the
+        # rounding of its 32 bits, whatever its size.
         torch.testing.assert_close(gamma.double(), expected, rtol=1e-6, atol=1e-6)
         residual = (beta @ expected - torch.eye(classes)).square().sum()
         assert float(residual) == pytest.approx(classes - 3, abs=1e-9)
@@ -204,7 +242,9 @@ class TestLeastSquares:
     def test_residual_is_k_minus_d(self, channels: int) -> None:
         beta = torch.rand(20, channels, generator=numbers(13))
         gamma = LeastSquares(beta).gamma
-        assert float((beta @ gamma - torch.eye(20)).square().sum()) == pytest.approx(20 - channels, abs=1e-4)
+        assert float((beta @ gamma - torch.eye(20)).square().sum()) == pytest.approx(
+            20 - channels, abs=1e-4
+        )
 
     def test_with_as_many_channels_as_classes_it_does_classify(self) -> None:
         beta = torch.eye(12) * 0.8
@@ -216,7 +256,13 @@ class TestLeastSquares:
         maskige = torch.rand(2, 3, 8, 9, generator=numbers(16))
         scores = inverse(maskige)
         assert scores.shape == (2, 30, 8, 9)
-        by_hand = torch.stack([maskige[:, 0] * r + maskige[:, 1] * g + maskige[:, 2] * b for r, g, b in inverse.gamma.T], 1)
+        by_hand = torch.stack(
+            [
+                maskige[:, 0] * r + maskige[:, 1] * g + maskige[:, 2] * b
+                for r, g, b in inverse.gamma.T
+            ],
+            1,
+        )
         torch.testing.assert_close(scores, by_hand, rtol=1e-5, atol=1e-6)
         assert torch.equal(inverse.classify(maskige), scores.argmax(1))
 
@@ -232,4 +278,7 @@ class TestLeastSquares:
         grey = torch.linspace(0, 1, 10)[:, None].repeat(1, 3)
         with pytest.raises(ValueError, match="span 1 of 3 channels"):
             LeastSquares(grey)
-        assert torch.equal(NearestColor(Palette(grey).colors).classify(as_maskige(grey)).flatten(), torch.arange(10))
+        assert torch.equal(
+            NearestColor(Palette(grey).colors).classify(as_maskige(grey)).flatten(),
+            torch.arange(10),
+        )

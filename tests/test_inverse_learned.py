@@ -17,15 +17,30 @@ COLORS = torch.rand(5, 3, generator=torch.Generator().manual_seed(0))
 def released_inverse(state: dict, depth: int) -> dict:
     """The released post-processing head's tensor names → ours."""
     names = {"projection.conv.weight": "embed.0.weight"}
-    names |= {f"projection.bn.{n}": f"embed.1.{n}" for n in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")}
+    names |= {
+        f"projection.bn.{n}": f"embed.1.{n}"
+        for n in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    }
     plain = {"post_swin_ln": "norm", "cls_segmap.conv": "to_classes"}
     for i in range(depth):
         block = f"post_transformer_block.blocks.{i}"
-        names[f"{block}.attn.w_msa.relative_position_bias_table"] = f"blocks.{i}.attn.relative_position_bias_table"
-        for theirs, mine in [("norm1", "norm1"), ("norm2", "norm2"), ("attn.w_msa.qkv", "attn.qkv"), ("attn.w_msa.proj", "attn.proj"),
-                             ("ffn.layers.0.0", "mlp.fc1"), ("ffn.layers.1", "mlp.fc2")]:
+        names[f"{block}.attn.w_msa.relative_position_bias_table"] = (
+            f"blocks.{i}.attn.relative_position_bias_table"
+        )
+        for theirs, mine in [
+            ("norm1", "norm1"),
+            ("norm2", "norm2"),
+            ("attn.w_msa.qkv", "attn.qkv"),
+            ("attn.w_msa.proj", "attn.proj"),
+            ("ffn.layers.0.0", "mlp.fc1"),
+            ("ffn.layers.1", "mlp.fc2"),
+        ]:
             plain[f"{block}.{theirs}"] = f"blocks.{i}.{mine}"
-    names |= {f"{theirs}.{end}": f"{mine}.{end}" for theirs, mine in plain.items() for end in ("weight", "bias")}
+    names |= {
+        f"{theirs}.{end}": f"{mine}.{end}"
+        for theirs, mine in plain.items()
+        for end in ("weight", "bias")
+    }
     return {mine: state[f"decode_head.{theirs}"] for theirs, mine in names.items()}
 
 
@@ -33,11 +48,16 @@ def released_inverse(state: dict, depth: int) -> dict:
 def released(parity):
     """The reference outputs, our X⁻¹ with the reference's weights, and its scores on maskige decoded in float32."""
     fixture = torch.load(parity / "swin-ftw" / "fixture.pth", weights_only=True)
-    inverse = SwinInverse(fixture["palette"][:-1] / 255, dim=32, heads=4, ffn_dim=64, depth=2).eval()
-    inverse.load_state_dict({"colors": inverse.colors, **released_inverse(fixture["state_dict"], 2)})
+    inverse = SwinInverse(
+        fixture["palette"][:-1] / 255, dim=32, heads=4, ffn_dim=64, depth=2
+    ).eval()
+    inverse.load_state_dict(
+        {"colors": inverse.colors, **released_inverse(fixture["state_dict"], 2)}
+    )
     dvae = DalleDVAE(8192, width=8, code_dim=8).eval()
     import_published(parity / "dvae" / "encoder.pkl", parity / "dvae" / "decoder.pkl", dvae)
-    maskige = dvae.decode(fixture["tokens"])  # the fixture's own maskige is in float16, which costs a factor of 40 in the scores
+    # the fixture's own maskige is in float16, which costs a factor of 40 in the scores
+    maskige = dvae.decode(fixture["tokens"])
     assert (maskige - fixture["maskige"].float()).abs().max() < 3e-4
     with torch.no_grad():
         return fixture, inverse, inverse(maskige), maskige
@@ -59,7 +79,9 @@ def test_loss_equals_the_released_heads(released):
     fixture, _, scores, _ = released
     mask = fixture["gt"][:, 0]
     assert bool((mask == 255).any()) and mask.shape[1:] != scores.shape[2:]
-    assert float(inverse_loss(scores, mask)) == pytest.approx(fixture["losses"]["loss_ce"], rel=1e-5)
+    assert float(inverse_loss(scores, mask)) == pytest.approx(
+        fixture["losses"]["loss_ce"], rel=1e-5
+    )
 
 
 def reach(inverse, size: int = 15) -> torch.Tensor:
@@ -68,7 +90,7 @@ def reach(inverse, size: int = 15) -> torch.Tensor:
     other = maskige.clone()
     other[:, :, size // 2, size // 2] = 1 - other[:, :, size // 2, size // 2]
     with torch.no_grad():
-        return ((inverse(maskige) - inverse(other)).abs().amax((0, 1)) > 1e-6)
+        return (inverse(maskige) - inverse(other)).abs().amax((0, 1)) > 1e-6
 
 
 def test_convolutions_see_three_by_three():
@@ -89,18 +111,35 @@ def test_one_block_sees_its_window_alone_and_two_see_past_it():
 
 def test_size_of_the_papers_model():
     inverse = SwinInverse(torch.rand(150, 3))
-    block = 2 * 2 * 128 + (128 * 384 + 384) + (128 * 128 + 128) + (128 * 256 + 256) + (256 * 128 + 128) + 13 * 13 * 4
-    assert sum(p.numel() for p in inverse.parameters()) == 3 * 128 + 2 * 128 + 2 * block + 2 * 128 + (128 * 150 + 150)
-    assert [type(layer) for layer in inverse.embed] == [torch.nn.Conv2d, torch.nn.BatchNorm2d, torch.nn.ReLU]
+    block = (
+        2 * 2 * 128
+        + (128 * 384 + 384)
+        + (128 * 128 + 128)
+        + (128 * 256 + 256)
+        + (256 * 128 + 128)
+        + 13 * 13 * 4
+    )
+    assert sum(
+        p.numel() for p in inverse.parameters()
+    ) == 3 * 128 + 2 * 128 + 2 * block + 2 * 128 + (128 * 150 + 150)
+    assert [type(layer) for layer in inverse.embed] == [
+        torch.nn.Conv2d,
+        torch.nn.BatchNorm2d,
+        torch.nn.ReLU,
+    ]
     assert inverse.blocks[0].shift_size == (0, 0) and inverse.blocks[1].shift_size == (3, 3)
 
 
 def test_ft_is_three_convolutions():
-    kernels = [m.kernel_size for m in ConvInverse(COLORS).modules() if isinstance(m, torch.nn.Conv2d)]
+    kernels = [
+        m.kernel_size for m in ConvInverse(COLORS).modules() if isinstance(m, torch.nn.Conv2d)
+    ]
     assert kernels == [(1, 1), (3, 3), (1, 1)]
 
 
-@pytest.mark.parametrize("inverse", [ConvInverse(COLORS, 8), SwinInverse(COLORS, dim=16, ffn_dim=32)])
+@pytest.mark.parametrize(
+    "inverse", [ConvInverse(COLORS, 8), SwinInverse(COLORS, dim=16, ffn_dim=32)]
+)
 class TestContract:
     def test_scores_and_ids_at_any_size(self, inverse):
         inverse.eval()

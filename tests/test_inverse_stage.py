@@ -18,7 +18,17 @@ from gss_lite.presets import Schedule, get_preset
 from gss_lite.presets_paper import PAPER_PRESETS
 from gss_lite.training import inverse_stage
 from gss_lite.training.inverse_stage import (
-    InverseStage, build_inverse, crop_pair, decode_pictures, fingerprint, inverse_loss, load_inverse, plan_for, shortened, stage_name, train_inverse,
+    InverseStage,
+    build_inverse,
+    crop_pair,
+    decode_pictures,
+    fingerprint,
+    inverse_loss,
+    load_inverse,
+    plan_for,
+    shortened,
+    stage_name,
+    train_inverse,
 )
 from gss_lite.training.joint_stage import train_jointly
 from gss_lite.training.loop import fit
@@ -37,9 +47,12 @@ def snapshot(module) -> dict:
 
 @pytest.mark.parametrize("maskige", ["noisy", "clean"])
 def test_everything_before_the_inverse_stays_as_it_was_to_the_bit(tiny_run, tmp_path, maskige):
-    gss = load_gss(TINY, tiny_run).train()  # as a caller may hand it over: dropout on, batch norms updating
+    # as a caller may hand it over: dropout on, batch norms updating
+    gss = load_gss(TINY, tiny_run).train()
     before = snapshot(gss)
-    assert any(k.endswith("running_mean") for k in before) and any(k.startswith("tokenizer.") for k in before)
+    assert any(k.endswith("running_mean") for k in before) and any(
+        k.startswith("tokenizer.") for k in before
+    )
     inverse = train_inverse(TINY, tmp_path, "ft-w", maskige=maskige, gss=gss, progress=False)
     after = gss.state_dict()
     assert before.keys() == after.keys() and all(torch.equal(before[k], after[k]) for k in before)
@@ -56,10 +69,15 @@ def test_the_snapshot_would_have_seen_the_released_codes_drift(tiny_run):
     assert fingerprint(gss) != before
 
 
-@pytest.mark.parametrize("size, batch, seen", [((96, 128), 0, [8, 1]), ((360, 480), 0, [1] * 9), ((360, 480), 4, [4, 4, 1])])
+@pytest.mark.parametrize(
+    "size, batch, seen",
+    [((96, 128), 0, [8, 1]), ((360, 480), 0, [1] * 9), ((360, 480), 4, [4, 4, 1])],
+)
 def test_a_cpu_decodes_large_pictures_one_by_one(monkeypatch, gss, size, batch, seen):
     sizes = []
-    monkeypatch.setattr(inverse_stage, "noisy_maskige", lambda gss, image: sizes.append(len(image)) or image)
+    monkeypatch.setattr(
+        inverse_stage, "noisy_maskige", lambda gss, image: sizes.append(len(image)) or image
+    )
     pictures = TensorDataset(torch.zeros(9, 3, *size), torch.zeros(9, *size, dtype=torch.uint8))
     assert len(decode_pictures(gss, pictures, batch=batch)) == 9
     assert sizes == seen
@@ -67,7 +85,9 @@ def test_a_cpu_decodes_large_pictures_one_by_one(monkeypatch, gss, size, batch, 
 
 @pytest.mark.parametrize(("kind", "type_"), [("ft", ConvInverse), ("ft-w", SwinInverse)])
 def test_weights_and_record_are_left_and_read_back(tiny_run, tmp_path, gss, kind, type_):
-    inverse = train_inverse(TINY, tmp_path, kind, gss=gss, progress=False, command="python -m gss_lite …")
+    inverse = train_inverse(
+        TINY, tmp_path, kind, gss=gss, progress=False, command="python -m gss_lite …"
+    )
     record = json.loads((tmp_path / f"scenes-tiny.inverse-{kind}.json").read_text())
     assert record["steps"] == record["log"][-1]["step"] == 12 and record["maskige"] == "noisy"
     assert record["parameters"] == sum(p.numel() for p in inverse.parameters())
@@ -97,9 +117,15 @@ def test_a_run_cut_short_ends_with_the_weights_of_a_whole_one(tmp_path, gss, mon
     with pytest.raises(KeyboardInterrupt):
         train_inverse(TINY, tmp_path / "cut", "ft", gss=gss, progress=False, save_every=3)
     monkeypatch.undo()
-    assert torch.load(tmp_path / "cut" / "inverse-ft" / "checkpoint.pt", weights_only=True)["step"] == 6
+    assert (
+        torch.load(tmp_path / "cut" / "inverse-ft" / "checkpoint.pt", weights_only=True)["step"]
+        == 6
+    )
     train_inverse(TINY, tmp_path / "cut", "ft", gss=gss, progress=False, save_every=3)
-    whole, cut = (load_file(tmp_path / name / "scenes-tiny.inverse-ft.safetensors") for name in ("whole", "cut"))
+    whole, cut = (
+        load_file(tmp_path / name / "scenes-tiny.inverse-ft.safetensors")
+        for name in ("whole", "cut")
+    )
     assert all(torch.equal(whole[k], cut[k]) for k in whole)
 
 
@@ -114,12 +140,18 @@ def test_another_models_checkpoint_is_refused(tmp_path, gss, tiny_run):
 
 def test_decoded_pictures_are_those_of_predict_and_reconstruct(gss):
     dataset = dataset_for(TINY, "train", transform=eval_transform())
-    image, mask = torch.stack([dataset[0][0], dataset[31][0]]), torch.stack([dataset[0][1], dataset[31][1]])
-    noisy, clean = (decode_pictures(gss, dataset, maskige=kind, count=2) for kind in ("noisy", "clean"))
+    image, mask = (
+        torch.stack([dataset[0][0], dataset[31][0]]),
+        torch.stack([dataset[0][1], dataset[31][1]]),
+    )
+    noisy, clean = (
+        decode_pictures(gss, dataset, maskige=kind, count=2) for kind in ("noisy", "clean")
+    )
     assert torch.equal(noisy.tensors[0], gss.predict(image).maskige.half())
     assert torch.equal(noisy.tensors[1], mask.byte())
     read = gss.inverse.classify(clean.tensors[0].float())
-    assert float((read == gss.reconstruct(mask)[0]).double().mean()) > 0.999  # float16 can tip a tie
+    # float16 can tip a tie
+    assert float((read == gss.reconstruct(mask)[0]).double().mean()) > 0.999
 
 
 def test_sides_that_are_no_multiples(gss):
@@ -142,7 +174,9 @@ def test_crops_of_maskige_and_mask_show_the_same_place():
 def test_loss_leaves_ignored_pixels_out():
     scores, mask = torch.randn(2, 4, 6, 6), torch.randint(4, (2, 6, 6))
     mask[:, :2] = IGNORE
-    by_hand = -scores.log_softmax(1).gather(1, mask.clamp(max=3)[:, None])[:, 0][mask != IGNORE].mean()
+    by_hand = (
+        -scores.log_softmax(1).gather(1, mask.clamp(max=3)[:, None])[:, 0][mask != IGNORE].mean()
+    )
     torch.testing.assert_close(inverse_loss(scores, mask), by_hand)
     assert float(inverse_loss(scores, torch.full_like(mask, IGNORE))) == 0
 
@@ -150,7 +184,9 @@ def test_loss_leaves_ignored_pixels_out():
 def test_neighbours_tell_what_one_colour_cannot(tmp_path):
     """Classes 0 and 1 share a colour; class 1 is the pixel right of class 2. Only an X⁻¹ that looks around can tell."""
     colors = torch.tensor([[0.0, 0, 0], [0.01, 0, 0], [1, 1, 1]])
-    mask = torch.where(torch.rand(40, 24, 24, generator=torch.Generator().manual_seed(0)) < 0.1, 2, 0)
+    mask = torch.where(
+        torch.rand(40, 24, 24, generator=torch.Generator().manual_seed(0)) < 0.1, 2, 0
+    )
     mask[:, :, 1:][(mask[:, :, :-1] == 2) & (mask[:, :, 1:] == 0)] = 1
     maskige = torch.stack([(mask == 2).float()] * 3, 1)
     torch.manual_seed(0)
@@ -161,13 +197,27 @@ def test_neighbours_tell_what_one_colour_cannot(tmp_path):
             return super().__getitem__(item[1])
 
     schedule = Schedule(steps=60, batch=4, crop=(24, 24), lr=1e-2, warmup=5)
-    fit(InverseStage(inverse), inverse, Pairs(maskige, mask), schedule, run={"preset": "x", "stage": "y", "seed": 0}, folder=tmp_path, progress=False)
+    fit(
+        InverseStage(inverse),
+        inverse,
+        Pairs(maskige, mask),
+        schedule,
+        run={"preset": "x", "stage": "y", "seed": 0},
+        folder=tmp_path,
+        progress=False,
+    )
     assert float((inverse.eval().classify(maskige) == mask).double().mean()) > 0.99
 
 
 def test_names_and_plans():
-    assert [stage_name("ft", "noisy"), stage_name("ft-w", "clean")] == ["inverse-ft", "inverse-ft-w-clean"]
-    with pytest.raises(ValueError, match="X⁻¹ must be one of ft, ft-w, trained on one of noisy, clean maskige; got 'tf'"):
+    assert [stage_name("ft", "noisy"), stage_name("ft-w", "clean")] == [
+        "inverse-ft",
+        "inverse-ft-w-clean",
+    ]
+    with pytest.raises(
+        ValueError,
+        match="X⁻¹ must be one of ft, ft-w, trained on one of noisy, clean maskige; got 'tf'",
+    ):
         stage_name("tf", "noisy")
     with pytest.raises(ValueError, match="no plan to train X⁻¹ 'ft' for preset 'elsewhere'"):
         plan_for(replace(TINY, name="elsewhere"), "ft")
@@ -179,10 +229,16 @@ def test_the_papers_models_have_the_papers_plans(preset):
     palette = build_palette(preset)
     for kind, steps in (("ft", 3_000), ("ft-w", 40_000)):
         plan = plan_for(preset, kind)
-        assert (plan.schedule.steps, plan.schedule.batch, plan.schedule.crop) == (steps, 16, preset.prior.crop)
+        assert (plan.schedule.steps, plan.schedule.batch, plan.schedule.crop) == (
+            steps,
+            16,
+            preset.prior.crop,
+        )
         inverse = build_inverse(palette, kind, plan)
         assert inverse(torch.rand(1, 3, 14, 21)).shape == (1, preset.num_classes, 14, 21)
-    assert inverse.embed[0].weight.shape == (128, 3, 1, 1) and len(inverse.blocks) == (1 if preset.data == "cityscapes" else 2)
+    assert inverse.embed[0].weight.shape == (128, 3, 1, 1) and len(inverse.blocks) == (
+        1 if preset.data == "cityscapes" else 2
+    )
 
 
 def test_an_empty_set(gss):
@@ -196,8 +252,19 @@ def joint(tiny_run):
     gss = load_gss(TINY, tiny_run)
     before, colors = snapshot(gss.tokenizer), gss.colors.clone()
     masks = torch.stack([dataset_for(TINY, "train")[i][1] for i in range(4)])
-    result = train_jointly(gss.palette, gss.tokenizer, masks, lambda colors: ConvInverse(colors, 8), steps=25, batch=4, every=10, lr=0.05)
-    assert all(torch.equal(v, before[k]) for k, v in gss.tokenizer.state_dict().items()) and torch.equal(gss.colors, colors)
+    result = train_jointly(
+        gss.palette,
+        gss.tokenizer,
+        masks,
+        lambda colors: ConvInverse(colors, 8),
+        steps=25,
+        batch=4,
+        every=10,
+        lr=0.05,
+    )
+    assert all(
+        torch.equal(v, before[k]) for k, v in gss.tokenizer.state_dict().items()
+    ) and torch.equal(gss.colors, colors)
     assert all(p.grad is None for p in gss.tokenizer.parameters())
     return gss, masks, result
 
@@ -206,7 +273,9 @@ class TestJoint:
     def test_the_film_runs_from_the_start_to_the_end(self, joint):
         gss, _, result = joint
         assert result.frames == [0, 10, 20, 25] and result.film.shape == (4, 11, 3)
-        assert torch.equal(result.film[0], gss.colors) and torch.equal(result.film[-1], result.colors)
+        assert torch.equal(result.film[0], gss.colors) and torch.equal(
+            result.film[-1], result.colors
+        )
         assert all(float((a - b).abs().max()) > 1e-5 for a, b in zip(result.film, result.film[1:]))
 
     def test_both_parts_learn(self, joint):
@@ -218,7 +287,9 @@ class TestJoint:
     def test_equal_seeds_repeat_it(self, joint):
         gss, masks, result = joint
         build = lambda colors: ConvInverse(colors, 8)  # noqa: E731
-        again = train_jointly(gss.palette, gss.tokenizer, masks, build, steps=25, batch=4, every=10, lr=0.05)
+        again = train_jointly(
+            gss.palette, gss.tokenizer, masks, build, steps=25, batch=4, every=10, lr=0.05
+        )
         assert again.losses == result.losses and torch.equal(again.film, result.film)
         other = train_jointly(gss.palette, gss.tokenizer, masks, build, steps=2, batch=4, seed=1)
         assert other.losses != result.losses[:2]
@@ -228,4 +299,12 @@ class TestJoint:
         with pytest.raises(ValueError, match=r"training needs masks \(N, H, W\)"):
             train_jointly(gss.palette, gss.tokenizer, masks[:0], ConvInverse)
         with pytest.raises(FloatingPointError, match="became (nan|inf) at step"):
-            train_jointly(Palette(gss.colors), gss.tokenizer, masks, ConvInverse, inverse_lr=float("inf"), steps=5, batch=2)
+            train_jointly(
+                Palette(gss.colors),
+                gss.tokenizer,
+                masks,
+                ConvInverse,
+                inverse_lr=float("inf"),
+                steps=5,
+                batch=2,
+            )

@@ -10,7 +10,14 @@ from torch.distributions import MultivariateNormal
 
 from gss_lite.dalle import DalleDVAE
 from gss_lite.inverse import NearestColor
-from gss_lite.inverse_statistics import FLOOR, CodeTable, GaussianInverse, count_codes, expected_maskige, fit_gaussians
+from gss_lite.inverse_statistics import (
+    FLOOR,
+    CodeTable,
+    GaussianInverse,
+    count_codes,
+    expected_maskige,
+    fit_gaussians,
+)
 from gss_lite.palette import IGNORE
 from gss_lite.vqvae import VQVAE
 
@@ -22,7 +29,11 @@ def numbers(seed: int) -> torch.Generator:
 def gaussians(seed: int, classes: int = 6, channels: int = 3):
     root = 0.2 * torch.randn(classes, channels, channels, generator=numbers(seed))
     covariance = root @ root.transpose(1, 2) + 1e-2 * torch.eye(channels)
-    return torch.rand(classes, channels, generator=numbers(seed + 1)), covariance, torch.randn(classes, generator=numbers(seed + 2))
+    return (
+        torch.rand(classes, channels, generator=numbers(seed + 1)),
+        covariance,
+        torch.randn(classes, generator=numbers(seed + 2)),
+    )
 
 
 class TestGaussianInverse:
@@ -32,19 +43,32 @@ class TestGaussianInverse:
         mean, covariance, prior = gaussians(seed, channels=channels)
         maskige = torch.rand(2, channels, 4, 5, generator=numbers(seed + 3))
         scores = GaussianInverse(mean, mean, covariance, prior)(maskige)
-        expected = MultivariateNormal(mean, covariance).log_prob(maskige.movedim(1, -1)[..., None, :]) + prior  # (2, 4, 5, K)
+        # (2, 4, 5, K)
+        expected = (
+            MultivariateNormal(mean, covariance).log_prob(maskige.movedim(1, -1)[..., None, :])
+            + prior
+        )
         torch.testing.assert_close(scores.movedim(1, -1), expected, rtol=1e-4, atol=1e-3)
 
     def test_equal_spheres_are_the_nearest_colour(self):
         colors = torch.rand(9, 3, generator=numbers(0))
         inverse = GaussianInverse(colors, colors, 0.01 * torch.eye(3).expand(9, 3, 3))
         maskige = torch.rand(2, 3, 30, 31, generator=numbers(1))
-        assert float((inverse.classify(maskige) == NearestColor(colors).classify(maskige)).double().mean()) > 0.999
+        assert (
+            float(
+                (inverse.classify(maskige) == NearestColor(colors).classify(maskige))
+                .double()
+                .mean()
+            )
+            > 0.999
+        )
 
     def test_a_wide_class_takes_what_lies_far_from_a_narrow_one(self):
         colors = torch.tensor([[0.2], [0.8]])
         inverse = GaussianInverse(colors, colors, torch.tensor([[[1e-4]], [[0.04]]]))
-        assert inverse.classify(torch.tensor([0.2, 0.3, 0.0, 0.8]).view(1, 1, 1, 4)).flatten().tolist() == [0, 1, 1, 1]
+        assert inverse.classify(
+            torch.tensor([0.2, 0.3, 0.0, 0.8]).view(1, 1, 1, 4)
+        ).flatten().tolist() == [0, 1, 1, 1]
 
     def test_errors(self):
         mean, covariance, _ = gaussians(0)
@@ -64,7 +88,9 @@ def decoded(seed: int, classes: int = 4, absent: int | None = None):
     if absent is not None:
         mask[mask == absent] = (absent + 1) % classes
     spread = 0.02 * (1 + torch.arange(classes))[mask][:, None]
-    maskige = colors[mask].movedim(-1, 1) + spread * torch.randn(4, 3, 16, 16, generator=numbers(seed + 2))
+    maskige = colors[mask].movedim(-1, 1) + spread * torch.randn(
+        4, 3, 16, 16, generator=numbers(seed + 2)
+    )
     mask[:, 0] = IGNORE
     return colors, maskige, mask
 
@@ -78,23 +104,40 @@ class TestFitGaussians:
             own = pixels[ids == k].double()
             torch.testing.assert_close(inverse.mean[k].double(), own.mean(0), rtol=0, atol=1e-6)
             precision = (inverse.whitening[k].T @ inverse.whitening[k]).double()
-            torch.testing.assert_close(precision.inverse(), torch.cov(own.T, correction=0) + FLOOR * torch.eye(3), rtol=1e-3, atol=1e-7)
+            torch.testing.assert_close(
+                precision.inverse(),
+                torch.cov(own.T, correction=0) + FLOOR * torch.eye(3),
+                rtol=1e-3,
+                atol=1e-7,
+            )
 
     def test_a_class_never_seen_is_read_by_its_colour_and_the_shared_spread(self):
         colors, maskige, mask = decoded(3, absent=2)
         inverse = fit_gaussians(colors, [(maskige, mask)], shrinkage=1e-6)
         torch.testing.assert_close(inverse.mean[2], colors[2])
         pixels, ids = maskige.movedim(1, -1)[mask != IGNORE].double(), mask[mask != IGNORE]
-        centred = pixels - torch.stack([pixels[ids == k].mean(0) if k != 2 else colors[2].double() for k in range(4)])[ids]
+        centred = (
+            pixels
+            - torch.stack(
+                [pixels[ids == k].mean(0) if k != 2 else colors[2].double() for k in range(4)]
+            )[ids]
+        )
         shared = centred.T @ centred / len(ids) + FLOOR * torch.eye(3)
         precision = (inverse.whitening[2].T @ inverse.whitening[2]).double()
         torch.testing.assert_close(precision.inverse(), shared, rtol=1e-3, atol=1e-7)
 
     def test_log_prior_is_the_frequency(self):
         colors, maskige, mask = decoded(6)
-        without, with_prior = (fit_gaussians(colors, [(maskige, mask)], log_prior=flag) for flag in (False, True))
+        without, with_prior = (
+            fit_gaussians(colors, [(maskige, mask)], log_prior=flag) for flag in (False, True)
+        )
         count = torch.bincount(mask[mask != IGNORE], minlength=4) + 1.0
-        torch.testing.assert_close(with_prior.constant - without.constant, (count / count.sum()).log(), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            with_prior.constant - without.constant,
+            (count / count.sum()).log(),
+            rtol=1e-5,
+            atol=1e-5,
+        )
 
     def test_errors(self):
         colors, maskige, mask = decoded(9)
@@ -135,11 +178,15 @@ class TestCodeTable:
         tokens = torch.randint(7, (2, 3, 4), generator=numbers(3))
         sure = torch.nn.functional.one_hot(tokens, 7).movedim(-1, 1) * 200.0
         expected = table.expected(sure)
-        assert expected.shape == (2, 3, 6, 8) and torch.equal(expected.argmax(1), table.read(tokens))
+        assert expected.shape == (2, 3, 6, 8) and torch.equal(
+            expected.argmax(1), table.read(tokens)
+        )
         torch.testing.assert_close(expected[1, :, 3, 4], table.probability[tokens[1, 1, 2], 1, 0])
         half = torch.full((1, 7, 1, 1), -200.0)
         half[0, [1, 5]] = 0.0
-        torch.testing.assert_close(table.expected(half)[0, :, 1, 0], table.probability[[1, 5], 1, 0].mean(0))
+        torch.testing.assert_close(
+            table.expected(half)[0, :, 1, 0], table.probability[[1, 5], 1, 0].mean(0)
+        )
 
     def test_shape(self):
         with pytest.raises(ValueError, match=r"\(V, stride, stride, K\)"):
@@ -152,7 +199,8 @@ def tokenizer(request):
     if request.param == "vqvae":
         return VQVAE(vocab_size=40, stride=4, width=16, code_dim=8, depth=1).eval()
     model = DalleDVAE(vocab_size=40, width=8, code_dim=8).eval()
-    for layer in model.decoder.modules():  # torch's own initialisation leaves hardly a signal at the end of so many layers
+    # torch's own initialisation leaves hardly a signal at the end of so many layers
+    for layer in model.decoder.modules():
         if isinstance(layer, torch.nn.Conv2d):
             torch.nn.init.normal_(layer.weight, 0, (2 / layer.weight[0].numel()) ** 0.5)
     return model
@@ -164,15 +212,29 @@ class TestCodeVectors:
         codes = tokenizer.code_vectors()
         with torch.no_grad():
             picture = tokenizer.decode_vectors(codes[tokens].movedim(-1, 1))
-        assert codes.shape == (40, 8) and picture.shape == (2, 3, 3 * tokenizer.stride, 5 * tokenizer.stride)
+        assert codes.shape == (40, 8) and picture.shape == (
+            2,
+            3,
+            3 * tokenizer.stride,
+            5 * tokenizer.stride,
+        )
         torch.testing.assert_close(picture, tokenizer.decode(tokens))
-        assert float(picture.std()) > 0.01 and 0 <= float(picture.min()) and float(picture.max()) <= 1
+        assert (
+            float(picture.std()) > 0.01 and float(picture.min()) >= 0 and float(picture.max()) <= 1
+        )
 
     def test_vectors_between_codes_are_decoded_too(self, tokenizer):
         first, second = tokenizer.code_vectors()[:2]
         with torch.no_grad():
-            pictures = tokenizer.decode_vectors(torch.stack([first, (first + second) / 2, second])[:, :, None, None].repeat(1, 1, 4, 4))
-        assert all(float((a - b).abs().max()) > 1e-4 for a, b in ((pictures[0], pictures[1]), (pictures[1], pictures[2])))
+            pictures = tokenizer.decode_vectors(
+                torch.stack([first, (first + second) / 2, second])[:, :, None, None].repeat(
+                    1, 1, 4, 4
+                )
+            )
+        assert all(
+            float((a - b).abs().max()) > 1e-4
+            for a, b in ((pictures[0], pictures[1]), (pictures[1], pictures[2]))
+        )
 
 
 def published_decoder(tokenizer, x):
@@ -193,32 +255,62 @@ class TestExpectedMaskige:
         weight = (logits / 0.7).exp()
         with torch.no_grad():
             if isinstance(tokenizer, VQVAE):
-                codes, decode = tokenizer.codebook.codes, lambda x: ((tokenizer.decoder(x) + 1) / 2).clamp(0, 1)
-            else:  # the published decoder, written out: what stands behind the table, then the logit-Laplace means
+                codes, decode = (
+                    tokenizer.codebook.codes,
+                    lambda x: ((tokenizer.decoder(x) + 1) / 2).clamp(0, 1),
+                )
+            # the published decoder, written out: what stands behind the table, then the
+            # logit-Laplace means
+            else:
                 codes = tokenizer.decoder.codes.weight
-                decode = lambda x: ((published_decoder(tokenizer, x).sigmoid() - 0.1) / 0.8).clamp(0, 1)  # noqa: E731
-            mean = sum(weight[:, v, None] * codes[v][None, :, None, None] for v in range(40)) / weight.sum(1, keepdim=True)
+                decode = lambda x: ((published_decoder(tokenizer, x).sigmoid() - 0.1) / 0.8).clamp(
+                    0, 1
+                )  # noqa: E731
+            mean = sum(
+                weight[:, v, None] * codes[v][None, :, None, None] for v in range(40)
+            ) / weight.sum(1, keepdim=True)
             expected = decode(mean)
         for at_once in (7, 4096):
-            torch.testing.assert_close(expected_maskige(logits, tokenizer, 0.7, at_once=at_once), expected, rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(expected_maskige(logits, tokenizer, 0.7, top_k=40), expected, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(
+                expected_maskige(logits, tokenizer, 0.7, at_once=at_once),
+                expected,
+                rtol=1e-4,
+                atol=1e-5,
+            )
+        torch.testing.assert_close(
+            expected_maskige(logits, tokenizer, 0.7, top_k=40), expected, rtol=1e-4, atol=1e-5
+        )
 
     def test_cold_or_alone_it_is_decode(self, tokenizer):
         logits = torch.randn(2, 40, 5, 6, generator=numbers(1))
         plain = tokenizer.decode(logits.argmax(1))
-        torch.testing.assert_close(expected_maskige(logits, tokenizer, 1e-5), plain, rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(expected_maskige(logits, tokenizer, top_k=1), plain, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            expected_maskige(logits, tokenizer, 1e-5), plain, rtol=1e-4, atol=1e-5
+        )
+        torch.testing.assert_close(
+            expected_maskige(logits, tokenizer, top_k=1), plain, rtol=1e-4, atol=1e-5
+        )
 
     def test_top_k_leaves_the_others_out(self, tokenizer):
         logits = torch.randn(1, 40, 3, 3, generator=numbers(2))
         third = logits.topk(3, 1).values[:, -1:]
         masked = logits.masked_fill(logits < third, -torch.inf)
-        torch.testing.assert_close(expected_maskige(logits, tokenizer, top_k=3), expected_maskige(masked, tokenizer), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            expected_maskige(logits, tokenizer, top_k=3),
+            expected_maskige(masked, tokenizer),
+            rtol=1e-4,
+            atol=1e-5,
+        )
 
-    @pytest.mark.parametrize(("shape", "arguments", "message"), [
-        ((1, 39, 2, 2), {}, r"expected token logits \(B, 40, h, w\)"), ((1, 40, 2, 2), {"temperature": 0.0}, "temperature must be positive"),
-        ((1, 40, 2, 2), {"top_k": 41}, "top_k must lie in 1…40"), ((1, 40, 2, 2), {"top_k": 0}, "top_k must lie in 1…40"),
-    ])
+    @pytest.mark.parametrize(
+        ("shape", "arguments", "message"),
+        [
+            ((1, 39, 2, 2), {}, r"expected token logits \(B, 40, h, w\)"),
+            ((1, 40, 2, 2), {"temperature": 0.0}, "temperature must be positive"),
+            ((1, 40, 2, 2), {"top_k": 41}, "top_k must lie in 1…40"),
+            ((1, 40, 2, 2), {"top_k": 0}, "top_k must lie in 1…40"),
+        ],
+    )
     def test_errors(self, tokenizer, shape, arguments, message):
         with pytest.raises(ValueError, match=message):
             expected_maskige(torch.randn(shape), tokenizer, **arguments)

@@ -23,7 +23,9 @@ class FromFixture(nn.Module):
     def __init__(self, features):
         super().__init__()
         self.features = features
-        self.feature_info = SimpleNamespace(channels=lambda: [f.shape[1] for f in features], reduction=lambda: [4, 8, 16, 32])
+        self.feature_info = SimpleNamespace(
+            channels=lambda: [f.shape[1] for f in features], reduction=lambda: [4, 8, 16, 32]
+        )
 
     def forward(self, image):
         return self.features
@@ -42,9 +44,16 @@ def released(request, parity):
     fixture = torch.load(parity / request.param / "fixture.pth", weights_only=True)
     head = fixture["config"]["head"]
     prior = Prior(
-        FromFixture([f.float() for f in fixture["features"]]), 8192, head["num_classes"], level_dim=head["channels"],
-        fuse_dim=head["indice_seg_channel"], token_dim=head["indice_cls_channel"], pixel_dim=head["channels"],
-        depth=head["swin_depth"], heads=head["swin_num_head"], ffn_dim=2 * head["indice_seg_channel"],
+        FromFixture([f.float() for f in fixture["features"]]),
+        8192,
+        head["num_classes"],
+        level_dim=head["channels"],
+        fuse_dim=head["indice_seg_channel"],
+        token_dim=head["indice_cls_channel"],
+        pixel_dim=head["channels"],
+        depth=head["swin_depth"],
+        heads=head["swin_num_head"],
+        ffn_dim=2 * head["indice_seg_channel"],
     )
     return fixture, prior.eval()
 
@@ -54,11 +63,14 @@ def test_names_and_shapes_fit_one_to_one(released):
     state, ours = fixture["state_dict"], prior.state_dict()
     assert head_depth(state) == fixture["config"]["head"]["swin_depth"]
     names = head_names(head_depth(state))
-    assert set(names) == {k for k in state if k.startswith("decode_head.") and "relative_position_index" not in k}
+    assert set(names) == {
+        k for k in state if k.startswith("decode_head.") and "relative_position_index" not in k
+    }
     assert sorted(names.values()) == sorted(ours)
     assert all(state[theirs].shape == ours[mine].shape for theirs, mine in names.items())
     index = state["decode_head.transformer_block.blocks.0.attn.w_msa.relative_position_index"]
-    assert torch.equal(index, prior.blocks[0].attn.relative_position_index)  # so that the rows of the bias tables mean the same
+    # so that the rows of the bias tables mean the same
+    assert torch.equal(index, prior.blocks[0].attn.relative_position_index)
 
 
 def test_token_logits_and_both_losses_equal_the_released_ones(released, dvae):
@@ -72,12 +84,14 @@ def test_token_logits_and_both_losses_equal_the_released_ones(released, dvae):
         _, scalars = gss.losses(fixture["image"], mask)
     expected, losses = fixture["token_logits"], fixture["losses"]
     ours = token_logits.flatten(2)[:, :, fixture["token_positions"]]
-    # The features are stored in 16 bits. What their rounding alone does to the logits is measured, by rounding them once more
-    # at random; the difference must be no more than that.
+    # The features are stored in 16 bits. What their rounding alone does to the logits is measured,
+    # by rounding them once more at random; the difference must be no more than that.
     assert {f.dtype for f in fixture["features"]} == {torch.float16}
     stored = prior.backbone.features
     generator = torch.Generator().manual_seed(0)
-    prior.backbone.features = [f * (1 + (2 * torch.rand(f.shape, generator=generator) - 1) * 2**-11) for f in stored]
+    prior.backbone.features = [
+        f * (1 + (2 * torch.rand(f.shape, generator=generator) - 1) * 2**-11) for f in stored
+    ]
     with torch.no_grad():
         shaken = prior(fixture["image"]).token_logits.flatten(2)[:, :, fixture["token_positions"]]
     prior.backbone.features = stored
@@ -93,10 +107,19 @@ def test_token_logits_and_both_losses_equal_the_released_ones(released, dvae):
     assert float(0.2 * scalars["pixel"]) == pytest.approx(losses["loss_ce_pixel"], rel=1e-4)
 
 
-@pytest.mark.parametrize("change, match", [
-    (lambda s: s.pop("decode_head.swin_ln.bias"), r"1 tensors are missing \(first: decode_head.swin_ln.bias\), 0 are unknown"),
-    (lambda s: s.update({"decode_head.extra": torch.zeros(1)}), r"0 tensors are missing .*1 are unknown \(first: decode_head.extra\)"),
-])
+@pytest.mark.parametrize(
+    "change, match",
+    [
+        (
+            lambda s: s.pop("decode_head.swin_ln.bias"),
+            r"1 tensors are missing \(first: decode_head.swin_ln.bias\), 0 are unknown",
+        ),
+        (
+            lambda s: s.update({"decode_head.extra": torch.zeros(1)}),
+            r"0 tensors are missing .*1 are unknown \(first: decode_head.extra\)",
+        ),
+    ],
+)
 def test_another_checkpoint_is_refused(change, match):
     state = {name: torch.zeros(1) for name in head_names(2)}
     assert set(head_tensors(state)) == set(head_names(2).values())

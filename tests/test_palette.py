@@ -11,16 +11,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gss_lite.palette import (
-    IGNORE, KIND, Palette, arithmetic_colors, arithmetic_palette, check_mask, farthest_point_palette, farthest_points, paint,
+    IGNORE,
+    KIND,
+    Palette,
+    arithmetic_colors,
+    arithmetic_palette,
+    check_mask,
+    farthest_point_palette,
+    farthest_points,
+    paint,
 )
 from gss_lite.palette_constructions import CONSTRUCTIONS
 from gss_lite.palette_search import max_min_palette
 
 ANY_K = st.integers(2, 1000)
 
-# The search is cut short for the sweep over K: what it promises at any K does not depend on how long it runs.
+# The search is cut short for the sweep over K: what it promises at any K does not depend on how
+# long it runs.
 QUICK = dict(CONSTRUCTIONS) | {
-    f"max-min {space}": lambda k, seed, space=space: max_min_palette(k, space, seed=seed, restarts=0, rounds=1)
+    f"max-min {space}": lambda k, seed, space=space: max_min_palette(
+        k, space, seed=seed, restarts=0, rounds=1
+    )
     for space in ("RGB", "OKLab")
 }
 
@@ -29,18 +40,27 @@ QUICK = dict(CONSTRUCTIONS) | {
 def palettes(draw, channels=st.integers(1, 5)) -> Palette:
     """Any valid palette: random floats, K = 2…60, D = 1…5, with a name and an ignore colour of its own."""
     d = draw(channels)
-    rows = draw(st.lists(st.tuples(*[st.floats(0, 1, width=32)] * d), min_size=2, max_size=60, unique=True))
-    return Palette(torch.tensor(rows), draw(st.text(max_size=8)), draw(st.tuples(*[st.floats(0, 1, width=32)] * d)))
+    rows = draw(
+        st.lists(st.tuples(*[st.floats(0, 1, width=32)] * d), min_size=2, max_size=60, unique=True)
+    )
+    return Palette(
+        torch.tensor(rows),
+        draw(st.text(max_size=8)),
+        draw(st.tuples(*[st.floats(0, 1, width=32)] * d)),
+    )
 
 
-@pytest.mark.parametrize("colors, complaint", [
-    (torch.rand(1, 3), "K ≥ 2"),
-    (torch.rand(3), "K ≥ 2"),
-    (torch.tensor([[0.0, 0, 0], [0, 0, 1.01]]), "divide by 255"),
-    (torch.tensor([[0.0, 0, 0], [0, 0, -0.01]]), r"\[0, 1\]"),
-    (torch.tensor([[0.0, 0, 0], [0, 0, math.nan]]), r"\[0, 1\]"),
-    (torch.tensor([[0.2, 0, 0], [0, 0, 1], [0.2, 0, 0]]), "classes 0 and 2"),
-])
+@pytest.mark.parametrize(
+    "colors, complaint",
+    [
+        (torch.rand(1, 3), "K ≥ 2"),
+        (torch.rand(3), "K ≥ 2"),
+        (torch.tensor([[0.0, 0, 0], [0, 0, 1.01]]), "divide by 255"),
+        (torch.tensor([[0.0, 0, 0], [0, 0, -0.01]]), r"\[0, 1\]"),
+        (torch.tensor([[0.0, 0, 0], [0, 0, math.nan]]), r"\[0, 1\]"),
+        (torch.tensor([[0.2, 0, 0], [0, 0, 1], [0.2, 0, 0]]), "classes 0 and 2"),
+    ],
+)
 def test_a_palette_refuses_colours_it_could_not_read_back(colors, complaint):
     with pytest.raises(ValueError, match=complaint):
         Palette(colors)
@@ -89,13 +109,16 @@ def test_least_distance_is_the_smallest_of_all_pairs(palette):
 
 # (i) arithmetic, and the greedy construction
 
+
 @settings(deadline=None)
 @given(ANY_K)
 def test_the_arithmetic_grid_has_the_largest_interval_that_holds_k_colours(k):
     levels = (255 * arithmetic_palette(k).colors).round().unique()
     interval = int(levels.diff().min())
     assert len(arithmetic_palette(k)) == k
-    assert (255 // interval + 1) ** 3 >= k and (interval == 255 or (255 // (interval + 1) + 1) ** 3 < k)
+    assert (255 // interval + 1) ** 3 >= k and (
+        interval == 255 or (255 // (interval + 1) + 1) ** 3 < k
+    )
 
 
 def test_the_papers_example_of_the_cartesian_product():
@@ -105,10 +128,15 @@ def test_the_papers_example_of_the_cartesian_product():
 
 
 @settings(max_examples=40)
-@given(st.tuples(*[st.integers(20, 255)] * 3), st.tuples(*[st.integers(0, 30)] * 3), st.integers(0, 40))
+@given(
+    st.tuples(*[st.integers(20, 255)] * 3), st.tuples(*[st.integers(0, 30)] * 3), st.integers(0, 40)
+)
 def test_intervals_starts_and_room_by_list(intervals, starts, room):
     """(S.10) written out: a_i = a_1 + (i − 1)·k while the value leaves the room at the top."""
-    axes = [[v for v in range(256) if v >= a and (v - a) % k == 0 and v + room <= 255] for a, k in zip(starts, intervals)]
+    axes = [
+        [v for v in range(256) if v >= a and (v - a) % k == 0 and v + room <= 255]
+        for a, k in zip(starts, intervals)
+    ]
     expected = [[r, g, b] for r in axes[0] for g in axes[1] for b in axes[2]]
     if len(expected) < 2:
         with pytest.raises(ValueError, match="choose smaller intervals"):
@@ -119,13 +147,16 @@ def test_intervals_starts_and_room_by_list(intervals, starts, room):
             arithmetic_colors(len(expected) + 1, intervals, starts, room)
 
 
-@pytest.mark.parametrize("call, complaint", [
-    (lambda: arithmetic_colors(8, (0, 255, 255)), "≥ 1"),
-    (lambda: arithmetic_colors(8, (255, 255)), "three whole numbers"),
-    (lambda: arithmetic_colors(8, starts=(0, 0, 256)), "fit into"),
-    (lambda: arithmetic_colors(8, starts=(0, 0, -1)), "fit into"),
-    (lambda: arithmetic_colors(8, room=256), "fit into"),
-])
+@pytest.mark.parametrize(
+    "call, complaint",
+    [
+        (lambda: arithmetic_colors(8, (0, 255, 255)), "≥ 1"),
+        (lambda: arithmetic_colors(8, (255, 255)), "three whole numbers"),
+        (lambda: arithmetic_colors(8, starts=(0, 0, 256)), "fit into"),
+        (lambda: arithmetic_colors(8, starts=(0, 0, -1)), "fit into"),
+        (lambda: arithmetic_colors(8, room=256), "fit into"),
+    ],
+)
 def test_impossible_grids_are_refused(call, complaint):
     with pytest.raises(ValueError, match=complaint):
         call()
@@ -144,7 +175,8 @@ def test_greedy_palettes_are_distinct_and_within_a_factor_two_of_any_other(k):
 
 @given(st.integers(2, 12), st.integers(0, 2**31))
 def test_farthest_points_against_a_literal_loop(count, seed):
-    points = torch.randint(6, (40, 3), generator=torch.Generator().manual_seed(seed)).float()  # many ties
+    # many ties
+    points = torch.randint(6, (40, 3), generator=torch.Generator().manual_seed(seed)).float()
     chosen = [0]
     while len(chosen) < count:
         distance = [min(math.dist(p, points[c].tolist()) for c in chosen) for p in points.tolist()]
@@ -160,6 +192,7 @@ def test_a_number_of_classes_that_makes_no_sense_is_refused(construction, k):
 
 
 # JSON
+
 
 @settings(deadline=None)
 @given(palettes())
@@ -196,23 +229,26 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
 GOOD = {"kind": KIND, "name": "x", "ignore_color": [127.5] * 3, "colors": [[0, 0, 0], [0, 0, 255]]}
 
 
-@pytest.mark.parametrize("change, complaint", [
-    ({"kind": "recipe"}, "not a palette"),
-    ({"name": 3}, "must be a text"),
-    ({"colors": []}, "list of"),
-    ({"colors": [[0, 0, 0], [0, 0, "255"]]}, "numbers from 0 to 255"),
-    ({"colors": [[0, 0, 0], [0, 0, True]]}, "numbers from 0 to 255"),
-    ({"colors": [[0, 0, 0], [0, 0, math.nan]]}, "numbers from 0 to 255"),
-    ({"colors": [[0, 0, 0], [0, 0, math.inf]]}, "numbers from 0 to 255"),
-    ({"colors": [[0, 0, 0], 7]}, "numbers from 0 to 255"),
-    ({"colors": {"0": [0, 0, 0]}}, "list of"),
-    ({"colors": [[0, 0, 0], [0, 0]]}, "same number of channels"),
-    ({"colors": [[0, 0, 0], [0, 0, 256]]}, "must lie in"),
-    ({"colors": [[0, 0, 0], [0, 0, 0]]}, "must differ"),
-    ({"colors": [[0, 0, 0]]}, "K ≥ 2"),
-    ({"ignore_color": [300, 0, 0]}, "must lie in|ignore colour"),
-    ({"ignore_color": None}, "ignore_color"),
-])
+@pytest.mark.parametrize(
+    "change, complaint",
+    [
+        ({"kind": "recipe"}, "not a palette"),
+        ({"name": 3}, "must be a text"),
+        ({"colors": []}, "list of"),
+        ({"colors": [[0, 0, 0], [0, 0, "255"]]}, "numbers from 0 to 255"),
+        ({"colors": [[0, 0, 0], [0, 0, True]]}, "numbers from 0 to 255"),
+        ({"colors": [[0, 0, 0], [0, 0, math.nan]]}, "numbers from 0 to 255"),
+        ({"colors": [[0, 0, 0], [0, 0, math.inf]]}, "numbers from 0 to 255"),
+        ({"colors": [[0, 0, 0], 7]}, "numbers from 0 to 255"),
+        ({"colors": {"0": [0, 0, 0]}}, "list of"),
+        ({"colors": [[0, 0, 0], [0, 0]]}, "same number of channels"),
+        ({"colors": [[0, 0, 0], [0, 0, 256]]}, "must lie in"),
+        ({"colors": [[0, 0, 0], [0, 0, 0]]}, "must differ"),
+        ({"colors": [[0, 0, 0]]}, "K ≥ 2"),
+        ({"ignore_color": [300, 0, 0]}, "must lie in|ignore colour"),
+        ({"ignore_color": None}, "ignore_color"),
+    ],
+)
 def test_a_damaged_palette_is_refused_with_the_files_name(tmp_path, change, complaint):
     path = tmp_path / "palette.json"
     path.write_text(json.dumps(GOOD))

@@ -10,7 +10,9 @@ def test_border_lengths_against_a_hand_count():
     mask = torch.tensor([[[0, 0, 1], [0, 2, 1], [255, 2, 1]]])
     lengths = border_lengths(mask, 3)
     # areas 3, 3, 2; borders: 0|1 once, 0|2 twice, 1|2 twice; the ignored pixel has none
-    expected = torch.tensor([[0, 1 / 3, 2 / 2], [1 / 3, 0, 2 / 2], [1.0, 1.0, 0]], dtype=torch.double)
+    expected = torch.tensor(
+        [[0, 1 / 3, 2 / 2], [1 / 3, 0, 2 / 2], [1.0, 1.0, 0]], dtype=torch.double
+    )
     torch.testing.assert_close(lengths, expected)
 
 
@@ -23,7 +25,8 @@ def test_grey_is_a_stranger_between_black_and_white():
 
 def test_assignment_keeps_the_colours_and_parts_neighbours_from_strangers():
     palette = Palette(torch.tensor([[0.0, 0, 0], [1, 1, 1], [0.5, 0.5, 0.5]]))
-    masks = torch.zeros(1, 8, 8, dtype=torch.long)  # classes 0 and 1 share a long border, 2 touches nothing but a corner of 0
+    # classes 0 and 1 share a long border, 2 touches nothing but a corner of 0
+    masks = torch.zeros(1, 8, 8, dtype=torch.long)
     masks[:, :, 4:] = 1
     masks[:, 0, 0] = 2
     assigned = assign_colors(palette, masks, rounds=200)

@@ -10,8 +10,17 @@ from test_palette import QUICK
 
 from gss_lite.palette import Palette, arithmetic_colors, arithmetic_palette
 from gss_lite.palette_constructions import (
-    CONSTRUCTIONS, STARTS, T, _redraw_twins, misaligned_palette, random_additive_palette, random_palette, released_ade20k_palette,
-    released_cityscapes_palette, released_mseg_palette, shuffled,
+    CONSTRUCTIONS,
+    STARTS,
+    T,
+    _redraw_twins,
+    misaligned_palette,
+    random_additive_palette,
+    random_palette,
+    released_ade20k_palette,
+    released_cityscapes_palette,
+    released_mseg_palette,
+    shuffled,
 )
 
 SEEDED = ("random", "random additive", "max-min RGB", "max-min OKLab")
@@ -46,6 +55,7 @@ def test_drawing_leaves_the_global_generator_alone():
 
 # (ii) misaligned starts
 
+
 @given(st.integers(2, 1000))
 def test_misaligned_channels_share_no_value(k):
     """(S.12): with starts 0, 1, 2 and an interval above 2, the values of the three channels are disjoint."""
@@ -55,24 +65,33 @@ def test_misaligned_channels_share_no_value(k):
 
 
 def test_misaligned_is_the_arithmetic_grid_moved():
-    assert torch.equal(levels(misaligned_palette(216, (45, 45, 45))), arithmetic_colors(216, (45, 45, 45)) + torch.tensor(STARTS))
+    assert torch.equal(
+        levels(misaligned_palette(216, (45, 45, 45))),
+        arithmetic_colors(216, (45, 45, 45)) + torch.tensor(STARTS),
+    )
 
 
 # (iii) random additive factors
 
+
 @settings(deadline=None)
 @given(st.integers(2, 1000), st.integers(0, 2**31), st.integers(0, 60))
 def test_random_factors_lie_between_0_and_t_above_the_grid(k, seed, largest):
-    factors = levels(random_additive_palette(k, seed, largest)) - arithmetic_colors(k, None, STARTS, room=largest)
+    factors = levels(random_additive_palette(k, seed, largest)) - arithmetic_colors(
+        k, None, STARTS, room=largest
+    )
     assert int(factors.min()) >= 0 and int(factors.max()) <= largest
 
 
 def test_the_factors_are_uniform_and_independent_of_the_colour_before():
-    factors = torch.cat([levels(random_additive_palette(1000, seed)) for seed in range(20)]) - arithmetic_colors(1000, None, STARTS, T).repeat(20, 1)
+    factors = torch.cat(
+        [levels(random_additive_palette(1000, seed)) for seed in range(20)]
+    ) - arithmetic_colors(1000, None, STARTS, T).repeat(20, 1)
     counts = torch.bincount(factors.flatten(), minlength=T + 1).double()
     expected = counts.sum() / (T + 1)
     assert len(counts) == T + 1
-    assert float(((counts - expected) ** 2 / expected).sum()) < 45  # χ² with 15 degrees of freedom: 1e-4 lies at 44.3
+    # χ² with 15 degrees of freedom: 1e-4 lies at 44.3
+    assert float(((counts - expected) ** 2 / expected).sum()) < 45
     assert abs(float(torch.corrcoef(factors.double().T)[0, 1])) < 0.03
 
 
@@ -92,7 +111,8 @@ def test_of_two_equal_colours_the_later_is_drawn_again():
 
 
 def test_colours_that_cannot_be_made_distinct_are_refused():
-    assert len(random_additive_palette(1000, 0, 60, (20, 20, 20))) == 1000  # T above the interval is no obstacle in itself
+    # T above the interval is no obstacle in itself
+    assert len(random_additive_palette(1000, 0, 60, (20, 20, 20))) == 1000
     with pytest.raises(ValueError, match="choose smaller intervals"):
         random_additive_palette(1000, 0, 253)
     with pytest.raises(ValueError, match="distinct colours were not found"):
@@ -100,6 +120,7 @@ def test_colours_that_cannot_be_made_distinct_are_refused():
 
 
 # random and released
+
 
 def test_random_palettes_fill_the_cube_evenly():
     colors = torch.cat([random_palette(1000, seed).colors for seed in range(5)]).double()
@@ -111,10 +132,20 @@ def test_random_palettes_fill_the_cube_evenly():
 @given(st.integers(0, 2**31))
 def test_the_released_grids_as_coded(seed):
     """Facts §2.9: the grids, the jitter's range, the number of colours."""
-    ade = [[r, g, b] for r in range(15, 240, 51) for g in range(16, 239, 40) for b in range(17, 238, 45)]
+    ade = [
+        [r, g, b]
+        for r in range(15, 240, 51)
+        for g in range(16, 239, 40)
+        for b in range(17, 238, 45)
+    ]
     off = levels(released_ade20k_palette(seed)) - torch.tensor(ade)
     assert len(ade) == 150 and int(off.min()) >= -15 and int(off.max()) <= 15
-    mseg = [[r, g, b] for r in range(15, 255, 55) for g in range(16, 255, 51) for b in range(17, 255, 33)][6:]
+    mseg = [
+        [r, g, b]
+        for r in range(15, 255, 55)
+        for g in range(16, 255, 51)
+        for b in range(17, 255, 33)
+    ][6:]
     off = levels(released_mseg_palette(seed)) - torch.tensor(mseg)
     assert len(mseg) == 194 and int(off.min()) >= -15 and int(off.max()) <= 0
 

@@ -8,10 +8,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from gss_lite.inverse import NearestColor
-from gss_lite.palette import IGNORE, paint
+from gss_lite.palette import IGNORE
 from gss_lite.palette_constructions import random_palette
 from gss_lite.palette_learned import (
-    NOISE, cascade_loss, learn_palette, nearest_color_loss, straight_through_reconstruct, token_logits,
+    NOISE,
+    cascade_loss,
+    learn_palette,
+    nearest_color_loss,
+    straight_through_reconstruct,
+    token_logits,
 )
 from gss_lite.vqvae import VQVAE
 
@@ -40,7 +45,9 @@ def color_codes() -> VQVAE:
         mix.weight.copy_(torch.eye(3)[:, :, None, None])
         mix.bias.zero_()
     model.encoder, model.decoder = nn.Sequential(nn.AvgPool2d(4), mix), nn.Upsample(scale_factor=4)
-    model.codebook.codes.copy_(2 * torch.rand(16, 3, generator=torch.Generator().manual_seed(1)) - 1)
+    model.codebook.codes.copy_(
+        2 * torch.rand(16, 3, generator=torch.Generator().manual_seed(1)) - 1
+    )
     return model.eval()
 
 
@@ -53,7 +60,9 @@ def test_without_noise_the_forward_pass_is_encode_and_decode(tokenizer):
 def test_logits_are_minus_the_squared_distances(tokenizer):
     maskige = torch.rand(1, 3, 16, 16)
     vectors = tokenizer.encoder(2 * maskige - 1)
-    expected = -(vectors[:, None] - tokenizer.codebook.codes[None, :, :, None, None]).square().sum(2)
+    expected = (
+        -(vectors[:, None] - tokenizer.codebook.codes[None, :, :, None, None]).square().sum(2)
+    )
     assert torch.allclose(token_logits(tokenizer, maskige), expected, atol=1e-4)
 
 
@@ -62,17 +71,23 @@ def test_noise_draws_tokens_with_the_softmaxs_probabilities(tokenizer):
     maskige = torch.full((1, 3, 16, 16), 0.4)
     maskige[..., 8:] = 0.45
     probability = token_logits(tokenizer, maskige).softmax(1)[0, :, 1, 1].double()
-    generator, counts = torch.Generator().manual_seed(0), torch.zeros(tokenizer.vocab_size, dtype=torch.double)
+    generator, counts = (
+        torch.Generator().manual_seed(0),
+        torch.zeros(tokenizer.vocab_size, dtype=torch.double),
+    )
     seen = []
     lookup = tokenizer.codebook.lookup
     tokenizer.codebook.lookup = lambda tokens: (seen.append(tokens), lookup(tokens))[1]
     try:
         for _ in range(20):
-            straight_through_reconstruct(tokenizer, maskige.expand(50, -1, -1, -1), generator=generator)
+            straight_through_reconstruct(
+                tokenizer, maskige.expand(50, -1, -1, -1), generator=generator
+            )
     finally:
         del tokenizer.codebook.lookup
     counts = torch.bincount(torch.cat(seen)[:, 1, 1], minlength=tokenizer.vocab_size) / 1000
-    assert float((counts - probability).abs().max().detach()) < 0.06  # 3.8 standard deviations at p = 1/2
+    # 3.8 standard deviations at p = 1/2
+    assert float((counts - probability).abs().max().detach()) < 0.06
     assert float(probability.max().detach()) < 0.99  # else the noise would not have been tested
 
 
@@ -80,12 +95,14 @@ def test_the_gradient_is_that_of_the_softmax(tokenizer):
     """d/dx of the hard pass = d/dx of decoding with the hard codes, moved along the soft ones."""
     maskige = torch.rand(1, 3, 16, 16, requires_grad=True)
     weight = torch.rand(1, 3, 16, 16)
-    got, = torch.autograd.grad((weight * straight_through_reconstruct(tokenizer, maskige, 2.0)).sum(), maskige)
+    (got,) = torch.autograd.grad(
+        (weight * straight_through_reconstruct(tokenizer, maskige, 2.0)).sum(), maskige
+    )
     codes = tokenizer.codebook.codes
     soft = torch.einsum("bvhw,vc->bchw", (token_logits(tokenizer, maskige) / 2.0).softmax(1), codes)
     hard = codes[tokenizer.encode(maskige)].movedim(-1, 1).requires_grad_()
-    upstream, = torch.autograd.grad((weight * (tokenizer.decoder(hard) + 1) / 2).sum(), hard)
-    expected, = torch.autograd.grad(soft, maskige, upstream)
+    (upstream,) = torch.autograd.grad((weight * (tokenizer.decoder(hard) + 1) / 2).sum(), hard)
+    (expected,) = torch.autograd.grad(soft, maskige, upstream)
     assert torch.allclose(got, expected, atol=1e-6) and float(got.abs().sum()) > 0
 
 
@@ -107,12 +124,17 @@ def test_cascade_loss_is_the_supplements_formula_row_by_row():
     c = F.one_hot(mask.flatten()[keep], 5).float()
     gamma = torch.linalg.inv(colors.T @ colors) @ colors.T
     n = len(c)
-    expected = ((x_hat - c @ colors).norm() / n**0.5 * gamma.norm() + (c @ colors @ gamma - c).norm() / n**0.5) ** 2
+    expected = (
+        (x_hat - c @ colors).norm() / n**0.5 * gamma.norm()
+        + (c @ colors @ gamma - c).norm() / n**0.5
+    ) ** 2
     assert torch.allclose(cascade_loss(picture, mask, colors), expected, rtol=1e-3)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_learning_lowers_the_loss_reads_masks_better_and_leaves_the_tokenizer_alone(color_codes, seed):
+def test_learning_lowers_the_loss_reads_masks_better_and_leaves_the_tokenizer_alone(
+    color_codes, seed
+):
     before = {k: v.clone() for k, v in color_codes.state_dict().items()}
     start = random_palette(8, seed)
     learned = learn_palette(start, color_codes, blocks(60, 8, 1000), steps=100, batch=8, seed=seed)
@@ -126,7 +148,9 @@ def test_learning_lowers_the_loss_reads_masks_better_and_leaves_the_tokenizer_al
     assert accuracy(start) < 0.8 and accuracy(learned.palette) > 0.95
     after = color_codes.state_dict()
     assert all(torch.equal(before[k], after[k]) for k in before)
-    assert not color_codes.training and all(p.grad is None and p.requires_grad for p in color_codes.parameters())
+    assert not color_codes.training and all(
+        p.grad is None and p.requires_grad for p in color_codes.parameters()
+    )
 
 
 def test_it_is_fixed_by_its_seed_and_the_start_is_not_changed(color_codes):
@@ -141,17 +165,32 @@ def test_it_is_fixed_by_its_seed_and_the_start_is_not_changed(color_codes):
 def test_colours_are_reflected_into_range_and_a_wild_learning_rate_is_refused(color_codes):
     start, masks = random_palette(6, 1), blocks(10, 6, 3)
     outward = lambda picture, mask, colors: -(colors - 0.5).abs().sum()  # noqa: E731
-    learned = learn_palette(start, color_codes, masks, steps=40, batch=1, lr=0.02, momentum=0.0, objective=outward)
+    learned = learn_palette(
+        start, color_codes, masks, steps=40, batch=1, lr=0.02, momentum=0.0, objective=outward
+    )
     assert float(learned.palette.colors.min()) >= 0 and float(learned.palette.colors.max()) <= 1
     assert float((learned.palette.colors - 0.5).abs().min()) > 0.47
     with pytest.raises(ValueError, match="two colours together.*lower the learning rate"):
-        learn_palette(start, color_codes, masks, steps=2, batch=1, lr=5.0, momentum=0.0, objective=outward)
+        learn_palette(
+            start, color_codes, masks, steps=2, batch=1, lr=5.0, momentum=0.0, objective=outward
+        )
 
 
 def test_masks_of_the_wrong_shape_no_steps_and_a_loss_that_is_not_finite_are_refused(tokenizer):
     start = random_palette(4)
-    for masks, steps in ((torch.zeros(0, 8, 8), 3), (torch.zeros(8, 8), 3), (torch.zeros(2, 8, 8), 0)):
+    for masks, steps in (
+        (torch.zeros(0, 8, 8), 3),
+        (torch.zeros(8, 8), 3),
+        (torch.zeros(2, 8, 8), 0),
+    ):
         with pytest.raises(ValueError, match="learning needs masks"):
             learn_palette(start, tokenizer, masks, steps=steps)
     with pytest.raises(FloatingPointError, match="at step 1; lower the learning rate"):
-        learn_palette(start, tokenizer, torch.zeros(2, 8, 8), steps=2, batch=1, objective=lambda x, m, c: c.sum() / 0)
+        learn_palette(
+            start,
+            tokenizer,
+            torch.zeros(2, 8, 8),
+            steps=2,
+            batch=1,
+            objective=lambda x, m, c: c.sum() / 0,
+        )

@@ -53,7 +53,9 @@ def test_only_improvements_are_kept(k, seed, trials):
 def test_a_judge_who_always_says_worse_changes_nothing(k, seed):
     scores = iter(range(1000, 0, -1))
     start = random_palette(k, seed)
-    result = refine_palette(start, lambda p: torch.full((k,), next(scores) / 1000), trials=9, patience=1)
+    result = refine_palette(
+        start, lambda p: torch.full((k,), next(scores) / 1000), trials=9, patience=1
+    )
     assert torch.equal(result.palette.colors, start.colors) and result.palette.name == "random"
     assert len(result.trials) == min(9, k)  # every class once, then nobody is left
     assert sorted(t.class_id for t in result.trials) == list(range(min(9, k)))
@@ -73,9 +75,14 @@ def test_the_worst_class_is_tried_first_and_absent_classes_never():
 def test_a_grey_class_among_primaries_becomes_vivid_and_far():
     """The paper's example replaces (128, 128, 128) by (0, 128, 255)."""
     corners = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 3)
-    start = Palette(torch.cat([corners, torch.tensor([[0.5, 0.5, 0.5], [0.55, 0.5, 0.5]])]), "corners and two greys")
+    start = Palette(
+        torch.cat([corners, torch.tensor([[0.5, 0.5, 0.5], [0.55, 0.5, 0.5]])]),
+        "corners and two greys",
+    )
     result = refine_palette(start, separation, trials=6)
-    assert result.end > result.start + 0.02 and result.palette.name == "corners and two greys, refined"
+    assert (
+        result.end > result.start + 0.02 and result.palette.name == "corners and two greys, refined"
+    )
     moved = (result.palette.colors != start.colors).any(1).nonzero().flatten().tolist()
     assert moved and set(moved) <= {8, 9}
 

@@ -11,11 +11,23 @@ from hypothesis import strategies as st
 
 from gss_lite.palette import Palette, arithmetic_palette, farthest_point_palette
 from gss_lite.palette_constructions import (
-    misaligned_palette, random_additive_palette, random_palette, released_ade20k_palette, released_cityscapes_palette,
+    misaligned_palette,
+    random_additive_palette,
+    random_palette,
+    released_ade20k_palette,
+    released_cityscapes_palette,
     released_mseg_palette,
 )
 from gss_lite.palette_search import max_min_palette, spread
-from gss_lite.palette_spaces import DEFICIENCIES, SPACES, distances, get_space, oklab_to_srgb, simulate_deficiency, srgb_to_oklab
+from gss_lite.palette_spaces import (
+    DEFICIENCIES,
+    SPACES,
+    distances,
+    get_space,
+    oklab_to_srgb,
+    simulate_deficiency,
+    srgb_to_oklab,
+)
 
 RELEASED = {19: 20.0, 150: 20.02, 194: 18.68}  # measured on the released palettes, 0–255 scale
 
@@ -23,17 +35,33 @@ RELEASED = {19: 20.0, 150: 20.02, 194: 18.68}  # measured on the released palett
 @pytest.mark.parametrize("k", RELEASED)
 def test_it_beats_the_released_palettes_and_every_construction_of_the_paper(k):
     others = [arithmetic_palette(k), misaligned_palette(k), farthest_point_palette(k)]
-    others += [construct(k, seed) for seed in range(20) for construct in (random_palette, random_additive_palette)]
-    others += {19: [released_cityscapes_palette()], 150: [released_ade20k_palette(s) for s in range(20)],
-               194: [released_mseg_palette(s) for s in range(20)]}[k]
+    others += [
+        construct(k, seed)
+        for seed in range(20)
+        for construct in (random_palette, random_additive_palette)
+    ]
+    others += {
+        19: [released_cityscapes_palette()],
+        150: [released_ade20k_palette(s) for s in range(20)],
+        194: [released_mseg_palette(s) for s in range(20)],
+    }[k]
     ours = max_min_palette(k).least_distance()
     assert ours > 2.5 * RELEASED[k]
     assert ours > 1.05 * max(p.least_distance() for p in others)
 
 
-@pytest.mark.parametrize("k, optimum", [
-    (2, math.sqrt(3)), (3, math.sqrt(2)), (4, math.sqrt(2)), (5, math.sqrt(5) / 2), (8, 1.0), (9, math.sqrt(3) / 2), (14, math.sqrt(2) / 2),
-])
+@pytest.mark.parametrize(
+    "k, optimum",
+    [
+        (2, math.sqrt(3)),
+        (3, math.sqrt(2)),
+        (4, math.sqrt(2)),
+        (5, math.sqrt(5) / 2),
+        (8, 1.0),
+        (9, math.sqrt(3) / 2),
+        (14, math.sqrt(2) / 2),
+    ],
+)
 def test_it_finds_the_proven_optimum_where_there_is_one(k, optimum):
     """Packings of K points in the unit cube (Schaer, 1966)."""
     assert max_min_palette(k).least_distance() == pytest.approx(255 * optimum, rel=2e-3)
@@ -42,12 +70,16 @@ def test_it_finds_the_proven_optimum_where_there_is_one(k, optimum):
 @pytest.mark.parametrize("k", [11, 150])
 def test_measured_in_oklab_it_beats_the_rgb_palette_there_and_loses_in_rgb(k):
     rgb, lab = max_min_palette(k, "RGB", restarts=2), max_min_palette(k, "OKLab", restarts=2)
-    assert float(distances(lab.colors, "OKLab").min()) > 1.3 * float(distances(rgb.colors, "OKLab").min())
+    assert float(distances(lab.colors, "OKLab").min()) > 1.3 * float(
+        distances(rgb.colors, "OKLab").min()
+    )
     assert float(distances(rgb.colors).min()) > 1.1 * float(distances(lab.colors).min())
 
 
 @settings(deadline=None, max_examples=20)
-@given(st.integers(2, 60), st.integers(0, 2**31), st.sampled_from(sorted(SPACES)), st.integers(1, 30))
+@given(
+    st.integers(2, 60), st.integers(0, 2**31), st.sampled_from(sorted(SPACES)), st.integers(1, 30)
+)
 def test_spreading_never_makes_it_worse_and_stays_in_the_gamut(k, seed, name, rounds):
     start = torch.rand(k, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     after = spread(start, get_space(name), rounds)
@@ -62,12 +94,21 @@ def test_an_unknown_space_is_refused():
 
 # colour spaces
 
-@pytest.mark.parametrize("rgb, lab", [  # Ottosson's published values for the sRGB primaries
-    ((1, 1, 1), (1.0, 0.0, 0.0)), ((1, 0, 0), (0.62796, 0.22486, 0.12585)), ((0, 1, 0), (0.86644, -0.23389, 0.17950)),
-    ((0, 0, 1), (0.45201, -0.03246, -0.31153)), ((0, 0, 0), (0, 0, 0)),
-])
+
+@pytest.mark.parametrize(
+    "rgb, lab",
+    [  # Ottosson's published values for the sRGB primaries
+        ((1, 1, 1), (1.0, 0.0, 0.0)),
+        ((1, 0, 0), (0.62796, 0.22486, 0.12585)),
+        ((0, 1, 0), (0.86644, -0.23389, 0.17950)),
+        ((0, 0, 1), (0.45201, -0.03246, -0.31153)),
+        ((0, 0, 0), (0, 0, 0)),
+    ],
+)
 def test_oklab_of_known_colours(rgb, lab):
-    assert srgb_to_oklab(torch.tensor(rgb, dtype=torch.float64)).tolist() == pytest.approx(lab, abs=2e-5)
+    assert srgb_to_oklab(torch.tensor(rgb, dtype=torch.float64)).tolist() == pytest.approx(
+        lab, abs=2e-5
+    )
 
 
 @given(st.lists(st.floats(0, 1), min_size=3, max_size=3))
@@ -92,12 +133,21 @@ def test_a_deficiency_leaves_grey_alone_and_stays_in_range(kind):
 
 def test_red_and_green_come_closer_for_red_green_deficiencies_only():
     pair = torch.tensor([[0.85, 0.2, 0.2], [0.35, 0.55, 0.1]])
-    gap = {kind: float(distances(simulate_deficiency(pair, kind), "OKLab")) for kind in DEFICIENCIES}
+    gap = {
+        kind: float(distances(simulate_deficiency(pair, kind), "OKLab")) for kind in DEFICIENCIES
+    }
     full = float(distances(pair, "OKLab"))
-    assert gap["protanopia"] < 0.7 * full and gap["deuteranopia"] < 0.7 * full and gap["tritanopia"] > 0.7 * full
+    assert (
+        gap["protanopia"] < 0.7 * full
+        and gap["deuteranopia"] < 0.7 * full
+        and gap["tritanopia"] > 0.7 * full
+    )
     with pytest.raises(ValueError, match="protanopia"):
         simulate_deficiency(pair, "colour")
 
 
 def test_palettes_of_the_search_say_their_space():
-    assert isinstance(max_min_palette(4), Palette) and max_min_palette(4, "OKLab").name == "max-min (OKLab)"
+    assert (
+        isinstance(max_min_palette(4), Palette)
+        and max_min_palette(4, "OKLab").name == "max-min (OKLab)"
+    )

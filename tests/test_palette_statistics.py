@@ -10,7 +10,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gss_lite.palette_statistics import chroma, class_shares, lightness, permutation_test, rank_correlation, ranks, saturation
+from gss_lite.palette_statistics import (
+    chroma,
+    class_shares,
+    lightness,
+    permutation_test,
+    rank_correlation,
+    ranks,
+    saturation,
+)
 
 
 def test_grey_has_no_chroma_and_black_no_lightness():
@@ -22,13 +30,16 @@ def test_grey_has_no_chroma_and_black_no_lightness():
 
 def test_the_primaries_in_oklab():
     primaries = torch.eye(3)
-    assert lightness(primaries).tolist() == pytest.approx([62.80, 86.64, 45.20], abs=0.01)  # Ottosson's
+    # Ottosson's
+    assert lightness(primaries).tolist() == pytest.approx([62.80, 86.64, 45.20], abs=0.01)
     assert chroma(primaries).tolist() == pytest.approx([25.77, 29.48, 31.32], abs=0.01)
 
 
 @given(st.lists(st.floats(0, 1, width=32), min_size=3, max_size=3))
 def test_saturation_is_that_of_hsv(channels):
-    assert float(saturation(torch.tensor(channels))) == pytest.approx(colorsys.rgb_to_hsv(*channels)[1], abs=1e-6)
+    assert float(saturation(torch.tensor(channels))) == pytest.approx(
+        colorsys.rgb_to_hsv(*channels)[1], abs=1e-6
+    )
 
 
 def test_shares_leave_ignored_pixels_out():
@@ -58,9 +69,13 @@ def test_p_against_all_permutations():
     torch.manual_seed(3)
     values, against = torch.rand(2, 6), torch.rand(6)
     found = permutation_test(values, against, draws=20_000)
-    everything = torch.stack([rank_correlation(values, against[list(order)]).mean() for order in permutations(range(6))])
+    everything = torch.stack(
+        [rank_correlation(values, against[list(order)]).mean() for order in permutations(range(6))]
+    )
     assert found.mean == pytest.approx(float(rank_correlation(values, against).mean()))
-    assert found.p == pytest.approx(float((everything.abs() >= abs(found.mean) - 1e-12).double().mean()), abs=0.015)
+    assert found.p == pytest.approx(
+        float((everything.abs() >= abs(found.mean) - 1e-12).double().mean()), abs=0.015
+    )
 
 
 def test_copies_of_one_palette_are_no_further_evidence():
@@ -76,7 +91,14 @@ def test_a_perfect_order_is_found_whichever_way_it_runs():
         assert abs(found.mean) == pytest.approx(1) and found.p < 0.001
 
 
-@pytest.mark.parametrize(("values", "against"), [(torch.rand(4), torch.rand(4)), (torch.rand(2, 4), torch.rand(5)), (torch.rand(1, 2), torch.rand(2))])
+@pytest.mark.parametrize(
+    ("values", "against"),
+    [
+        (torch.rand(4), torch.rand(4)),
+        (torch.rand(2, 4), torch.rand(5)),
+        (torch.rand(1, 2), torch.rand(2)),
+    ],
+)
 def test_shapes_that_do_not_fit(values, against):
     with pytest.raises(ValueError, match="expected values"):
         permutation_test(values, against)

@@ -26,7 +26,9 @@ def close_figures():
 
 def photograph(height=4, width=6):
     """uint8 (3, height, width) with black and white in it, and the same normalised."""
-    image = torch.randint(0, 256, (3, height, width), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    image = torch.randint(
+        0, 256, (3, height, width), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
+    )
     image[:, 0, 0], image[:, 0, 1] = 0, 255
     mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
     return image, (image / 255 - mean) / std
@@ -58,20 +60,29 @@ def test_show_row_draws_pictures_and_maps_with_their_titles():
     axes = plotting.show_row([("photograph", normalised), ("tokens", tokens)], cmap="tab20").axes
     assert [axis.get_title() for axis in axes] == ["photograph", "tokens"]
     assert shown(axes[0]) == pytest.approx(image.permute(1, 2, 0).numpy() / 255, abs=1e-6)
-    assert np.array_equal(shown(axes[1]), tokens.numpy()) and axes[1].images[0].get_cmap().name == "tab20"
+    assert (
+        np.array_equal(shown(axes[1]), tokens.numpy())
+        and axes[1].images[0].get_cmap().name == "tab20"
+    )
 
 
 def test_show_masks_paints_ids_and_names_the_colours():
     image, _ = photograph(2, 2)
     mask = torch.tensor([[0, 1], [2, 255]])
-    figure = plotting.show_masks([[image, mask], [image, mask.flip(0)]], ["photograph", "mask"], COLORS, ["a", "b", "c"])
+    figure = plotting.show_masks(
+        [[image, mask], [image, mask.flip(0)]], ["photograph", "mask"], COLORS, ["a", "b", "c"]
+    )
     assert [axis.get_title() for axis in figure.axes] == ["photograph", "mask", "", ""]
     assert np.array_equal(shown(figure.axes[0]), image.permute(1, 2, 0).numpy())
     assert shown(figure.axes[1]).tolist() == [[[1, 0, 0], [0, 1, 0]], [[0, 0, 1], [0.5, 0.5, 0.5]]]
     assert shown(figure.axes[3]).tolist() == [[[0, 0, 1], [0.5, 0.5, 0.5]], [[1, 0, 0], [0, 1, 0]]]
     legend = figure.legends[0]
     assert [text.get_text() for text in legend.get_texts()] == ["a", "b", "c"]
-    assert [patch.get_facecolor()[:3] for patch in legend.get_patches()] == [(1, 0, 0), (0, 1, 0), (0, 0, 1)]
+    assert [patch.get_facecolor()[:3] for patch in legend.get_patches()] == [
+        (1, 0, 0),
+        (0, 1, 0),
+        (0, 0, 1),
+    ]
     with pytest.raises(ValueError, match="2 class names for 3 colours"):
         plotting.show_masks([[image, mask]], ["photograph", "mask"], COLORS, ["a", "b"])
 
@@ -84,20 +95,43 @@ def test_bars_are_as_long_as_the_values_and_do_not_overlap():
     for bars, numbers, colour in zip(axis.containers, values.values(), plotting.CURVES):
         assert [bar.get_width() for bar in bars] == pytest.approx(numbers, nan_ok=True)
         assert bars[0].get_facecolor()[:3] == to_rgb(colour)
-    spans = sorted((bar.get_y(), bar.get_y() + bar.get_height()) for bars in axis.containers for bar in bars)
+    spans = sorted(
+        (bar.get_y(), bar.get_y() + bar.get_height()) for bars in axis.containers for bar in bars
+    )
     assert all(end <= begin + 1e-9 for (_, end), (begin, _) in zip(spans, spans[1:]))
     centres = [bar.get_y() + bar.get_height() / 2 for bars in axis.containers for bar in bars]
     assert [round(centre) for centre in centres] == [0, 1, 2, 0, 1, 2]  # at their classes
-    assert [label.get_text() for label in axis.get_yticklabels()] == ["a", "b", "c"] and axis.yaxis_inverted()
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["one", "two"] and axis.get_xlabel() == "IoU"
+    assert [label.get_text() for label in axis.get_yticklabels()] == [
+        "a",
+        "b",
+        "c",
+    ] and axis.yaxis_inverted()
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        "one",
+        "two",
+    ] and axis.get_xlabel() == "IoU"
     assert plotting.bar_per_class({"one": [0.1]}, ["a"]).legends == []
 
 
 def test_curves_draw_every_series():
-    (axis,) = plotting.curves({"loss": ([1, 2, 3], [9, 4, 1]), "usage": ([1, 3], [0.5, 0.7])}, x="step", y="value", title="t", log=True).axes
-    assert [line.get_xydata().tolist() for line in axis.lines] == [[[1, 9], [2, 4], [3, 1]], [[1, 0.5], [3, 0.7]]]
+    (axis,) = plotting.curves(
+        {"loss": ([1, 2, 3], [9, 4, 1]), "usage": ([1, 3], [0.5, 0.7])},
+        x="step",
+        y="value",
+        title="t",
+        log=True,
+    ).axes
+    assert [line.get_xydata().tolist() for line in axis.lines] == [
+        [[1, 9], [2, 4], [3, 1]],
+        [[1, 0.5], [3, 0.7]],
+    ]
     assert [text.get_text() for text in axis.get_legend().get_texts()] == ["loss", "usage"]
-    assert (axis.get_xlabel(), axis.get_ylabel(), axis.get_title(), axis.get_yscale()) == ("step", "value", "t", "log")
+    assert (axis.get_xlabel(), axis.get_ylabel(), axis.get_title(), axis.get_yscale()) == (
+        "step",
+        "value",
+        "t",
+        "log",
+    )
     (axis,) = plotting.curves({"loss": ([1, 2], [3, 4])}, x="step", y="value").axes
     assert axis.get_legend() is None and axis.get_yscale() == "linear"
 

@@ -36,7 +36,9 @@ def test_swatches_show_every_colour_once_with_its_name():
 
 
 def test_writing_is_black_on_light_and_white_on_dark():
-    axis = draw.show_swatches(Palette(torch.tensor([[1.0, 1, 1], [0, 0, 0], [1, 1, 0], [0, 0, 1]]))).axes[0]
+    axis = draw.show_swatches(
+        Palette(torch.tensor([[1.0, 1, 1], [0, 0, 0], [1, 1, 0], [0, 0, 1]]))
+    ).axes[0]
     assert [t.get_color() for t in axis.texts] == ["black", "white", "black", "white"]
 
 
@@ -46,7 +48,9 @@ def test_nearest_distances_by_looking_at_all_pairs(k):
     rows = (255 * palette.colors.double()).tolist()
     brute = [min(math.dist(a, b) for j, b in enumerate(rows) if j != i) for i, a in enumerate(rows)]
     assert draw.nearest_distances(palette).tolist() == pytest.approx(brute, rel=1e-6)
-    assert float(draw.nearest_distances(palette, "OKLab").min()) == pytest.approx(float(distances(palette.colors, "OKLab").min()))
+    assert float(draw.nearest_distances(palette, "OKLab").min()) == pytest.approx(
+        float(distances(palette.colors, "OKLab").min())
+    )
 
 
 def test_the_histogram_counts_every_pair_and_writes_the_least_distance():

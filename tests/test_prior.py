@@ -10,7 +10,15 @@ from torch import nn
 from gss_lite.prior import Aggregation, LevelNorms, Prior, WindowBlock, build_backbone
 
 TINY = {"channels": (8, 8, 16, 16), "stem_width": 8, "out_indices": (1, 2, 3, 4)}
-HEAD = {"level_dim": 8, "fuse_dim": 16, "token_dim": 16, "pixel_dim": 8, "depth": 2, "heads": 2, "ffn_dim": 32}
+HEAD = {
+    "level_dim": 8,
+    "fuse_dim": 16,
+    "token_dim": 16,
+    "pixel_dim": 8,
+    "depth": 2,
+    "heads": 2,
+    "ffn_dim": 32,
+}
 
 
 class Square(nn.Module):
@@ -18,8 +26,13 @@ class Square(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.feature_info = SimpleNamespace(channels=lambda: [8, 16, 32, 64], reduction=lambda: [4, 8, 16, 32])
-        self.maps = [torch.randn(1, s, s, c, generator=torch.Generator().manual_seed(c)) for s, c in ((8, 8), (4, 16), (2, 32), (1, 64))]
+        self.feature_info = SimpleNamespace(
+            channels=lambda: [8, 16, 32, 64], reduction=lambda: [4, 8, 16, 32]
+        )
+        self.maps = [
+            torch.randn(1, s, s, c, generator=torch.Generator().manual_seed(c))
+            for s, c in ((8, 8), (4, 16), (2, 32), (1, 64))
+        ]
 
     def forward(self, image):
         return self.maps
@@ -31,7 +44,9 @@ def test_a_map_that_is_as_wide_as_it_has_channels_is_not_turned_on_its_side():
     expected = [F.layer_norm(f, f.shape[-1:]).permute(0, 3, 1, 2) for f in prior.backbone.body.maps]
     for ours, theirs in zip(prior.backbone(image), expected):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(prior(image).token_logits, prior.token_logits(expected), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        prior(image).token_logits, prior.token_logits(expected), atol=1e-4, rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize("size", [(32, 32), (36, 52), (64, 96)])
@@ -43,20 +58,36 @@ def test_token_grid_is_a_quarter_of_the_input(size):
 
 
 def test_channels_last_backbones_of_timm_are_taken_too():
-    backbone = build_backbone("swin_tiny_patch4_window7_224", img_size=64, embed_dim=8, num_heads=(1, 1, 2, 2), depths=(1, 1, 1, 1))
+    backbone = build_backbone(
+        "swin_tiny_patch4_window7_224",
+        img_size=64,
+        embed_dim=8,
+        num_heads=(1, 1, 2, 2),
+        depths=(1, 1, 1, 1),
+    )
     prior = Prior(backbone, 40, 5, **HEAD).eval()
     image = torch.randn(1, 3, 64, 64)
     assert prior(image).token_logits.shape == (1, 40, 16, 16)
     for ours, theirs, channels in zip(prior.features(image), backbone(image), (8, 16, 32, 64)):
-        assert theirs.shape[3] == ours.shape[1] == channels and torch.equal(ours, theirs.permute(0, 3, 1, 2))
+        assert theirs.shape[3] == ours.shape[1] == channels and torch.equal(
+            ours, theirs.permute(0, 3, 1, 2)
+        )
 
 
 def test_a_bare_swins_map_with_as_many_channels_as_columns_is_not_taken_for_channels_first():
-    backbone = build_backbone("swin_tiny_patch4_window7_224", img_size=32, embed_dim=8, num_heads=(1, 1, 2, 2), depths=(1, 1, 1, 1)).eval()
+    backbone = build_backbone(
+        "swin_tiny_patch4_window7_224",
+        img_size=32,
+        embed_dim=8,
+        num_heads=(1, 1, 2, 2),
+        depths=(1, 1, 1, 1),
+    ).eval()
     image = torch.randn(1, 3, 32, 32)
     finest = backbone(image)[0]
     assert finest.shape == (1, 8, 8, 8)
-    assert torch.equal(Prior(backbone, 40, 5, **HEAD).eval().features(image)[0], finest.permute(0, 3, 1, 2))
+    assert torch.equal(
+        Prior(backbone, 40, 5, **HEAD).eval().features(image)[0], finest.permute(0, 3, 1, 2)
+    )
 
 
 def test_window_block_pads_before_it_shifts():
@@ -82,17 +113,25 @@ def test_aggregation_puts_the_eighth_first():
     module = Aggregation([5, 5, 5, 5], 4, 6).eval()
     for name, value in [*module.named_parameters(), *module.named_buffers()]:
         if value.is_floating_point():
-            torch.nn.init.uniform_(value, 0.5, 1.5) if name.endswith("var") else torch.nn.init.normal_(value)
+            torch.nn.init.uniform_(value, 0.5, 1.5) if name.endswith(
+                "var"
+            ) else torch.nn.init.normal_(value)
     features = [torch.randn(2, 5, side, side) for side in (16, 8, 4, 2)]
     state = module.state_dict()
 
     def unit(x, name):
-        scale, shift, mean, var = (state[f"{name}.1.{k}"][:, None, None] for k in ("weight", "bias", "running_mean", "running_var"))
+        scale, shift, mean, var = (
+            state[f"{name}.1.{k}"][:, None, None]
+            for k in ("weight", "bias", "running_mean", "running_var")
+        )
         x = torch.einsum("oc,bchw->bohw", state[f"{name}.0.weight"][:, :, 0, 0], x)
         return ((x - mean) / (var + 1e-5).sqrt() * scale + shift).clamp(min=0)
 
     def by_hand(order):
-        maps = [F.interpolate(unit(features[level], f"levels.{i}"), size=(16, 16), mode="bilinear") for i, level in enumerate(order)]
+        maps = [
+            F.interpolate(unit(features[level], f"levels.{i}"), size=(16, 16), mode="bilinear")
+            for i, level in enumerate(order)
+        ]
         return unit(torch.cat(maps, 1), "fuse")
 
     torch.testing.assert_close(module(features), by_hand((1, 0, 2, 3)), atol=1e-4, rtol=1e-4)
@@ -116,12 +155,20 @@ def test_pretrained_weights_come_from_a_local_file_too(tmp_path):
     donor = timm.create_model("resnet18", num_classes=0)
     save_file(donor.state_dict(), tmp_path / "weights.safetensors")
     backbone = build_backbone(
-        "resnet18", pretrained=True, out_indices=(1, 2, 3, 4),
+        "resnet18",
+        pretrained=True,
+        out_indices=(1, 2, 3, 4),
         pretrained_cfg_overlay={"file": str(tmp_path / "weights.safetensors"), "num_classes": 0},
     )
     assert torch.equal(backbone.state_dict()["conv1.weight"], donor.state_dict()["conv1.weight"])
 
 
 def test_pretrained_weights_that_cannot_be_had_are_an_error_not_random(tmp_path):
-    with pytest.raises(RuntimeError, match="pretrained weights of 'resnet18' could not be loaded.*pretrained=False"):
-        build_backbone("resnet18", pretrained=True, pretrained_cfg_overlay={"file": str(tmp_path / "none.safetensors")})
+    with pytest.raises(
+        RuntimeError, match="pretrained weights of 'resnet18' could not be loaded.*pretrained=False"
+    ):
+        build_backbone(
+            "resnet18",
+            pretrained=True,
+            pretrained_cfg_overlay={"file": str(tmp_path / "none.safetensors")},
+        )

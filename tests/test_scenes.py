@@ -35,7 +35,17 @@ def day() -> tuple[np.ndarray, np.ndarray]:
 
 def test_classes_are_camvid_in_order() -> None:
     assert CLASSES == (
-        "Sky", "Building", "Pole", "Road", "Pavement", "Tree", "SignSymbol", "Fence", "Car", "Pedestrian", "Bicyclist",
+        "Sky",
+        "Building",
+        "Pole",
+        "Road",
+        "Pavement",
+        "Tree",
+        "SignSymbol",
+        "Fence",
+        "Car",
+        "Pedestrian",
+        "Bicyclist",
     )
 
 
@@ -63,16 +73,26 @@ def test_another_process_draws_the_same_scene() -> None:
         "    i, m = render(7, 3, 48, 64, d)\n"
         "    print(hashlib.sha256(i.tobytes() + m.tobytes()).hexdigest())\n"
     )
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
     assert answer == [_digest(7, 3, "day"), _digest(7, 3, "town")]
 
 
 def test_class_shares_are_those_of_a_street(day: tuple[np.ndarray, np.ndarray]) -> None:
     share = np.bincount(day[1].ravel(), minlength=256) / day[1].size
     intervals = {
-        "Sky": (0.12, 0.22), "Building": (0.15, 0.26), "Pole": (0.012, 0.035), "Road": (0.19, 0.32), "Pavement": (0.03, 0.08),
-        "Tree": (0.07, 0.17), "SignSymbol": (0.006, 0.025), "Fence": (0.012, 0.04), "Car": (0.05, 0.14),
-        "Pedestrian": (0.007, 0.03), "Bicyclist": (0.015, 0.06),
+        "Sky": (0.12, 0.22),
+        "Building": (0.15, 0.26),
+        "Pole": (0.012, 0.035),
+        "Road": (0.19, 0.32),
+        "Pavement": (0.03, 0.08),
+        "Tree": (0.07, 0.17),
+        "SignSymbol": (0.006, 0.025),
+        "Fence": (0.012, 0.04),
+        "Car": (0.05, 0.14),
+        "Pedestrian": (0.007, 0.03),
+        "Bicyclist": (0.015, 0.06),
     }
     for number, name in enumerate(CLASSES):
         low, high = intervals[name]
@@ -81,12 +101,16 @@ def test_class_shares_are_those_of_a_street(day: tuple[np.ndarray, np.ndarray]) 
 
 
 def test_every_class_is_in_many_scenes(day: tuple[np.ndarray, np.ndarray]) -> None:
-    present = np.stack([np.bincount(mask.ravel(), minlength=256)[:11] >= 12 for mask in day[1]]).mean(0)
+    present = np.stack(
+        [np.bincount(mask.ravel(), minlength=256)[:11] >= 12 for mask in day[1]]
+    ).mean(0)
     assert (present > 0.2).all(), dict(zip(CLASSES, present))
     assert (present > 0.55).sum() >= 10
 
 
-def test_poles_are_at_least_three_pixels_wide_where_nothing_hides_them(day: tuple[np.ndarray, np.ndarray]) -> None:
+def test_poles_are_at_least_three_pixels_wide_where_nothing_hides_them(
+    day: tuple[np.ndarray, np.ndarray],
+) -> None:
     widths = []
     for mask in day[1]:
         pole = np.pad(mask == CLASSES.index("Pole"), ((0, 0), (1, 1))).astype(np.int8)
@@ -117,7 +141,9 @@ def test_recolouring_a_class_changes_exactly_its_pixels(name: str) -> None:
         for paint in (0.0, 9.0):
             street = compose(11, index, 96, 128)
             coarse = FINE_TO_COARSE[np.asarray(street.canvas.fine)]
-            street.canvas.rgb = [(paint,) * 3 if c == number else rgb for rgb, c in zip(street.canvas.rgb, coarse)]
+            street.canvas.rgb = [
+                (paint,) * 3 if c == number else rgb for rgb, c in zip(street.canvas.rgb, coarse)
+            ]
             pictures.append(picture(street, LIGHTS["day"]))
         changed = (pictures[0] != pictures[1]).any(-1)
         mask = render(11, index)[1]
@@ -153,13 +179,22 @@ def test_light_changes_the_picture_and_not_the_mask() -> None:
 
 
 def test_dusk_is_dark_and_fog_whitens_the_distance() -> None:
-    images = {domain: np.stack([render(4, i, domain=domain)[0] for i in range(12)]).astype(float) for domain in _LIGHTS}
+    images = {
+        domain: np.stack([render(4, i, domain=domain)[0] for i in range(12)]).astype(float)
+        for domain in _LIGHTS
+    }
     assert images["dusk"].mean() < 0.75 * images["day"].mean()
 
     def contrast_left(rows: slice, columns: slice) -> float:
-        return images["fog"][:, rows, columns].std(axis=(1, 2)).mean() / images["day"][:, rows, columns].std(axis=(1, 2)).mean()
+        return (
+            images["fog"][:, rows, columns].std(axis=(1, 2)).mean()
+            / images["day"][:, rows, columns].std(axis=(1, 2)).mean()
+        )
 
-    far, near = contrast_left(slice(40, 50), slice(48, 80)), contrast_left(slice(70, 90), slice(0, 128))
+    far, near = (
+        contrast_left(slice(40, 50), slice(48, 80)),
+        contrast_left(slice(70, 90), slice(0, 128)),
+    )
     assert far < 0.65 and far < 0.92 * near
 
 
@@ -211,21 +246,39 @@ def test_bad_seed_split_and_length() -> None:
 def test_splits_never_share_a_scene() -> None:
     streams = [stream_of(seed, split) for seed in range(50) for split in SPLITS]
     assert len(set(streams)) == len(streams)
-    masks = [Scenes(4, split=split, seed=seed)[i][1] for split in SPLITS for seed in (0, 1) for i in range(4)]
+    masks = [
+        Scenes(4, split=split, seed=seed)[i][1]
+        for split in SPLITS
+        for seed in (0, 1)
+        for i in range(4)
+    ]
     assert len({mask.numpy().tobytes() for mask in masks}) == len(masks)
 
 
 def test_items_and_transform() -> None:
     scenes = Scenes(2, height=48, width=64)
     image, mask = scenes[1]
-    assert isinstance(image, tv_tensors.Image) and image.shape == (3, 48, 64) and image.dtype == torch.uint8
-    assert isinstance(mask, tv_tensors.Mask) and mask.shape == (48, 64) and mask.dtype == torch.uint8
+    assert (
+        isinstance(image, tv_tensors.Image)
+        and image.shape == (3, 48, 64)
+        and image.dtype == torch.uint8
+    )
+    assert (
+        isinstance(mask, tv_tensors.Mask) and mask.shape == (48, 64) and mask.dtype == torch.uint8
+    )
     drawn, ids = render(stream_of(0, "train"), 1, 48, 64)
     np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), drawn)
     np.testing.assert_array_equal(mask.numpy(), ids)
-    flipped_image, flipped_mask = Scenes(2, height=48, width=64, transform=v2.RandomHorizontalFlip(p=1.0))[1]
+    flipped_image, flipped_mask = Scenes(
+        2, height=48, width=64, transform=v2.RandomHorizontalFlip(p=1.0)
+    )[1]
     assert torch.equal(flipped_image, image.flip(-1)) and torch.equal(flipped_mask, mask.flip(-1))
-    assert (scenes.classes, scenes.num_classes, scenes.ignore_index, len(scenes)) == (CLASSES, 11, 255, 2)
+    assert (scenes.classes, scenes.num_classes, scenes.ignore_index, len(scenes)) == (
+        CLASSES,
+        11,
+        255,
+        2,
+    )
 
 
 @pytest.mark.parametrize("index", [-1, 3, 100])
@@ -241,7 +294,9 @@ def test_iteration_ends() -> None:
 def test_pickles_small_and_loads_in_workers() -> None:
     scenes = Scenes(10_000, height=32, width=48)
     assert len(pickle.dumps(scenes)) < 2_000
-    loader = torch.utils.data.DataLoader(Scenes(4, height=32, width=48), batch_size=2, num_workers=1)
+    loader = torch.utils.data.DataLoader(
+        Scenes(4, height=32, width=48), batch_size=2, num_workers=1
+    )
     masks = torch.cat([mask for _, mask in loader])
     assert torch.equal(masks, torch.stack([Scenes(4, height=32, width=48)[i][1] for i in range(4)]))
 

@@ -10,7 +10,15 @@ import pytest
 import torch
 
 from gss_lite import __main__ as cli
-from gss_lite.build import SHIPPED, build_gss, build_palette, dataset_for, load_gss, load_tokenizer, num_classes
+from gss_lite.build import (
+    SHIPPED,
+    build_gss,
+    build_palette,
+    dataset_for,
+    load_gss,
+    load_tokenizer,
+    num_classes,
+)
 from gss_lite.data.many_scenes import fold
 from gss_lite.experiments.table_one import load_model
 from gss_lite.experiments.table_one_rows import ROWS
@@ -24,8 +32,14 @@ from gss_lite.training.inverse_stage import KINDS, plan_for
 
 MANY, GENERIC = get_preset("many-scenes-cpu"), get_preset("generic-s4")
 SMALL = replace(
-    get_preset("scenes-tiny"), name="many-tiny", data="many-scenes", num_classes=40, palette="assigned", size=(32, 64),
-    tokenizer=GENERIC.tokenizer, tokenizer_from="generic-s4",
+    get_preset("scenes-tiny"),
+    name="many-tiny",
+    data="many-scenes",
+    num_classes=40,
+    palette="assigned",
+    size=(32, 64),
+    tokenizer=GENERIC.tokenizer,
+    tokenizer_from="generic-s4",
 )
 
 
@@ -42,7 +56,10 @@ def folder(tmp_path_factory):
 
 def test_stage_one_makes_the_palette_and_trains_nothing(folder, capsys):
     assert {path.name for path in folder.iterdir()} == {
-        "many-tiny.palette.json", "many-tiny.prior.json", "many-tiny.prior.safetensors", "prior",
+        "many-tiny.palette.json",
+        "many-tiny.prior.json",
+        "many-tiny.prior.safetensors",
+        "prior",
     }
     record = json.loads((folder / "many-tiny.prior.json").read_text())
     assert record["steps"] == 2 and record["preset"] == "many-tiny"
@@ -60,13 +77,20 @@ def test_a_folder_with_other_colours_than_its_tokenizers_is_refused(tmp_path):
     build_palette(preset).save(tmp_path / "scenes-cpu-mobilenet.palette.json")
     assert torch.equal(build_palette(preset, tmp_path).colors, build_palette(preset).colors)
     random_palette(11, 3).save(tmp_path / "scenes-cpu-mobilenet.palette.json")
-    with pytest.raises(ValueError, match="not the palette of scenes-cpu, whose tokenizer scenes-cpu-mobilenet shares"):
+    with pytest.raises(
+        ValueError,
+        match="not the palette of scenes-cpu, whose tokenizer scenes-cpu-mobilenet shares",
+    ):
         build_palette(preset, tmp_path)
 
 
 def test_a_tokenizer_without_its_palette_gets_no_new_one(tmp_path):
     (tmp_path / "scenes-cpu.vqvae.safetensors").touch()
-    with pytest.raises(ValueError, match="scenes-cpu.palette.json, in whose colours it was trained, is not; put that back, or train in a new folder"):
+    with pytest.raises(
+        ValueError,
+        match="scenes-cpu.palette.json, in whose colours it was trained, is not; put that back, or "
+        "train in a new folder",
+    ):
         stages.make_palette(get_preset("scenes-cpu"), tmp_path)
 
 
@@ -82,28 +106,76 @@ def test_the_palette_that_comes_with_a_tokenizer_is_part_of_stage_one(tmp_path, 
 
 
 def test_the_command_says_that_it_took_the_palette(tmp_path, capsys):
-    assert cli.main(["train", "--preset", "scenes-cpu-mobilenet", "--stage", "vqvae", "--out", str(tmp_path)]) == 0
-    assert "shares the trained tokenizer of scenes-cpu: stage I took its palette too, and trained nothing" in capsys.readouterr().out
+    assert (
+        cli.main(
+            [
+                "train",
+                "--preset",
+                "scenes-cpu-mobilenet",
+                "--stage",
+                "vqvae",
+                "--out",
+                str(tmp_path),
+            ]
+        )
+        == 0
+    )
+    assert (
+        "shares the trained tokenizer of scenes-cpu: stage I took its palette too, and trained "
+        "nothing" in capsys.readouterr().out
+    )
 
 
 def test_the_command_says_so(folder, monkeypatch, capsys):
     monkeypatch.setattr(cli, "get_preset", lambda name: SMALL)
-    assert cli.main(["train", "--preset", "many-tiny", "--stage", "vqvae", "--out", str(folder)]) == 0
-    assert "many-tiny shares the trained tokenizer of generic-s4: stage I made its palette, and trained nothing" in capsys.readouterr().out
+    assert (
+        cli.main(["train", "--preset", "many-tiny", "--stage", "vqvae", "--out", str(folder)]) == 0
+    )
+    assert (
+        "many-tiny shares the trained tokenizer of generic-s4: stage I made its palette, and "
+        "trained nothing" in capsys.readouterr().out
+    )
 
 
 def test_the_tokenizer_is_the_shipped_one_wherever_the_weights_are(folder):
     shipped = load_tokenizer(GENERIC).state_dict()
-    for tokenizer in (load_tokenizer(SMALL, folder), build_gss(SMALL, weights=folder).tokenizer, load_gss(SMALL, folder).tokenizer):
-        assert all(torch.equal(value, shipped[key]) for key, value in tokenizer.state_dict().items())
+    for tokenizer in (
+        load_tokenizer(SMALL, folder),
+        build_gss(SMALL, weights=folder).tokenizer,
+        load_gss(SMALL, folder).tokenizer,
+    ):
+        assert all(
+            torch.equal(value, shipped[key]) for key, value in tokenizer.state_dict().items()
+        )
 
 
 def test_classes_are_as_many_as_the_preset_says(folder, monkeypatch, tmp_path, capsys):
     gss, dataset = load_gss(SMALL, folder), dataset_for(SMALL, "test")
-    assert num_classes(SMALL) == len(gss.colors) == len(dataset.classes) == gss.prior.to_classes.out_channels == 40
-    assert dataset.classes == fold(40)[1] and num_classes(GENERIC) == 150 == len(dataset_for(GENERIC, "val").classes)
+    assert (
+        num_classes(SMALL)
+        == len(gss.colors)
+        == len(dataset.classes)
+        == gss.prior.to_classes.out_channels
+        == 40
+    )
+    assert dataset.classes == fold(40)[1] and num_classes(GENERIC) == 150 == len(
+        dataset_for(GENERIC, "val").classes
+    )
     monkeypatch.setattr(cli, "get_preset", lambda name: SMALL)
-    assert cli.main(["evaluate", "--preset", "many-tiny", "--weights", str(folder), "--record", str(tmp_path / "r.json")]) == 0
+    assert (
+        cli.main(
+            [
+                "evaluate",
+                "--preset",
+                "many-tiny",
+                "--weights",
+                str(folder),
+                "--record",
+                str(tmp_path / "r.json"),
+            ]
+        )
+        == 0
+    )
     printed = capsys.readouterr().out
     assert all(name[:20] in printed for name in dataset.classes)
     assert len(json.loads((tmp_path / "r.json").read_text())["metrics"]["prediction"]["iou"]) == 40
@@ -111,7 +183,11 @@ def test_classes_are_as_many_as_the_preset_says(folder, monkeypatch, tmp_path, c
 
 def test_another_tokenizer_is_another_stage_one(folder, monkeypatch, tmp_path):
     ours = stage_one_hash(SMALL, folder)
-    assert ours == stage_one_hash(replace(SMALL, seed=5), folder) != stage_one_hash(replace(SMALL, tokenizer_from="generic-s8"), folder)
+    assert (
+        ours
+        == stage_one_hash(replace(SMALL, seed=5), folder)
+        != stage_one_hash(replace(SMALL, tokenizer_from="generic-s8"), folder)
+    )
     assert ours != stage_one_hash(SMALL, tmp_path)  # without the palette
     monkeypatch.setattr(identity, "SHIPPED", tmp_path)
     assert ours != stage_one_hash(SMALL, folder)
@@ -119,7 +195,11 @@ def test_another_tokenizer_is_another_stage_one(folder, monkeypatch, tmp_path):
 
 def test_export_ships_palette_and_prior(folder, tmp_path):
     names = [path.name for path in export_weights(SMALL, folder, tmp_path)]
-    assert names == ["many-tiny.palette.json", "many-tiny.prior.safetensors", "many-tiny.prior.json"]
+    assert names == [
+        "many-tiny.palette.json",
+        "many-tiny.prior.safetensors",
+        "many-tiny.prior.json",
+    ]
     assert torch.equal(load_gss(SMALL, tmp_path).colors, load_gss(SMALL, folder).colors)
 
 
@@ -130,17 +210,28 @@ def test_table_one_takes_the_model_with_its_prior(folder):
 
 
 def test_the_preset_is_many_classes_on_the_generic_tokenizer():
-    assert num_classes(MANY) >= 60 and MANY.prior is not None and MANY.palette == "assigned" and MANY.size == (96, 128)
+    assert (
+        num_classes(MANY) >= 60
+        and MANY.prior is not None
+        and MANY.palette == "assigned"
+        and MANY.size == (96, 128)
+    )
     assert {kind: plan_for(MANY, kind).schedule.batch for kind in KINDS} == {"ft": 16, "ft-w": 16}
     classes = dataset_for(MANY, "val").classes
     assert len(classes) == len(set(classes)) == 64
 
 
-@pytest.mark.parametrize("preset", [p for p in PRESETS.values() if p.tokenizer_from], ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "preset", [p for p in PRESETS.values() if p.tokenizer_from], ids=lambda p: p.name
+)
 def test_presets_that_share_a_tokenizer_say_its_size(preset):
     owner = get_preset(preset.tokenizer_from)
-    assert dict(preset.tokenizer) == dict(owner.tokenizer) and asdict(preset.vqvae) == asdict(owner.vqvae)
+    assert dict(preset.tokenizer) == dict(owner.tokenizer) and asdict(preset.vqvae) == asdict(
+        owner.vqvae
+    )
     assert (SHIPPED / f"{owner.name}.vqvae.safetensors").is_file()
     if owner.palette == "assigned":  # a tokenizer made for one palette is shared with that palette
         palette = build_gss(preset).palette
-        assert torch.equal(palette.colors, Palette.load(SHIPPED / f"{owner.name}.palette.json").colors) and len(palette) == num_classes(preset)
+        assert torch.equal(
+            palette.colors, Palette.load(SHIPPED / f"{owner.name}.palette.json").colors
+        ) and len(palette) == num_classes(preset)

@@ -54,7 +54,10 @@ def test_ignored_positions_have_no_loss_and_no_gradient_and_do_not_count():
     gradient = gradients(loss, leaves[0])[0].movedim(1, -1)
     assert (gradient[ignored] == 0).all() and (gradient[~ignored] != 0).any(1).all()
     every = token_cross_entropy(*leaves, tokens).loss
-    assert every.item() == pytest.approx(plain(*leaves, tokens, torch.zeros_like(ignored))[0].item()) and every != loss
+    assert (
+        every.item() == pytest.approx(plain(*leaves, tokens, torch.zeros_like(ignored))[0].item())
+        and every != loss
+    )
 
 
 def test_all_ignored_gives_zero_not_nan():
@@ -67,10 +70,15 @@ def test_all_ignored_gives_zero_not_nan():
 def test_logits_too_large_for_exp_are_no_trouble():
     (features, weight, bias), tokens, ignored = problem()
     leaves = [(200 * features).detach().requires_grad_(), weight, bias]
-    loss, expected = token_cross_entropy(*leaves, tokens, ignored).loss, plain(*leaves, tokens, ignored)[0]
+    loss, expected = (
+        token_cross_entropy(*leaves, tokens, ignored).loss,
+        plain(*leaves, tokens, ignored)[0],
+    )
     torch.testing.assert_close(loss, expected)
     # A logit is rounded by eps times its size, and its exponential moves by that much, relatively.
-    rounding = torch.finfo(torch.float32).eps * float(F.conv2d(leaves[0], weight, bias).detach().abs().max())
+    rounding = torch.finfo(torch.float32).eps * float(
+        F.conv2d(leaves[0], weight, bias).detach().abs().max()
+    )
     assert rounding < 2e-3
     for ours, theirs in zip(gradients(loss, leaves), gradients(expected, leaves)):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=rounding * float(theirs.abs().max()))
@@ -98,7 +106,9 @@ def test_gradients_do_not_underflow_in_float16():
     leaves, tokens, ignored = problem(grid=(40, 40))
     exact = gradients(plain(*leaves, tokens, ignored)[0], leaves)
     halves = [t.detach().half().requires_grad_() for t in leaves]
-    for ours, theirs in zip(gradients(1024 * token_cross_entropy(*halves, tokens, ignored).loss, halves), exact):
+    for ours, theirs in zip(
+        gradients(1024 * token_cross_entropy(*halves, tokens, ignored).loss, halves), exact
+    ):
         assert ours.dtype == torch.float16
         assert float((ours.float() / 1024 - theirs).norm() / theirs.norm()) < 0.01
 
@@ -109,7 +119,10 @@ def test_no_gradient_is_computed_where_none_is_wanted():
         assert not token_cross_entropy(features, weight, bias, tokens, ignored).loss.requires_grad
     frozen = features.detach()
     loss = token_cross_entropy(frozen, weight, bias, tokens, ignored).loss
-    torch.testing.assert_close(gradients(loss, weight)[0], gradients(plain(frozen, weight, bias, tokens, ignored)[0], weight)[0])
+    torch.testing.assert_close(
+        gradients(loss, weight)[0],
+        gradients(plain(frozen, weight, bias, tokens, ignored)[0], weight)[0],
+    )
 
 
 def test_a_second_backward_pass_is_an_error_not_a_wrong_gradient():
@@ -132,19 +145,38 @@ def test_the_logits_of_the_whole_grid_are_never_held():
     leaves, tokens, ignored = problem(batch=1, dim=8, vocab=8192, grid=(32, 32))
     whole = 4 * 8192 * 32 * 32
     peaks = [
-        peak_extra_bytes(lambda: gradients(way(*leaves, tokens, ignored)[0], leaves)) for way in (plain, token_cross_entropy)
+        peak_extra_bytes(lambda: gradients(way(*leaves, tokens, ignored)[0], leaves))
+        for way in (plain, token_cross_entropy)
     ]
     assert peaks[0] > 2.5 * whole
     assert peaks[1] < 4 * LOGITS_AT_ONCE["cpu"] + 3e6 < whole / 2
 
 
-@pytest.mark.parametrize("change, match", [
-    ({"tokens": torch.zeros(2, 11, 9).long()}, r"tokens must have the grid's shape \(2, 9, 11\); got \(2, 11, 9\)"),
-    ({"ignored": torch.zeros(9, 11).bool()}, r"ignored must have the grid's shape"),
-    ({"features": torch.zeros(2, 23, 9, 11)}, r"expected features \(B, C, h, w\), weight \(V, C, 1, 1\)"),
-    ({"bias": torch.zeros(71)}, r"and bias \(V,\); got .*\(71,\)"),
-])
+@pytest.mark.parametrize(
+    "change, match",
+    [
+        (
+            {"tokens": torch.zeros(2, 11, 9).long()},
+            r"tokens must have the grid's shape \(2, 9, 11\); got \(2, 11, 9\)",
+        ),
+        ({"ignored": torch.zeros(9, 11).bool()}, r"ignored must have the grid's shape"),
+        (
+            {"features": torch.zeros(2, 23, 9, 11)},
+            r"expected features \(B, C, h, w\), weight \(V, C, 1, 1\)",
+        ),
+        ({"bias": torch.zeros(71)}, r"and bias \(V,\); got .*\(71,\)"),
+    ],
+)
 def test_shapes_that_do_not_belong_together(change, match):
     (features, weight, bias), tokens, ignored = problem()
     with pytest.raises(ValueError, match=match):
-        token_cross_entropy(**{"features": features, "weight": weight, "bias": bias, "tokens": tokens, "ignored": ignored} | change)
+        token_cross_entropy(
+            **{
+                "features": features,
+                "weight": weight,
+                "bias": bias,
+                "tokens": tokens,
+                "ignored": ignored,
+            }
+            | change
+        )

@@ -13,14 +13,31 @@ import torch.nn.functional as F
 from gss_lite.experiments import tokenizer_grid
 from gss_lite.experiments.reconstruction import evaluate_palette
 from gss_lite.experiments.tokenizer_grid import (
-    CELLS, CODEBOOKS, CROP, MANY, STRIDES, Budget, Cell, OneHotStage, build_stage, crop_and_flip, judge, load_masks, palette_for, run_cell,
+    CELLS,
+    CODEBOOKS,
+    CROP,
+    MANY,
+    STRIDES,
+    Budget,
+    Cell,
+    OneHotStage,
+    build_stage,
+    crop_and_flip,
+    judge,
+    load_masks,
+    palette_for,
+    run_cell,
     step_cpu_seconds,
 )
 from gss_lite.vqvae import VQVAE
 
 RECORD = Path(__file__).resolve().parents[1] / "notebooks" / "records" / "tokenizer-grid.json"
 TOY = Budget(steps=2, batch=2, pictures=6, held_out=5, width=8, code_dim=4)
-FEW = (Cell("scenes", "maskige", 8, 16), Cell("scenes", "channels", 8, 16), Cell("many-scenes", "channels", 8, 16))
+FEW = (
+    Cell("scenes", "maskige", 8, 16),
+    Cell("scenes", "channels", 8, 16),
+    Cell("many-scenes", "channels", 8, 16),
+)
 
 
 @pytest.fixture(autouse=True)
@@ -55,15 +72,21 @@ def test_the_loss_of_k_channels_by_hand():
     for b, y, x in (mask != 255).nonzero().tolist():
         k = int(mask[b, y, x])
         weight = 1 / math.sqrt(int((mask == k).sum()))
-        total, weight_sum = total - weight * float(F.log_softmax(scores[b, :, y, x].double() / 0.1, 0)[k]), weight_sum + weight
+        total, weight_sum = (
+            total - weight * float(F.log_softmax(scores[b, :, y, x].double() / 0.1, 0)[k]),
+            weight_sum + weight,
+        )
     assert float(scalars["cross_entropy"]) == pytest.approx(total / weight_sum, rel=1e-5)
-    assert float(loss) == pytest.approx(total / weight_sum + 0.25 * float(quantized.commitment), rel=1e-5)
+    assert float(loss) == pytest.approx(
+        total / weight_sum + 0.25 * float(quantized.commitment), rel=1e-5
+    )
 
 
 def test_k_channels_are_read_by_the_largest_even_where_decode_would_clamp_two():
     stage, mask = one_hot_stage().eval(), mask_of()
     with torch.no_grad():
-        stage.tokenizer.decoder[-1].bias.copy_(torch.tensor([30.0, 60.0, 20.0]))  # all far above what stands for 1
+        # all far above what stands for 1
+        stage.tokenizer.decoder[-1].bias.copy_(torch.tensor([30.0, 60.0, 20.0]))
     ids, tokens = stage.read(mask)
     assert bool((ids == 1).all())
     assert torch.equal(tokens, stage.tokenizer.encode(stage.one_hot(mask)))
@@ -78,10 +101,14 @@ def test_judge_against_the_other_measures(design):
     ids = torch.cat([stage.read(mask[None].long())[0] for mask in masks])
     k = 1
     known = masks != 255
-    expected = float(((ids == k) & (masks == k)).sum() / (((ids == k) & known) | (masks == k)).sum())
+    expected = float(
+        ((ids == k) & (masks == k)).sum() / (((ids == k) & known) | (masks == k)).sum()
+    )
     assert result["iou"][k] == pytest.approx(expected, abs=1e-4)
     if design == "maskige":
-        assert result["miou"] == pytest.approx(evaluate_palette(stage.palette, stage.tokenizer, masks).scores.miou, abs=1e-4)
+        assert result["miou"] == pytest.approx(
+            evaluate_palette(stage.palette, stage.tokenizer, masks).scores.miou, abs=1e-4
+        )
     assert 0 < result["usage"] <= 1 <= result["perplexity"] <= 16
 
 
@@ -98,7 +125,10 @@ def test_pieces_are_cut_from_the_mask():
     image, piece = crop_and_flip(mask)
     assert image.numel() == 0 and piece.shape == CROP and piece.dtype == torch.long
     windows = mask.unfold(0, CROP[0], 1).unfold(1, CROP[1], 1)
-    found = [(windows == p).flatten(2).all(2).any() for p in (piece.to(mask.dtype), piece.flip(-1).to(mask.dtype))]
+    found = [
+        (windows == p).flatten(2).all(2).any()
+        for p in (piece.to(mask.dtype), piece.flip(-1).to(mask.dtype))
+    ]
     assert any(found)
 
 
@@ -116,16 +146,38 @@ def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("grid")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tokenizer_grid, "CELLS", FEW)
-        arguments = ["--steps", "2", "--pictures", "20", "--held-out", "5", "--width", "8", "--work", str(folder), "--record", str(folder / "record.json")]
+        arguments = [
+            "--steps",
+            "2",
+            "--pictures",
+            "20",
+            "--held-out",
+            "5",
+            "--width",
+            "8",
+            "--work",
+            str(folder),
+            "--record",
+            str(folder / "record.json"),
+        ]
         tokenizer_grid.main(arguments)
         yield folder, arguments, json.loads((folder / "record.json").read_text())
 
 
 def test_the_record(finished):
     metrics = finished[2]["metrics"]
-    assert finished[2]["command"].startswith("python -m gss_lite.experiments.tokenizer_grid --steps 2") and finished[2]["steps"] == 2
-    assert [(c["data"], c["design"], c["stride"], c["codes"]) for c in metrics["cells"]] == [(c.data, c.design, c.stride, c.codes) for c in FEW]
-    assert metrics["cells"][0]["parameters"] < metrics["cells"][1]["parameters"] < metrics["cells"][2]["parameters"]
+    assert (
+        finished[2]["command"].startswith("python -m gss_lite.experiments.tokenizer_grid --steps 2")
+        and finished[2]["steps"] == 2
+    )
+    assert [(c["data"], c["design"], c["stride"], c["codes"]) for c in metrics["cells"]] == [
+        (c.data, c.design, c.stride, c.codes) for c in FEW
+    ]
+    assert (
+        metrics["cells"][0]["parameters"]
+        < metrics["cells"][1]["parameters"]
+        < metrics["cells"][2]["parameters"]
+    )
     assert metrics["held_out"] == 5 and "iou" not in metrics["cells"][2]
 
 
@@ -143,12 +195,19 @@ def test_a_cell_of_another_budget_is_refused(finished):
 
 def test_the_committed_record_holds_the_whole_grid():
     record = json.loads(RECORD.read_text())
-    cells = {(c["data"], c["design"], c["stride"], c["codes"]): c for c in record["metrics"]["cells"]}
+    cells = {
+        (c["data"], c["design"], c["stride"], c["codes"]): c for c in record["metrics"]["cells"]
+    }
     assert list(cells) == [(c.data, c.design, c.stride, c.codes) for c in CELLS]
-    assert {s for _, _, s, _ in cells} == set(STRIDES) and {v for d, k, _, v in cells if (d, k) == ("scenes", "maskige")} == set(CODEBOOKS)
+    assert {s for _, _, s, _ in cells} == set(STRIDES) and {
+        v for d, k, _, v in cells if (d, k) == ("scenes", "maskige")
+    } == set(CODEBOOKS)
     assert record["steps"] == Budget.steps and record["metrics"]["held_out"] == Budget.held_out
     for (data, _, stride, codes), cell in cells.items():
         assert cell["tokens"] == (96 * 128 if data == "scenes" else 192 * 256) // stride**2
         assert cell["bits"] == round(cell["tokens"] * math.log2(codes)) and 0 < cell["miou"] < 1
     for codes in CODEBOOKS:  # four times the tokens, for whatever codebook
-        assert cells["scenes", "maskige", 4, codes]["miou"] > cells["scenes", "maskige", 8, codes]["miou"]
+        assert (
+            cells["scenes", "maskige", 4, codes]["miou"]
+            > cells["scenes", "maskige", 8, codes]["miou"]
+        )

@@ -16,7 +16,13 @@ from torch import nn
 
 from gss_lite.build import build_gss, load_gss, load_tokenizer
 from gss_lite.presets import Schedule, get_preset
-from gss_lite.training.checkpoints import load_checkpoint, load_weights, replace_file, save_checkpoint, save_weights
+from gss_lite.training.checkpoints import (
+    load_checkpoint,
+    load_weights,
+    replace_file,
+    save_checkpoint,
+    save_weights,
+)
 from gss_lite.training.loop import adamw, fit, poly_with_warmup
 from gss_lite.training.records import run_record
 from gss_lite.training.stages import train_prior, train_vqvae
@@ -25,7 +31,20 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def command(folder: Path, steps: int) -> list[str]:
-    return [sys.executable, "-m", "gss_lite", "train", "--preset", "scenes-tiny", "--steps", str(steps), "--save-every", "3", "--out", str(folder)]
+    return [
+        sys.executable,
+        "-m",
+        "gss_lite",
+        "train",
+        "--preset",
+        "scenes-tiny",
+        "--steps",
+        str(steps),
+        "--save-every",
+        "3",
+        "--out",
+        str(folder),
+    ]
 
 
 def environment() -> dict:
@@ -35,10 +54,21 @@ def environment() -> dict:
 def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path):
     """kill −9 in the middle of either stage, several times, then started again until it is through."""
     steps = 40
-    subprocess.run(command(tmp_path / "whole", steps), check=True, cwd=ROOT, env=environment(), capture_output=True)
+    subprocess.run(
+        command(tmp_path / "whole", steps),
+        check=True,
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+    )
     kills = 0
     for stage in ("vqvae", "prior"):
-        process = subprocess.Popen(command(tmp_path / "killed", steps), cwd=ROOT, env=environment(), stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command(tmp_path / "killed", steps),
+            cwd=ROOT,
+            env=environment(),
+            stderr=subprocess.DEVNULL,
+        )
         while not (tmp_path / "killed" / stage / "checkpoint.pt").exists():
             assert process.poll() is None
             time.sleep(0.02)
@@ -47,13 +77,24 @@ def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path):
         state = torch.load(tmp_path / "killed" / stage / "checkpoint.pt", weights_only=True)
         assert 0 < state["step"] < steps
     assert kills == 2
-    subprocess.run(command(tmp_path / "killed", steps), check=True, cwd=ROOT, env=environment(), capture_output=True)
+    subprocess.run(
+        command(tmp_path / "killed", steps),
+        check=True,
+        cwd=ROOT,
+        env=environment(),
+        capture_output=True,
+    )
     for stage in ("vqvae", "prior"):
         name = f"scenes-tiny.{stage}"
-        whole, killed = (load_file(tmp_path / run / f"{name}.safetensors") for run in ("whole", "killed"))
+        whole, killed = (
+            load_file(tmp_path / run / f"{name}.safetensors") for run in ("whole", "killed")
+        )
         assert whole.keys() == killed.keys()
         assert all(torch.equal(whole[k], killed[k]) for k in whole), stage
-        logs = [json.loads((tmp_path / run / f"{name}.json").read_text())["log"] for run in ("whole", "killed")]
+        logs = [
+            json.loads((tmp_path / run / f"{name}.json").read_text())["log"]
+            for run in ("whole", "killed")
+        ]
         assert [e["loss"] for e in logs[0]] == [e["loss"] for e in logs[1]]
 
 
@@ -72,17 +113,28 @@ def test_schedule_warms_up_then_decays_to_zero():
     schedule = Schedule(steps=100, batch=1, crop=(8, 8), lr=1.0, warmup=10)
     factors = [poly_with_warmup(s, schedule) for s in range(101)]
     assert factors[0] == pytest.approx(1e-6) and factors[100] == 0
-    assert factors[50] == pytest.approx(0.5) and max(factors) == pytest.approx(factors[10]) == pytest.approx(0.9)
+    assert factors[50] == pytest.approx(0.5) and max(factors) == pytest.approx(
+        factors[10]
+    ) == pytest.approx(0.9)
 
 
 def test_no_weight_decay_on_norms_and_relative_positions():
     gss = build_gss(get_preset("scenes-tiny"))
     optimizer = adamw(gss.prior, get_preset("scenes-cpu").prior)
     decayed, free = ({id(p) for p in g["params"]} for g in optimizer.param_groups)
-    assert optimizer.param_groups[0]["weight_decay"] == 0.05 and optimizer.param_groups[1]["weight_decay"] == 0
+    assert (
+        optimizer.param_groups[0]["weight_decay"] == 0.05
+        and optimizer.param_groups[1]["weight_decay"] == 0
+    )
     named = dict(gss.prior.named_parameters())
-    assert id(named["to_tokens.weight"]) in decayed and id(named["blocks.0.attn.qkv.weight"]) in decayed
-    assert id(named["norm.weight"]) in free and id(named["blocks.0.attn.relative_position_bias_table"]) in free
+    assert (
+        id(named["to_tokens.weight"]) in decayed
+        and id(named["blocks.0.attn.qkv.weight"]) in decayed
+    )
+    assert (
+        id(named["norm.weight"]) in free
+        and id(named["blocks.0.attn.relative_position_bias_table"]) in free
+    )
     assert len(decayed) + len(free) == len(named)
 
 
@@ -109,7 +161,16 @@ class Blank(torch.utils.data.Dataset):
 def test_a_loss_that_is_not_finite_stops_with_the_checkpoint_intact(tmp_path):
     stage, run = Diverging(), {"preset": "x", "stage": "y", "seed": 0}
     with pytest.raises(FloatingPointError, match="became nan at step 4; lower the learning rate"):
-        fit(stage, stage, Blank(), Schedule(10, 2, (8, 8), 1e-3, warmup=0), run=run, folder=tmp_path, save_every=2, progress=False)
+        fit(
+            stage,
+            stage,
+            Blank(),
+            Schedule(10, 2, (8, 8), 1e-3, warmup=0),
+            run=run,
+            folder=tmp_path,
+            save_every=2,
+            progress=False,
+        )
     assert load_checkpoint(tmp_path / "checkpoint.pt", run)["step"] == 2
 
 
@@ -170,13 +231,27 @@ def test_truncated_missing_and_foreign_weights(tiny_run, tmp_path):
 
 def test_training_leaves_weights_and_a_full_record(tiny_run):
     record = json.loads((tiny_run / "scenes-tiny.prior.json").read_text())
-    assert {"preset", "seed", "steps", "hardware", "seconds", "metrics", "command", "commit", "torch", "parameters", "log"} <= record.keys()
+    assert {
+        "preset",
+        "seed",
+        "steps",
+        "hardware",
+        "seconds",
+        "metrics",
+        "command",
+        "commit",
+        "torch",
+        "parameters",
+        "log",
+    } <= record.keys()
     assert record["steps"] == record["log"][-1]["step"] == 12 and record["seconds"] > 0
     assert load_gss(get_preset("scenes-tiny"), tiny_run).training is False
 
 
 def test_records_name_the_hardware():
-    record = run_record(kind="k", preset="p", seed=0, steps=1, seconds=1.23, metrics={}, command="c")
+    record = run_record(
+        kind="k", preset="p", seed=0, steps=1, seconds=1.23, metrics={}, command="c"
+    )
     assert "CPU threads" in record["hardware"] or torch.cuda.is_available()
     assert record["seconds"] == 1.2
 
@@ -186,7 +261,11 @@ def test_a_checkpoint_of_another_plan_or_another_stage_one_is_refused(tmp_path):
     train_vqvae(tiny, tmp_path, progress=False)
     with pytest.raises(ValueError, match="another run .plan: "):
         train_vqvae(replace(tiny, vqvae=replace(tiny.vqvae, lr=1e-4)), tmp_path, progress=False)
-    train_vqvae(replace(tiny, notes="words change nothing", prior=replace(tiny.prior, lr=1e-4)), tmp_path, progress=False)
+    train_vqvae(
+        replace(tiny, notes="words change nothing", prior=replace(tiny.prior, lr=1e-4)),
+        tmp_path,
+        progress=False,
+    )
     train_prior(tiny, tmp_path, progress=False)
     path = tmp_path / "scenes-tiny.vqvae.safetensors"
     weights = load_file(path)

@@ -27,7 +27,10 @@ class Pictures(torch.utils.data.Dataset):
     """Sixteen random pictures with a class id each; `killer`: the draw in which the process that reads it is killed."""
 
     def __init__(self, killer=None):
-        self.values, self.killer = torch.randn(16, 6, generator=torch.Generator().manual_seed(0)), killer
+        self.values, self.killer = (
+            torch.randn(16, 6, generator=torch.Generator().manual_seed(0)),
+            killer,
+        )
 
     def __len__(self):
         return 16
@@ -54,7 +57,16 @@ class Line(nn.Module):
 
 def train(folder, stage=None, dataset=None, **options):
     stage = stage or Line()
-    log = fit(stage, stage, dataset or Pictures(), PLAN, run=RUN, folder=folder, progress=False, **{"save_every": 1, "workers": 2, **options})
+    log = fit(
+        stage,
+        stage,
+        dataset or Pictures(),
+        PLAN,
+        run=RUN,
+        folder=folder,
+        progress=False,
+        **{"save_every": 1, "workers": 2, **options},
+    )
     return stage.layer.weight.detach(), log
 
 
@@ -70,13 +82,23 @@ def uninterrupted(tmp_path_factory):
 
 
 @pytest.mark.parametrize("way", ["while it reads a picture", "from outside"])
-def test_a_killed_data_process_is_explained_and_the_run_goes_on_from_its_checkpoint(tmp_path, uninterrupted, way):
-    stage, pictures = (Line(), Pictures(killer=30 * 4 + 1)) if way == "while it reads a picture" else (Line(kill_one), Pictures())
-    with pytest.raises(ChildProcessError, match=r"process that loads data died \(DataLoader worker.*--workers, now 2.*is intact") as caught:
+def test_a_killed_data_process_is_explained_and_the_run_goes_on_from_its_checkpoint(
+    tmp_path, uninterrupted, way
+):
+    stage, pictures = (
+        (Line(), Pictures(killer=30 * 4 + 1))
+        if way == "while it reads a picture"
+        else (Line(kill_one), Pictures())
+    )
+    with pytest.raises(
+        ChildProcessError,
+        match=r"process that loads data died \(DataLoader worker.*--workers, now 2.*is intact",
+    ) as caught:
         train(tmp_path, stage, pictures)
     assert str(tmp_path / "checkpoint.pt") in str(caught.value)
     reached = load_checkpoint(tmp_path / "checkpoint.pt", RUN)["step"]
-    assert 7 <= reached < 31 and not multiprocessing.active_children()  # and no process of the loader is left behind
+    # and no process of the loader is left behind
+    assert 7 <= reached < 31 and not multiprocessing.active_children()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint.pt"]
     torch.testing.assert_close(train(tmp_path, workers=0)[0], uninterrupted, rtol=0, atol=0)
 
@@ -88,9 +110,14 @@ def test_its_death_is_found_behind_the_error_it_led_to(tmp_path):
         finally:
             raise OSError("the file was closed in the middle")  # noqa: B012
 
-    with pytest.raises(ChildProcessError, match=r"died \(DataLoader worker \(pid 7\) is killed by signal: Killed\.\)"):
-        with workers_explained((i for i in range(2)), 2, tmp_path):
-            save()
+    with (
+        pytest.raises(
+            ChildProcessError,
+            match=r"died \(DataLoader worker \(pid 7\) is killed by signal: Killed\.\)",
+        ),
+        workers_explained((i for i in range(2)), 2, tmp_path),
+    ):
+        save()
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -105,10 +132,18 @@ def test_an_error_of_the_data_set_is_left_as_it_is(tmp_path, workers):
 
 def test_classes_that_no_pixel_showed_are_named_after_an_epoch(tmp_path):
     names = ("Sky", "Road", "Pole", "Car", "Bicyclist")
-    with pytest.warns(UserWarning, match=r"^no pixel of Car, Bicyclist in the 16 crops trained on so far") as caught:
+    with pytest.warns(
+        UserWarning, match=r"^no pixel of Car, Bicyclist in the 16 crops trained on so far"
+    ) as caught:
         _, log = train(tmp_path, workers=0, save_every=2, classes=names)
     assert len(caught) == 1 and len(log) == 6
-    assert load_checkpoint(tmp_path / "checkpoint.pt", RUN)["seen"] == [True, True, True, False, False]
+    assert load_checkpoint(tmp_path / "checkpoint.pt", RUN)["seen"] == [
+        True,
+        True,
+        True,
+        False,
+        False,
+    ]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         train(tmp_path / "other", workers=0, classes=names[:3])
@@ -138,8 +173,15 @@ def losses_of(model: nn.Module, image, mask):
 def test_a_crop_without_a_label_costs_nothing_and_teaches_nothing(build):
     torch.manual_seed(0)
     model = build(get_preset("scenes-tiny")).train()
-    loss, scalars, gradients = losses_of(model, torch.randn(2, 3, 32, 32), torch.full((2, 32, 32), 255))
-    assert loss == 0 and scalars["pixel"] == 0 and gradients and all(bool((g == 0).all()) for g in gradients)
+    loss, scalars, gradients = losses_of(
+        model, torch.randn(2, 3, 32, 32), torch.full((2, 32, 32), 255)
+    )
+    assert (
+        loss == 0
+        and scalars["pixel"] == 0
+        and gradients
+        and all(bool((g == 0).all()) for g in gradients)
+    )
 
 
 def test_beside_a_labelled_crop_an_empty_one_changes_nothing_but_batch_norm():
@@ -157,7 +199,9 @@ def test_an_accuracy_over_nothing_is_left_out_of_the_log(tmp_path):
     class Blind(Line):
         def forward(self, values, classes):
             loss, _ = super().forward(values, classes)
-            return loss, {"accuracy": torch.tensor(float("nan")) if self.calls == 10 else torch.tensor(0.5)}
+            return loss, {
+                "accuracy": torch.tensor(float("nan")) if self.calls == 10 else torch.tensor(0.5)
+            }
 
     _, log = train(tmp_path, Blind(), workers=0, save_every=60)
     assert [e.get("accuracy") for e in log] == [None, 0.5, 0.5, 0.5, 0.5, 0.5]
@@ -178,7 +222,10 @@ def test_a_crop_is_drawn_again_where_nothing_is_labelled():
 
 def test_a_data_set_without_any_label_is_refused_at_the_door():
     image, empty = torch.zeros(5, 3, 4, 4), torch.full((5, 4, 4), 255)
-    with pytest.raises(ValueError, match=r"no pixel of the 5 training masks is labelled, all are 255.*mapped to 0…K−1"):
+    with pytest.raises(
+        ValueError,
+        match=r"no pixel of the 5 training masks is labelled, all are 255.*mapped to 0…K−1",
+    ):
         check_labelled(TensorDataset(image, empty))
     empty[4, 3, 3] = 7
     check_labelled(TensorDataset(image, empty))

@@ -50,7 +50,16 @@ def train(folder, stage=None, dataset=None, run=RUN, schedule=None, **options):
     names = {"save_every", "workers", "log_every", "validate", "validate_every", "tensorboard"}
     given = {k: options.pop(k) for k in list(options) if k in names}
     plan = replace(schedule or Schedule(8, 6, (8, 8), 0.05, warmup=0), **options)
-    return stage, fit(stage, stage, dataset or Pictures(), plan, run=run, folder=folder, progress=False, **{"log_every": 1, **given})
+    return stage, fit(
+        stage,
+        stage,
+        dataset or Pictures(),
+        plan,
+        run=run,
+        folder=folder,
+        progress=False,
+        **{"log_every": 1, **given},
+    )
 
 
 @pytest.mark.parametrize("parts", [2, 3, 6])
@@ -85,7 +94,11 @@ def test_a_run_with_micro_batches_resumes_where_it_was(tmp_path):
 
 
 def test_a_batch_that_cannot_be_shared_out_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"batch of 6 cannot be shared out among 4 micro-batches on 1 process\(es\).*multiple of 4"):
+    with pytest.raises(
+        ValueError,
+        match=r"batch of 6 cannot be shared out among 4 micro-batches on 1 process\(es\).*multiple "
+        r"of 4",
+    ):
         train(tmp_path, accumulate=4)
 
 
@@ -94,7 +107,11 @@ def test_the_gradient_is_clipped_to_the_norm_asked_for(tmp_path, monkeypatch):
     step = torch.optim.AdamW.step
 
     def watching(self, *args, **kwargs):
-        norms.append(float(torch.cat([p.grad.flatten() for g in self.param_groups for p in g["params"]]).norm()))
+        norms.append(
+            float(
+                torch.cat([p.grad.flatten() for g in self.param_groups for p in g["params"]]).norm()
+            )
+        )
         return step(self, *args, **kwargs)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", watching)
@@ -102,7 +119,9 @@ def test_the_gradient_is_clipped_to_the_norm_asked_for(tmp_path, monkeypatch):
     free, clip = norms.copy(), sorted(norms)[4]
     norms.clear()
     train(tmp_path / "clipped", clip=clip)
-    assert max(norms) == pytest.approx(clip, rel=1e-4) and norms[0] == pytest.approx(min(free[0], clip), rel=1e-4)
+    assert max(norms) == pytest.approx(clip, rel=1e-4) and norms[0] == pytest.approx(
+        min(free[0], clip), rel=1e-4
+    )
 
 
 def test_checkpointing_gives_the_same_gradients():
@@ -121,10 +140,14 @@ def test_checkpointing_gives_the_same_gradients():
 
 
 def test_checkpointing_where_it_is_not_possible(tmp_path):
-    with pytest.raises(ValueError, match="checkpointing is not possible for Line; leave it out and set accumulate"):
+    with pytest.raises(
+        ValueError, match="checkpointing is not possible for Line; leave it out and set accumulate"
+    ):
         train(tmp_path, checkpointing=True)
     holder = nn.Module()
-    holder.backbone = build_backbone("hrnet_w18_small", feature_location="", out_indices=(1, 2, 3, 4))
+    holder.backbone = build_backbone(
+        "hrnet_w18_small", feature_location="", out_indices=(1, 2, 3, 4)
+    )
     with pytest.raises(ValueError, match="not possible for HighResolutionNetFeatures"):
         set_checkpointing(holder)
 
@@ -147,11 +170,21 @@ def test_a_compiled_prior_makes_the_same_steps(tmp_path, monkeypatch):
         torch.manual_seed(0)
         gss = build_gss(preset)
         plan = replace(preset.prior, steps=3, compile=compiled)
-        fit(PriorStage(gss), gss.prior, data, plan, run=RUN, folder=tmp_path / str(compiled), progress=False)
+        fit(
+            PriorStage(gss),
+            gss.prior,
+            data,
+            plan,
+            run=RUN,
+            folder=tmp_path / str(compiled),
+            progress=False,
+        )
         weights.append(gss.prior.state_dict())
     assert weights[0].keys() == weights[1].keys()
     for name, value in weights[0].items():
-        torch.testing.assert_close(weights[1][name], value, atol=1e-5, rtol=1e-4, msg=lambda m: f"{name}: {m}")  # noqa: B023
+        torch.testing.assert_close(
+            weights[1][name], value, atol=1e-5, rtol=1e-4, msg=lambda m: f"{name}: {m}"
+        )  # noqa: B023
 
 
 def test_the_best_so_far_is_kept_beside_the_last(tmp_path):
@@ -163,16 +196,30 @@ def test_the_best_so_far_is_kept_beside_the_last(tmp_path):
         return next(scores)
 
     stage, log = train(tmp_path, validate=validate, validate_every=2, save_every=4)
-    assert [(e["step"], e["score"]) for e in log if "score" in e] == [(2, 0.3), (4, 0.7), (6, 0.5), (8, 0.6)]
+    assert [(e["step"], e["score"]) for e in log if "score" in e] == [
+        (2, 0.3),
+        (4, 0.7),
+        (6, 0.5),
+        (8, 0.6),
+    ]
     best = load_checkpoint(tmp_path / "best.pt", RUN)
     assert best["step"] == 4 and torch.equal(best["learner"]["layer.weight"], weights[1])
     last = load_checkpoint(tmp_path / "checkpoint.pt", RUN)
-    assert last["step"] == 8 and last["best"] == {"step": 4, "score": 0.7} and torch.equal(last["learner"]["layer.weight"], stage.layer.weight)
+    assert (
+        last["step"] == 8
+        and last["best"] == {"step": 4, "score": 0.7}
+        and torch.equal(last["learner"]["layer.weight"], stage.layer.weight)
+    )
 
 
 def test_the_average_is_what_is_validated(tmp_path):
     seen = []
-    stage, _ = train(tmp_path, ema=0.9, validate=lambda learner: seen.append(learner.layer.weight.detach().clone()) or 0.0, validate_every=8)
+    stage, _ = train(
+        tmp_path,
+        ema=0.9,
+        validate=lambda learner: seen.append(learner.layer.weight.detach().clone()) or 0.0,
+        validate_every=8,
+    )
     assert torch.equal(seen[0], stage.layer.weight)  # what remains is the average too
 
 
@@ -183,7 +230,9 @@ def test_tensorboard_gets_the_log(tmp_path):
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert {"y/loss", "y/lr", "y/twice"} <= set(events.Tags()["scalars"])
-    assert [(e.step, e.value) for e in events.Scalars("y/loss")] == [(e["step"], pytest.approx(e["loss"], rel=1e-4)) for e in log]
+    assert [(e.step, e.value) for e in events.Scalars("y/loss")] == [
+        (e["step"], pytest.approx(e["loss"], rel=1e-4)) for e in log
+    ]
 
 
 def test_without_tensorboard_it_says_so(tmp_path, monkeypatch):
@@ -199,10 +248,16 @@ def test_out_of_memory_says_what_to_change(tmp_path):
         def forward(self, values, classes):
             Greedy.calls += 1
             if Greedy.calls == 4:
-                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\nmore")
+                raise torch.OutOfMemoryError(
+                    "CUDA out of memory. Tried to allocate 20.00 MiB.\nmore"
+                )
             return super().forward(values, classes)
 
-    with pytest.raises(MemoryError, match=r"at step 4, with micro-batches of 6 crops of 8×8.*accumulate=2.*checkpointing=True.*Tried to allocate"):
+    with pytest.raises(
+        MemoryError,
+        match=r"at step 4, with micro-batches of 6 crops of "
+        r"8×8.*accumulate=2.*checkpointing=True.*Tried to allocate",
+    ):
         train(tmp_path, Greedy(), save_every=1)
     assert load_checkpoint(tmp_path / "checkpoint.pt", RUN)["step"] == 3
 
@@ -213,7 +268,9 @@ def test_so_does_the_machines_memory(tmp_path):
             torch.empty(1 << 60)  # an exabyte
             return super().forward(values, classes)
 
-    with pytest.raises(MemoryError, match=r"the machine ran out of memory at step 1, .*accumulate=2"):
+    with pytest.raises(
+        MemoryError, match=r"the machine ran out of memory at step 1, .*accumulate=2"
+    ):
         train(tmp_path, Greedy())
 
 
@@ -231,8 +288,11 @@ class _Poisoned(torch.autograd.Function):
 
 @pytest.mark.parametrize("step", [4, 8])
 @pytest.mark.parametrize("ema, clip", [(0.0, 0.0), (0.9, 0.0), (0.9, 1.0)])
-def test_a_gradient_that_is_not_finite_never_reaches_weights_average_or_checkpoint(tmp_path, step, ema, clip):
+def test_a_gradient_that_is_not_finite_never_reaches_weights_average_or_checkpoint(
+    tmp_path, step, ema, clip
+):
     """The loss itself is finite, and the step would be saved; the eighth is the last one."""
+
     class Unlucky(Line):
         calls = 0
 
@@ -242,31 +302,47 @@ def test_a_gradient_that_is_not_finite_never_reaches_weights_average_or_checkpoi
             return (_Poisoned.apply(loss) if self.calls == step else loss), scalars
 
     stage = Unlucky()
-    with pytest.raises(FloatingPointError, match=rf"the gradient became nan at step {step}, with a finite loss; .*is intact"):
+    with pytest.raises(
+        FloatingPointError,
+        match=rf"the gradient became nan at step {step}, with a finite loss; .*is intact",
+    ):
         train(tmp_path, stage, save_every=1, ema=ema, clip=clip)
     assert bool(torch.isfinite(stage.layer.weight).all())
     state = load_checkpoint(tmp_path / "checkpoint.pt", RUN)
     assert state["step"] == step - 1
-    assert all(bool(torch.isfinite(v).all()) for part in ("learner", "average") for v in state.get(part, {}).values())
+    assert all(
+        bool(torch.isfinite(v).all())
+        for part in ("learner", "average")
+        for v in state.get(part, {}).values()
+    )
 
 
 def test_fp16_that_skips_every_step_ends_with_a_message(tmp_path, monkeypatch):
     """fp16 wants a GPU; what its optimizer says of a step is put in its place: three good steps, and then none."""
     steps = iter([False] * 3 + [True] * 100)
-    monkeypatch.setattr(AcceleratedOptimizer, "step_was_skipped", property(lambda self: next(steps)))
-    with pytest.raises(FloatingPointError, match=r"NaN or infinite in the last 50 steps, up to step 53, .*In a new folder, .*--precision bf16"):
+    monkeypatch.setattr(
+        AcceleratedOptimizer, "step_was_skipped", property(lambda self: next(steps))
+    )
+    with pytest.raises(
+        FloatingPointError,
+        match=r"NaN or infinite in the last 50 steps, up to step 53, .*In a new folder, "
+        r".*--precision bf16",
+    ):
         train(tmp_path, Line(), steps=60, save_every=10)
     assert load_checkpoint(tmp_path / "checkpoint.pt", RUN)["step"] == 50
 
 
 def test_a_step_that_was_not_skipped_begins_the_count_again(tmp_path, monkeypatch):
     skipped = iter(([True] * 49 + [False]) * 2)
-    monkeypatch.setattr(AcceleratedOptimizer, "step_was_skipped", property(lambda self: next(skipped)))
+    monkeypatch.setattr(
+        AcceleratedOptimizer, "step_was_skipped", property(lambda self: next(skipped))
+    )
     assert train(tmp_path, Line(), steps=100)[1][-1]["step"] == 100
 
 
 def test_a_lost_worker_says_what_to_change_and_the_run_can_go_on(tmp_path):
     """Raised as torch raises it, whose signal handler may do so at any point of the loop."""
+
     class Bereaved(Line):
         calls = 0
 
@@ -276,7 +352,9 @@ def test_a_lost_worker_says_what_to_change_and_the_run_can_go_on(tmp_path):
                 raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
             return super().forward(values, classes)
 
-    with pytest.raises(ChildProcessError, match=r"process that loads data died.*--workers, now 0.*is intact"):
+    with pytest.raises(
+        ChildProcessError, match=r"process that loads data died.*--workers, now 0.*is intact"
+    ):
         train(tmp_path, Bereaved(), save_every=1)
     assert load_checkpoint(tmp_path / "checkpoint.pt", RUN)["step"] == 5
     resumed, _ = train(tmp_path, save_every=1)
@@ -292,7 +370,16 @@ def test_bfloat16_and_float32_begin_alike_and_learn_alike(tmp_path):
         torch.manual_seed(0)
         gss = build_gss(preset)
         plan = replace(preset.prior, precision=precision, steps=60, batch=8)
-        log = fit(PriorStage(gss), gss.prior, data, plan, run=RUN, folder=tmp_path / precision, progress=False, log_every=1)
+        log = fit(
+            PriorStage(gss),
+            gss.prior,
+            data,
+            plan,
+            run=RUN,
+            folder=tmp_path / precision,
+            progress=False,
+            log_every=1,
+        )
         losses[precision] = [e["loss"] for e in log]
     assert losses["bf16"][0] == pytest.approx(losses["no"][0], rel=2e-3)
     learned = losses["no"][0] - sum(losses["no"][-5:]) / 5

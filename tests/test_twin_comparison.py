@@ -33,21 +33,49 @@ def folder(tiny_run, tmp_path_factory):
 
 def test_the_figures_are_those_of_evaluate(folder, tmp_path, capsys):
     path = tmp_path / "record.json"
-    twin_comparison.main(["--preset", "scenes-tiny", "--weights", str(folder), "--twin", str(folder), "--record", str(path)])
+    twin_comparison.main(
+        [
+            "--preset",
+            "scenes-tiny",
+            "--weights",
+            str(folder),
+            "--twin",
+            str(folder),
+            "--record",
+            str(path),
+        ]
+    )
     record = json.loads(path.read_text())
-    rows, dataset, view = record["metrics"]["rows"], dataset_for(TINY, "test", transform=eval_transform()), view_of(flip=True)
+    rows, dataset, view = (
+        record["metrics"]["rows"],
+        dataset_for(TINY, "test", transform=eval_transform()),
+        view_of(flip=True),
+    )
     gss, twin = load_gss(TINY, folder), load_twin(TINY, folder)
     expected = {}
     for name, model in (("GSS-FF", gss), ("GSS-FT-W", with_inverse(gss, TINY, "ft-w", folder)[0])):
         for suffix, seen in (("", None), (", views", view)):
-            scores = evaluate(model, dataset, view=seen, soft=True, batch=1, progress=False).scores()
-            expected[name + suffix], expected["auxiliary head" + suffix] = scores["prediction"], scores["pixel_head"]
-            expected["twin" + suffix] = evaluate_pixel(twin, dataset, view=seen, batch=1, progress=False).scores()["prediction"]
+            scores = evaluate(
+                model, dataset, view=seen, soft=True, batch=1, progress=False
+            ).scores()
+            expected[name + suffix], expected["auxiliary head" + suffix] = (
+                scores["prediction"],
+                scores["pixel_head"],
+            )
+            expected["twin" + suffix] = evaluate_pixel(
+                twin, dataset, view=seen, batch=1, progress=False
+            ).scores()["prediction"]
     assert rows.keys() == expected.keys()
     for name, scores in expected.items():
-        assert rows[name]["aacc"] == pytest.approx(scores.aacc, abs=1e-3), name  # equal colours are rounded either way
-    assert record["metrics"]["prior_sha256"] == weights_hash(gss.prior) and record["metrics"]["twin"]["steps"] == TINY.prior.steps
-    assert record["command"].startswith("python -m gss_lite.experiments.twin_comparison --preset scenes-tiny")
+        # equal colours are rounded either way
+        assert rows[name]["aacc"] == pytest.approx(scores.aacc, abs=1e-3), name
+    assert (
+        record["metrics"]["prior_sha256"] == weights_hash(gss.prior)
+        and record["metrics"]["twin"]["steps"] == TINY.prior.steps
+    )
+    assert record["command"].startswith(
+        "python -m gss_lite.experiments.twin_comparison --preset scenes-tiny"
+    )
     printed = capsys.readouterr().out
     assert "GSS-FT-W" in printed and f"{100 * rows['twin, views']['miou']:.1f}" in printed
 
@@ -59,10 +87,28 @@ def test_a_difference_lies_in_its_interval_and_the_corrupt_picture_can_be_left_o
         errors = wrong + torch.randint(10, (60,), generator=generator)
         matrices[:, 0, 0], matrices[:, 1, 1], matrices[:, 0, 1] = 100, 100, errors
     better[7, 0] = torch.tensor([0, 10_000])  # the corrupt one
-    rows = twin_comparison.summary(Evaluation({"prediction": better, "GSS-FF": better, "GSS-FF, views": better, "twin": worse, "twin, views": worse}, 1.0), [7])
+    rows = twin_comparison.summary(
+        Evaluation(
+            {
+                "prediction": better,
+                "GSS-FF": better,
+                "GSS-FF, views": better,
+                "twin": worse,
+                "twin, views": worse,
+            },
+            1.0,
+        ),
+        [7],
+    )
     assert rows["GSS-FF"]["without_corrupt_frame"] > rows["GSS-FF"]["miou"] + 0.2
     kept = [i for i in range(60) if i != 7]
-    rows = twin_comparison.summary(Evaluation({"prediction": better[kept], "GSS-FF": better[kept], "twin": worse[kept]}, 1.0), [])
-    gain = 100 * (scores_from_confusion(better[kept].sum(0)).miou - scores_from_confusion(worse[kept].sum(0)).miou)
+    rows = twin_comparison.summary(
+        Evaluation({"prediction": better[kept], "GSS-FF": better[kept], "twin": worse[kept]}, 1.0),
+        [],
+    )
+    gain = 100 * (
+        scores_from_confusion(better[kept].sum(0)).miou
+        - scores_from_confusion(worse[kept].sum(0)).miou
+    )
     low, high = rows["GSS-FF"]["over_twin"]
     assert 0 < low < gain < high < gain + 2 and "over_twin" not in rows["twin"]

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from gss_lite.palette import farthest_point_palette
 from gss_lite.dalle import DalleDVAE
 from gss_lite.gumbel_vae import GumbelVAE
+from gss_lite.palette import farthest_point_palette
 from gss_lite.vqvae import VQVAE, Codebook
 
 
@@ -15,9 +15,9 @@ def test_tokenizer_contract(stride):
     maskige = torch.rand(2, 3, 32, 48)
     tokens = model.encode(maskige)
     assert tokens.shape == (2, 32 // stride, 48 // stride) and tokens.dtype == torch.long
-    assert 0 <= tokens.min() and tokens.max() < 32
+    assert tokens.min() >= 0 and tokens.max() < 32
     picture = model.decode(tokens)
-    assert picture.shape == maskige.shape and 0 <= picture.min() and picture.max() <= 1
+    assert picture.shape == maskige.shape and picture.min() >= 0 and picture.max() <= 1
     assert (model.vocab_size, model.stride) == (32, stride)
 
 
@@ -32,9 +32,15 @@ def test_a_one_hot_mask_of_k_channels_meets_the_same_contract():
 
 
 def test_channels_change_the_outermost_layers_alone():
-    shapes = {c: {k: v.shape for k, v in VQVAE(vocab_size=8, width=16, channels=c).state_dict().items()} for c in (3, 11)}
+    shapes = {
+        c: {k: v.shape for k, v in VQVAE(vocab_size=8, width=16, channels=c).state_dict().items()}
+        for c in (3, 11)
+    }
     assert shapes[3].keys() == shapes[11].keys()
-    outermost = {"encoder.0.weight", *(k for k in shapes[3] if k.startswith(f"decoder.{len(VQVAE(8, width=16).decoder) - 1}."))}
+    outermost = {
+        "encoder.0.weight",
+        *(k for k in shapes[3] if k.startswith(f"decoder.{len(VQVAE(8, width=16).decoder) - 1}.")),
+    }
     assert {k for k in shapes[3] if shapes[3][k] != shapes[11][k]} == outermost
     assert shapes[11]["encoder.0.weight"] == (8, 11, 4, 4)
 
@@ -44,7 +50,9 @@ def test_forward_and_encode_decode_agree_in_eval_mode():
     maskige = torch.rand(1, 3, 16, 16)
     reconstruction, quantized = model(maskige)
     assert torch.equal(quantized.tokens, model.encode(maskige))
-    torch.testing.assert_close(reconstruction.clamp(0, 1), model.decode(quantized.tokens), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        reconstruction.clamp(0, 1), model.decode(quantized.tokens), atol=1e-5, rtol=1e-5
+    )
 
 
 def test_nearest_code_against_brute_force():
@@ -71,7 +79,10 @@ def test_codes_are_the_moving_average_of_what_they_were_given():
     given = torch.tensor([[1.0, 1.0], [9.0, 1.0], [9.0, 3.0], [1.0, 8.0]])
     codebook(given.T.reshape(1, 2, 2, 2))
     expected_count = 0.9 + 0.1 * 2
-    torch.testing.assert_close(codebook.codes[1], (0.9 * torch.tensor([10.0, 0.0]) + 0.1 * torch.tensor([18.0, 4.0])) / expected_count)
+    torch.testing.assert_close(
+        codebook.codes[1],
+        (0.9 * torch.tensor([10.0, 0.0]) + 0.1 * torch.tensor([18.0, 4.0])) / expected_count,
+    )
 
 
 def test_a_dead_code_moves_to_badly_served_data():
@@ -102,7 +113,8 @@ def test_eval_mode_changes_no_buffer():
 def test_it_learns_to_reproduce_painted_masks():
     torch.manual_seed(0)
     palette = farthest_point_palette(4)
-    masks = torch.randint(0, 4, (64, 4, 4)).repeat_interleave(8, 1).repeat_interleave(8, 2)  # flat 8×8 squares
+    # flat 8×8 squares
+    masks = torch.randint(0, 4, (64, 4, 4)).repeat_interleave(8, 1).repeat_interleave(8, 2)
     model = VQVAE(vocab_size=32, width=16, code_dim=8, depth=1).train()
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     for step in range(200):
@@ -137,8 +149,22 @@ def test_tokens_out_of_range_are_refused():
         VQVAE(vocab_size=8, width=16).decode(torch.tensor([[[3, 8]]]))
 
 
-@pytest.mark.parametrize("tokenizer", [VQVAE(8, width=8, code_dim=4, depth=1), GumbelVAE(8, width=8, code_dim=4, depth=1), DalleDVAE(8, 4, 4)])
-@pytest.mark.parametrize("tokens", [torch.zeros(2, 2, dtype=torch.long), torch.zeros(1, 2, 2), torch.zeros(0, 2, 2, dtype=torch.long)])
+@pytest.mark.parametrize(
+    "tokenizer",
+    [
+        VQVAE(8, width=8, code_dim=4, depth=1),
+        GumbelVAE(8, width=8, code_dim=4, depth=1),
+        DalleDVAE(8, 4, 4),
+    ],
+)
+@pytest.mark.parametrize(
+    "tokens",
+    [
+        torch.zeros(2, 2, dtype=torch.long),
+        torch.zeros(1, 2, 2),
+        torch.zeros(0, 2, 2, dtype=torch.long),
+    ],
+)
 def test_every_tokenizer_refuses_what_are_no_tokens(tokenizer, tokens):
     with pytest.raises(ValueError, match=r"whole numbers \(B, h, w\)"):
         tokenizer.decode(tokens)

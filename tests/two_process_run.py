@@ -25,22 +25,46 @@ def main(folder: Path) -> None:
     preset = replace(preset, head={**preset.head, "dropout": 0.0})
     schedule = replace(preset.prior, steps=20, batch=8)
     gss = build_gss(preset)
-    data = SeededAugmentation(InMemory(dataset_for(preset, "train")), train_transform(*schedule.crop), 0)
+    data = SeededAugmentation(
+        InMemory(dataset_for(preset, "train")), train_transform(*schedule.crop), 0
+    )
     log = fit(
-        PriorStage(gss), gss.prior, data, schedule, run={"preset": "scenes-tiny", "stage": "prior", "seed": 0}, folder=folder,
-        log_every=1, progress=False,
+        PriorStage(gss),
+        gss.prior,
+        data,
+        schedule,
+        run={"preset": "scenes-tiny", "stage": "prior", "seed": 0},
+        folder=folder,
+        log_every=1,
+        progress=False,
     )
-    matrices = evaluate(gss, dataset_for(preset, "test", transform=eval_transform()), batch=1, progress=False).matrices
+    matrices = evaluate(
+        gss, dataset_for(preset, "test", transform=eval_transform()), batch=1, progress=False
+    ).matrices
     torch.manual_seed(0)
-    tokenizer = build_tokenizer(preset)  # not the prior's: tokens of two that differ by rounding would differ by more
+    # not the prior's: tokens of two that differ by rounding would differ by more
+    tokenizer = build_tokenizer(preset)
     first = fit(
-        VQVAEStage(tokenizer, gss.palette, 1.0), tokenizer, data, replace(preset.vqvae, steps=20, batch=8),
-        run={"preset": "scenes-tiny", "stage": "vqvae", "seed": 0}, folder=folder / "vqvae", log_every=1, progress=False,
+        VQVAEStage(tokenizer, gss.palette, 1.0),
+        tokenizer,
+        data,
+        replace(preset.vqvae, steps=20, batch=8),
+        run={"preset": "scenes-tiny", "stage": "vqvae", "seed": 0},
+        folder=folder / "vqvae",
+        log_every=1,
+        progress=False,
     )
-    torch.save({"learner": gss.prior.state_dict(), "losses": [e["loss"] for e in log], "matrices": matrices,
-                "vqvae": tokenizer.state_dict(), "vqvae_losses": [e["loss"] for e in first],
-                "processes": dist.get_world_size() if dist.is_initialized() else 1},
-               folder / f"result{dist.get_rank() if dist.is_initialized() else 0}.pt")
+    torch.save(
+        {
+            "learner": gss.prior.state_dict(),
+            "losses": [e["loss"] for e in log],
+            "matrices": matrices,
+            "vqvae": tokenizer.state_dict(),
+            "vqvae_losses": [e["loss"] for e in first],
+            "processes": dist.get_world_size() if dist.is_initialized() else 1,
+        },
+        folder / f"result{dist.get_rank() if dist.is_initialized() else 0}.pt",
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """The discriminative twin: GSS's prior with a per-pixel classifier in place of the tokens.
 
-Same backbone, multi-level aggregation, Swin blocks, auxiliary branch, loss weights, data and budget; only the last layer
-and what it is trained on differ: K classes per cell of the 1/4 grid instead of V codes, enlarged to the picture. It is the
-comparison that Tables 4 to 6 make with published models, here with everything else held equal.
+Same backbone, multi-level aggregation, Swin blocks, auxiliary branch, loss weights, data and
+budget; only the last layer and what it is trained on differ: K classes per cell of the 1/4 grid
+instead of V codes, enlarged to the picture. It is the comparison that Tables 4 to 6 make with
+published models, here with everything else held equal.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from gss_lite.build import SHIPPED, build_prior, num_classes
 from gss_lite.gss import PIXEL_WEIGHT, TOKEN_WEIGHT, over_picture, pad_picture
 from gss_lite.palette import IGNORE, check_mask
 from gss_lite.presets import Preset
-from gss_lite.processes import mean_over_processes
 from gss_lite.prior import Prior
+from gss_lite.processes import mean_over_processes
 from gss_lite.training.checkpoints import load_weights
 
 
@@ -34,7 +35,8 @@ class PixelTwin(nn.Module):
     """Per-pixel classification with GSS's network.
 
     Args:
-        network: a Prior whose "vocabulary" are the K classes, so that its last layer is the classifier.
+        network: a Prior whose "vocabulary" are the K classes, so that its last layer is the
+            classifier.
     """
 
     def __init__(self, network: Prior) -> None:
@@ -43,7 +45,8 @@ class PixelTwin(nn.Module):
         self.num_classes = network.to_tokens.out_channels
         if network.to_classes.out_channels != self.num_classes:
             raise ValueError(
-                f"the twin classifies pixels with both heads; this network's give {self.num_classes} and "
+                "the twin classifies pixels with both heads; this network's give "
+                f"{self.num_classes} and "
                 f"{network.to_classes.out_channels} classes. Build it with vocab_size = num_classes"
             )
 
@@ -53,13 +56,20 @@ class PixelTwin(nn.Module):
         Photograph (B, 3, H, W), mask (B, H, W) with 255 = ignore → (loss, scalars).
         """
         mask = check_mask(mask, self.num_classes)
-        logits, auxiliary = (self._enlarged(scores, mask.shape[1:]) for scores in self.network(image))
+        logits, auxiliary = (
+            self._enlarged(scores, mask.shape[1:]) for scores in self.network(image)
+        )
         labelled = mask != IGNORE
         count = mean_over_processes(labelled.sum()).clamp(min=1).to(logits.dtype)
-        main, side = (F.cross_entropy(x, mask, ignore_index=IGNORE, reduction="sum") / count for x in (logits, auxiliary))
+        main, side = (
+            F.cross_entropy(x, mask, ignore_index=IGNORE, reduction="sum") / count
+            for x in (logits, auxiliary)
+        )
         right = (logits.argmax(1) == mask) & labelled
         return TOKEN_WEIGHT * main + PIXEL_WEIGHT * side, {
-            "classifier": main.detach(), "pixel": side.detach(), "pixel_accuracy": right.sum() / labelled.sum(),
+            "classifier": main.detach(),
+            "pixel": side.detach(),
+            "pixel_accuracy": right.sum() / labelled.sum(),
         }
 
     @torch.no_grad()
@@ -73,7 +83,10 @@ class PixelTwin(nn.Module):
         return PixelPrediction(*(logits.argmax(1) for logits in self._logits(image)))
 
     def _logits(self, image: Tensor) -> list[Tensor]:
-        return [over_picture(scores.float(), image.shape[2:]) for scores in self.network(pad_picture(image))]
+        return [
+            over_picture(scores.float(), image.shape[2:])
+            for scores in self.network(pad_picture(image))
+        ]
 
     @staticmethod
     def _enlarged(logits: Tensor, size: torch.Size) -> Tensor:
@@ -87,7 +100,10 @@ def build_twin(preset: Preset) -> PixelTwin:
         ValueError: the preset is a tokenizer alone.
     """
     if preset.prior is None:
-        raise ValueError(f"preset {preset.name} is a tokenizer alone and has no twin; choose one with a prior, as scenes-cpu or camvid")
+        raise ValueError(
+            f"preset {preset.name} is a tokenizer alone and has no twin; choose one with a prior, "
+            "as scenes-cpu or camvid"
+        )
     return PixelTwin(build_prior(preset, num_classes(preset)))
 
 

@@ -39,7 +39,9 @@ class Street:
 Draw = tuple[float, Callable[[], None]]
 
 
-def _side(canvas: Canvas, dice: Dice, town: Town, ground: Ground, side: int) -> tuple[list[Draw], list[Draw]]:
+def _side(
+    canvas: Canvas, dice: Dice, town: Town, ground: Ground, side: int
+) -> tuple[list[Draw], list[Draw]]:
     """Plots along one side of the street: (what stands at the building line, trees and fences in front of it)."""
     wall = ground.left_wall if side < 0 else ground.right_wall
     sun_x = canvas.sun[0]
@@ -57,10 +59,32 @@ def _side(canvas: Canvas, dice: Dice, town: Town, ground: Ground, side: int) -> 
         elif luck < 0.40 and near > 3.0:
             set_back = wall + side * dice(5.0, 9.0)
             if dice.chance(0.75):
-                houses.append((near, partial(building, canvas, dice, town, side, set_back, near + 0.5, far - 0.5, facing)))
+                houses.append(
+                    (
+                        near,
+                        partial(
+                            building,
+                            canvas,
+                            dice,
+                            town,
+                            side,
+                            set_back,
+                            near + 0.5,
+                            far - 0.5,
+                            facing,
+                        ),
+                    )
+                )
             for _ in range(1 + dice.below(3)):
                 place = wall + side * dice(1.2, 4.5), dice(near + 1.0, far - 0.5)
-                front.append((place[1] + 0.5, partial(tree, canvas, dice, *place, dice.pick(town.species), dice(1.4, 2.3))))
+                front.append(
+                    (
+                        place[1] + 0.5,
+                        partial(
+                            tree, canvas, dice, *place, dice.pick(town.species), dice(1.4, 2.3)
+                        ),
+                    )
+                )
             if near < 22.0 and dice.chance(0.9):
                 height = dice(1.5, 2.0)
                 kind = FENCES[dice.below(4)]
@@ -68,7 +92,9 @@ def _side(canvas: Canvas, dice: Dice, town: Town, ground: Ground, side: int) -> 
             else:
                 front.append((near, partial(hedge, canvas, dice, wall, near, far, dice(1.0, 1.7))))
         elif far > 1.5:
-            houses.append((near, partial(building, canvas, dice, town, side, wall, near, far, facing)))
+            houses.append(
+                (near, partial(building, canvas, dice, town, side, wall, near, far, facing))
+            )
         near = far
     return houses, front
 
@@ -95,7 +121,9 @@ def _traffic(canvas: Canvas, dice: Dice, town: Town, ground: Ground) -> list[Dra
             inward = -1 if lane > middle else 1
             add_car(lane + inward * dice(-0.2, 0.7), dice(7.0, 13.0), heading + dice(-0.06, 0.06))
     if dice.chance(0.16):
-        add_car(dice(left, right), dice(11.0, 20.0), dice.pick((-1, 1)) * math.pi / 2 + dice(-0.3, 0.3))
+        add_car(
+            dice(left, right), dice(11.0, 20.0), dice.pick((-1, 1)) * math.pi / 2 + dice(-0.3, 0.3)
+        )
     for _ in range((0, 1, 1, 2)[dice.below(4)]):
         side = dice.pick((-1, 1))
         kerb = left if side < 0 else right
@@ -108,7 +136,9 @@ def _traffic(canvas: Canvas, dice: Dice, town: Town, ground: Ground) -> list[Dra
 
 def _pavement_life(canvas: Canvas, dice: Dice, town: Town, ground: Ground, side: int) -> list[Draw]:
     """Trees, posts, signs, people, railings and clutter on one pavement."""
-    kerb, wall = (ground.left_kerb, ground.left_wall) if side < 0 else (ground.right_kerb, ground.right_wall)
+    kerb, wall = (
+        (ground.left_kerb, ground.left_wall) if side < 0 else (ground.right_kerb, ground.right_wall)
+    )
     things: list[Draw] = []
 
     def add(z: float, draw: Callable, *arguments: object) -> None:
@@ -136,9 +166,12 @@ def _pavement_life(canvas: Canvas, dice: Dice, town: Town, ground: Ground, side:
         near = dice(3.0, 7.0)
         spans = [(near + 2.0 * k, near + 2.0 * (k + 1)) for k in range(3 + dice.below(5))]
         kind = dice.pick(("iron railing", "guard rail", "guard rail"))
-        things.extend(fence(canvas, dice, kind, kerb + side * 0.25, near, dice(1.1, 1.35), -0.2, spans))
+        things.extend(
+            fence(canvas, dice, kind, kerb + side * 0.25, near, dice(1.1, 1.35), -0.2, spans)
+        )
     for _ in range((0, 1, 2, 2, 3)[dice.below(5)]):
-        # Nearer than 5 m the pavement lies outside the picture; whoever is that near crosses the road.
+        # Nearer than 5 m the pavement lies outside the picture; whoever is that near crosses the
+        # road.
         if dice.chance(0.25):
             x, z = dice(ground.left_kerb, ground.right_kerb), dice(3.6, 6.0)
         else:
@@ -152,7 +185,9 @@ def _pavement_life(canvas: Canvas, dice: Dice, town: Town, ground: Ground, side:
 
 def compose(seed: int, index: int, rows: int, columns: int, elsewhere: bool = False) -> Street:
     """Compose and draw street (`seed`, `index`) on a canvas of `rows` × `columns` output pixels."""
-    generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, index, int(elsewhere)])))
+    generator = np.random.Generator(
+        np.random.PCG64(np.random.SeedSequence([seed, index, int(elsewhere)]))
+    )
     billows = Image.fromarray(generator.random((16, 9), dtype=np.float32))
     clouds = np.asarray(billows.resize((30, 48), Image.Resampling.BICUBIC))
     clouds = clouds + 0.4 * (generator.random((48, 30), dtype=np.float32) - 0.5)
@@ -166,14 +201,22 @@ def compose(seed: int, index: int, rows: int, columns: int, elsewhere: bool = Fa
     half, own = dice(*town.road), dice.pick((-1.0, 1.0)) * dice(0.2, 1.7)
     left, right = -half + own, half + own
     ground = Ground(
-        left - dice(*town.pavement), left, right, right + dice(*town.pavement), dash_phase=dice(0, 6),
-        yellow_centre=dice.chance(0.25), yellow_edges=dice.chance(0.3), edge_lines=dice.chance(0.5),
-        cycle_lane=dice.pick((0, 0, 0, -1, 1)), verges=(dice.chance(0.2), dice.chance(0.2)),
+        left - dice(*town.pavement),
+        left,
+        right,
+        right + dice(*town.pavement),
+        dash_phase=dice(0, 6),
+        yellow_centre=dice.chance(0.25),
+        yellow_edges=dice.chance(0.3),
+        edge_lines=dice.chance(0.5),
+        cycle_lane=dice.pick((0, 0, 0, -1, 1)),
+        verges=(dice.chance(0.2), dice.chance(0.2)),
         zebra=dice(7.0, 15.0) if dice.chance(0.25) else 0.0,
         arrows=dice(5.5, 11.0) if dice.chance(0.25) else 0.0,
     )
     ground.patches = [
-        (dice(left + 0.5, right - 0.5), dice(4.0, 14.0), dice(0.4, 1.0), dice(0.5, 2.5)) for _ in range(dice.below(4))
+        (dice(left + 0.5, right - 0.5), dice(4.0, 14.0), dice(0.4, 1.0), dice(0.5, 2.5))
+        for _ in range(dice.below(4))
     ]
     first_ground = ground_materials(canvas, dice)
     first_sky = len(canvas.rgb)
@@ -203,7 +246,16 @@ def compose(seed: int, index: int, rows: int, columns: int, elsewhere: bool = Fa
             draw()
     _frame(canvas, dice)
     surfaces = refine(canvas, ground, first_ground, clouds, dice(0.35, 0.75), first_sky)
-    return Street(canvas, surfaces, first_ground, first_sky, sunny, dice(0.88, 1.14), dice(-0.05, 0.05), generator)
+    return Street(
+        canvas,
+        surfaces,
+        first_ground,
+        first_sky,
+        sunny,
+        dice(0.88, 1.14),
+        dice(-0.05, 0.05),
+        generator,
+    )
 
 
 def _frame(canvas: Canvas, dice: Dice) -> None:
@@ -213,7 +265,10 @@ def _frame(canvas: Canvas, dice: Dice) -> None:
         colour = dice.tint(dice.pick(((0.12, 0.12, 0.14), (0.35, 0.36, 0.38), (0.35, 0.10, 0.10))))
         paint = canvas.material("void", colour, 1.0, 0.6, 0.02)
         rise = dice(0.03, 0.07) * height
-        arc = [(width * t / 12, height - rise * math.sin(math.pi * (0.12 + 0.76 * t / 12))) for t in range(13)]
+        arc = [
+            (width * t / 12, height - rise * math.sin(math.pi * (0.12 + 0.76 * t / 12)))
+            for t in range(13)
+        ]
         canvas.polygon([(0.0, height), *arc, (width, height)], paint)
     if dice.chance(0.15):
         dark = canvas.material("void", (0.03, 0.03, 0.03), 1.0, 0.0, 0.0)

@@ -1,8 +1,9 @@
 """The drawing surface of the street generator: a pinhole camera and a buffer of material numbers.
 
-Each shape is drawn once, with the number of its *material*. Colour, light, depth and class are columns of the material table,
-looked up afterwards; picture and mask therefore agree to the pixel by construction (deferred shading).
-Lengths are metres: X right, Y up from the road, Z ahead. Picture coordinates are fractions of the picture's height.
+Each shape is drawn once, with the number of its *material*. Colour, light, depth and class are
+columns of the material table, looked up afterwards; picture and mask therefore agree to the pixel
+by construction (deferred shading). Lengths are metres: X right, Y up from the road, Z ahead.
+Picture coordinates are fractions of the picture's height.
 """
 
 from __future__ import annotations
@@ -84,8 +85,14 @@ class Canvas:
         self.material("high sky", (0, 0, 0), 1e4)
 
     def material(
-        self, fine: str, rgb: Colour, depth: float, facing: float = 0.0, rough: float = 0.06,
-        emit: Colour = (0.0, 0.0, 0.0), wall: int = -1,
+        self,
+        fine: str,
+        rgb: Colour,
+        depth: float,
+        facing: float = 0.0,
+        rough: float = 0.06,
+        emit: Colour = (0.0, 0.0, 0.0),
+        wall: int = -1,
     ) -> int:
         """Register a material and return its number. `facing` is −1 (away from the sun) … 1; `emit` glows at dusk."""
         self.rgb.append(rgb)
@@ -135,8 +142,10 @@ class Canvas:
         dx, dz = self.sun
         near = 1.2
         corners = (
-            (x - half_width + bottom * dx, z + bottom * dz), (x + half_width + bottom * dx, z + bottom * dz),
-            (x + half_width + top * dx, z + top * dz), (x - half_width + top * dx, z + top * dz),
+            (x - half_width + bottom * dx, z + bottom * dz),
+            (x + half_width + bottom * dx, z + bottom * dz),
+            (x + half_width + top * dx, z + top * dz),
+            (x - half_width + top * dx, z + top * dz),
         )
         self.shade([(cx, max(cz, near)) for cx, cz in corners])
 

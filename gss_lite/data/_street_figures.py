@@ -8,11 +8,19 @@ from ._street_canvas import Canvas, Dice
 from ._street_classes import JERSEYS, TOPS, TROUSERS
 
 _CLOTH = {
-    "red": (0.68, 0.14, 0.14), "blue": (0.18, 0.28, 0.60), "green": (0.18, 0.42, 0.24), "yellow": (0.86, 0.70, 0.20),
-    "white": (0.90, 0.89, 0.86), "black": (0.10, 0.10, 0.11), "brown": (0.42, 0.29, 0.20), "hi-vis": (0.80, 0.92, 0.15),
+    "red": (0.68, 0.14, 0.14),
+    "blue": (0.18, 0.28, 0.60),
+    "green": (0.18, 0.42, 0.24),
+    "yellow": (0.86, 0.70, 0.20),
+    "white": (0.90, 0.89, 0.86),
+    "black": (0.10, 0.10, 0.11),
+    "brown": (0.42, 0.29, 0.20),
+    "hi-vis": (0.80, 0.92, 0.15),
 }
 _LEGWEAR = {
-    "jeans": (0.22, 0.28, 0.44), "black trousers": (0.11, 0.11, 0.13), "khaki trousers": (0.60, 0.52, 0.38),
+    "jeans": (0.22, 0.28, 0.44),
+    "black trousers": (0.11, 0.11, 0.13),
+    "khaki trousers": (0.60, 0.52, 0.38),
     "skirt": (0.55, 0.22, 0.36),
 }
 _SKIN = ((0.93, 0.76, 0.64), (0.82, 0.62, 0.48), (0.55, 0.38, 0.27), (0.36, 0.24, 0.17))
@@ -27,22 +35,41 @@ class _Figure:
         self.x, self.y = canvas.project(x, 0.0, z)
 
     def shape(self, material: int, *points: tuple[float, float]) -> None:
-        self.canvas.polygon([(self.x + self.flip * a * self.unit, self.y - b * self.unit) for a, b in points], material)
+        self.canvas.polygon(
+            [(self.x + self.flip * a * self.unit, self.y - b * self.unit) for a, b in points],
+            material,
+        )
 
     def oval(self, material: int, a: float, b: float, ra: float, rb: float) -> None:
-        self.canvas.ellipse(self.x + self.flip * a * self.unit, self.y - b * self.unit, ra * self.unit, rb * self.unit, material)
+        self.canvas.ellipse(
+            self.x + self.flip * a * self.unit,
+            self.y - b * self.unit,
+            ra * self.unit,
+            rb * self.unit,
+            material,
+        )
 
-    def limb(self, material: int, start: tuple[float, float], end: tuple[float, float], width: float) -> None:
+    def limb(
+        self, material: int, start: tuple[float, float], end: tuple[float, float], width: float
+    ) -> None:
         (a, b), (c, d) = start, end
         norm = math.hypot(c - a, d - b) or 1.0
         across, along = -(d - b) / norm * width / 2, (c - a) / norm * width / 2
-        self.shape(material, (a + across, b + along), (c + across, d + along), (c - across, d - along), (a - across, b - along))
+        self.shape(
+            material,
+            (a + across, b + along),
+            (c + across, d + along),
+            (c - across, d - along),
+            (a - across, b - along),
+        )
 
 
 def pedestrian(canvas: Canvas, dice: Dice, x: float, z: float) -> None:
     """A person standing or walking at (x, z) m: legs, torso, arms, head, hair, perhaps a bag. 1.15–1.9 m tall."""
     child = dice.chance(0.12)
-    figure = _Figure(canvas, x, z, dice(0.68, 0.82) if child else dice(0.95, 1.1), dice.pick((-1.0, 1.0)))
+    figure = _Figure(
+        canvas, x, z, dice(0.68, 0.82) if child else dice(0.95, 1.1), dice.pick((-1.0, 1.0))
+    )
     top, legs = dice.pick(TOPS), dice.pick(TROUSERS)
     cloth = dice.tint(_CLOTH[top.split()[0]], 0.08)
     shirt = canvas.material(top, cloth, z, 0.2, 0.06)
@@ -52,9 +79,13 @@ def pedestrian(canvas: Canvas, dice: Dice, x: float, z: float) -> None:
     far_leg = canvas.material(legs, tuple(c * 0.75 for c in leg_colour), z, -0.2, 0.06)
     skin = canvas.material("face", dice.tint(dice.pick(_SKIN), 0.04), z, 0.2, 0.02)
     fair = dice.chance(0.4)
-    hair_colour = (0.70, 0.55, 0.32) if fair else dice.pick(((0.12, 0.09, 0.08), (0.28, 0.18, 0.12)))
+    hair_colour = (
+        (0.70, 0.55, 0.32) if fair else dice.pick(((0.12, 0.09, 0.08), (0.28, 0.18, 0.12)))
+    )
     hair = canvas.material("fair hair" if fair else "dark hair", hair_colour, z, 0.0, 0.04)
-    bag = canvas.material("bag", dice.tint(dice.pick(((0.45, 0.16, 0.12), (0.20, 0.22, 0.16), (0.55, 0.42, 0.20)))), z)
+    bag = canvas.material(
+        "bag", dice.tint(dice.pick(((0.45, 0.16, 0.12), (0.20, 0.22, 0.16), (0.55, 0.42, 0.20)))), z
+    )
     canvas.cast(x, z, 0.28, 1.7)
     canvas.blob_shadow(x, z, 0.35, 0.2)
 
@@ -71,9 +102,21 @@ def pedestrian(canvas: Canvas, dice: Dice, x: float, z: float) -> None:
     figure.limb(sleeve, (-width, 1.40), (-width - 0.07 - swing * 0.5, 0.88), 0.14)
     carried = dice.below(4)
     if carried == 0:
-        figure.shape(bag, (-width - 0.20, 0.95), (-width + 0.06, 0.95), (-width + 0.08, 0.58), (-width - 0.22, 0.58))
+        figure.shape(
+            bag,
+            (-width - 0.20, 0.95),
+            (-width + 0.06, 0.95),
+            (-width + 0.08, 0.58),
+            (-width - 0.22, 0.58),
+        )
     elif carried == 1:
-        figure.shape(bag, (-width * 0.8, 1.40), (width * 0.8, 1.40), (width * 0.85, 1.02), (-width * 0.85, 1.02))
+        figure.shape(
+            bag,
+            (-width * 0.8, 1.40),
+            (width * 0.8, 1.40),
+            (width * 0.85, 1.02),
+            (-width * 0.85, 1.02),
+        )
     figure.oval(hair, 0.0, 1.64, 0.15, 0.165)
     if view == 0:
         figure.oval(skin, 0.05, 1.60, 0.10, 0.12)
@@ -90,11 +133,19 @@ def cyclist(canvas: Canvas, dice: Dice, x: float, z: float, across: bool, away: 
     sleeve = canvas.material(jersey_name, tuple(c * 0.78 for c in cloth), z, -0.2, 0.05)
     leg_colour = dice.tint(dice.pick(((0.10, 0.10, 0.12), (0.20, 0.24, 0.34), (0.33, 0.32, 0.30))))
     leg = canvas.material("cycling trousers", leg_colour, z, 0.0, 0.04)
-    far_leg = canvas.material("cycling trousers", tuple(c * 0.75 for c in leg_colour), z, -0.2, 0.04)
+    far_leg = canvas.material(
+        "cycling trousers", tuple(c * 0.75 for c in leg_colour), z, -0.2, 0.04
+    )
     skin = canvas.material("cyclist's face", dice.tint(dice.pick(_SKIN), 0.04), z, 0.2, 0.02)
-    helmet_colour = dice.pick(((0.92, 0.92, 0.90), (0.75, 0.12, 0.12), (0.10, 0.10, 0.12), (0.15, 0.35, 0.65)))
+    helmet_colour = dice.pick(
+        ((0.92, 0.92, 0.90), (0.75, 0.12, 0.12), (0.10, 0.10, 0.12), (0.15, 0.35, 0.65))
+    )
     helmet = canvas.material("helmet", helmet_colour, z, 0.4, 0.02)
-    frame = canvas.material("bicycle frame", dice.tint(dice.pick(((0.65, 0.12, 0.10), (0.12, 0.25, 0.55), (0.12, 0.12, 0.13)))), z)
+    frame = canvas.material(
+        "bicycle frame",
+        dice.tint(dice.pick(((0.65, 0.12, 0.10), (0.12, 0.25, 0.55), (0.12, 0.12, 0.13)))),
+        z,
+    )
     tyre = canvas.material("bicycle wheel", (0.08, 0.08, 0.09), z)
     spokes = canvas.material("bicycle wheel", dice.tint((0.44, 0.44, 0.45), 0.05), z)
     canvas.cast(x, z, 0.8 if across else 0.28, 1.6)
@@ -105,12 +156,20 @@ def cyclist(canvas: Canvas, dice: Dice, x: float, z: float, across: bool, away: 
             figure.oval(spokes, hub, 0.35, 0.27, 0.27)
         figure.limb(far_leg, (-0.22, 0.95), (0.12, 0.62), 0.19)
         figure.limb(far_leg, (0.12, 0.62), (0.02, 0.18), 0.16)
-        for start, end in (((-0.55, 0.35), (-0.2, 0.82)), ((-0.2, 0.82), (0.42, 0.84)), ((0.0, 0.33), (0.42, 0.84)),
-                           ((-0.55, 0.35), (0.0, 0.33)), ((0.55, 0.35), (0.40, 0.98)), ((0.0, 0.33), (-0.2, 0.82))):
+        for start, end in (
+            ((-0.55, 0.35), (-0.2, 0.82)),
+            ((-0.2, 0.82), (0.42, 0.84)),
+            ((0.0, 0.33), (0.42, 0.84)),
+            ((-0.55, 0.35), (0.0, 0.33)),
+            ((0.55, 0.35), (0.40, 0.98)),
+            ((0.0, 0.33), (-0.2, 0.82)),
+        ):
             figure.limb(frame, start, end, 0.09)
         figure.limb(leg, (-0.24, 0.97), (0.14, 0.70), 0.21)
         figure.limb(leg, (0.14, 0.70), (-0.04, 0.25), 0.17)
-        figure.shape(jersey, (-0.36, 0.92), (-0.12, 0.86), (0.32, 1.34), (0.12, 1.56), (-0.05, 1.45))
+        figure.shape(
+            jersey, (-0.36, 0.92), (-0.12, 0.86), (0.32, 1.34), (0.12, 1.56), (-0.05, 1.45)
+        )
         figure.limb(sleeve, (0.18, 1.38), (0.44, 1.02), 0.13)
         figure.oval(skin, 0.34, 1.60, 0.13, 0.15)
         figure.oval(helmet, 0.30, 1.68, 0.18, 0.12)

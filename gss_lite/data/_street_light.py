@@ -27,9 +27,36 @@ class Light:
 
 
 LIGHTS = {
-    "day": Light((0.70, 0.73, 0.78), (0.48, 0.44, 0.37), (0.33, 0.54, 0.86), (0.78, 0.86, 0.94), (0.96, 0.96, 0.97), 0.003, 0.0, 0.016),
-    "dusk": Light((0.33, 0.31, 0.41), (0.40, 0.23, 0.10), (0.17, 0.19, 0.40), (0.93, 0.55, 0.33), (0.60, 0.38, 0.42), 0.004, 1.0, 0.026),
-    "fog": Light((0.72, 0.73, 0.75), (0.05, 0.05, 0.05), (0.74, 0.76, 0.78), (0.80, 0.81, 0.82), (0.78, 0.80, 0.81), 0.040, 0.35, 0.012),
+    "day": Light(
+        (0.70, 0.73, 0.78),
+        (0.48, 0.44, 0.37),
+        (0.33, 0.54, 0.86),
+        (0.78, 0.86, 0.94),
+        (0.96, 0.96, 0.97),
+        0.003,
+        0.0,
+        0.016,
+    ),
+    "dusk": Light(
+        (0.33, 0.31, 0.41),
+        (0.40, 0.23, 0.10),
+        (0.17, 0.19, 0.40),
+        (0.93, 0.55, 0.33),
+        (0.60, 0.38, 0.42),
+        0.004,
+        1.0,
+        0.026,
+    ),
+    "fog": Light(
+        (0.72, 0.73, 0.75),
+        (0.05, 0.05, 0.05),
+        (0.74, 0.76, 0.78),
+        (0.80, 0.81, 0.82),
+        (0.78, 0.80, 0.81),
+        0.040,
+        0.35,
+        0.012,
+    ),
 }
 
 
@@ -66,7 +93,10 @@ def picture(street: Street, light: Light) -> np.ndarray:
     canvas, surfaces = street.canvas, street.surfaces
     index = surfaces.index
     rgb = np.asarray(canvas.rgb, np.float32)
-    ambient, sun = np.asarray(light.ambient, np.float32), np.asarray(light.sun, np.float32) * street.sunny
+    ambient, sun = (
+        np.asarray(light.ambient, np.float32),
+        np.asarray(light.sun, np.float32) * street.sunny,
+    )
     # What the sun does not give on a dull day, the bright cloud cover does.
     ambient = ambient + (np.asarray(light.sun, np.float32) - sun) * 0.5
     direct = (np.asarray(canvas.facing, np.float32) + 1.0) * 0.5
@@ -76,8 +106,13 @@ def picture(street: Street, light: Light) -> np.ndarray:
     colour *= surfaces.shade[..., None]
 
     rows = index.shape[0]
-    y = np.minimum((np.arange(rows, dtype=np.float32) + 0.5) / canvas.scale / canvas.camera.vy, 1.0)[:, None]
-    gradient = np.asarray(light.zenith, np.float32) * (1 - y**1.3) + np.asarray(light.horizon, np.float32) * y**1.3
+    y = np.minimum(
+        (np.arange(rows, dtype=np.float32) + 0.5) / canvas.scale / canvas.camera.vy, 1.0
+    )[:, None]
+    gradient = (
+        np.asarray(light.zenith, np.float32) * (1 - y**1.3)
+        + np.asarray(light.horizon, np.float32) * y**1.3
+    )
     dull = 1.0 - street.sunny
     grey = np.asarray(light.cloud, np.float32)
     gradient = gradient * (1 - 0.6 * dull) + grey * (0.6 * dull * 0.92)
@@ -90,14 +125,19 @@ def picture(street: Street, light: Light) -> np.ndarray:
     colour = _average(colour)
     near = halve(index)
     # Adding a large multiple of the tile keeps the truncation to int a floor.
-    u, v = ((halve(t) * _TEXELS + 1024 * _TILE).astype(np.int32) & (_TILE - 1) for t in (surfaces.texture_u, surfaces.texture_v))
+    u, v = (
+        (halve(t) * _TEXELS + 1024 * _TILE).astype(np.int32) & (_TILE - 1)
+        for t in (surfaces.texture_u, surfaces.texture_v)
+    )
     grain = _TEXTURE[u, v]
     rough = np.asarray(canvas.rough, np.float32)[near]
     # The nearest sample decides, or the far side of an outline would speckle in fog.
     depth = np.minimum.reduce([surfaces.depth[i::2, j::2] for i in (0, 1) for j in (0, 1)])
     factor = 1.0 + grain * rough
     ground = (near >= street.first_ground) & (near < street.first_sky)
-    shadow = np.asarray(canvas.shadow.filter(ImageFilter.BoxBlur(canvas.rows / 160)), np.float32) * (1 / 255)
+    shadow = np.asarray(
+        canvas.shadow.filter(ImageFilter.BoxBlur(canvas.rows / 160)), np.float32
+    ) * (1 / 255)
     strength = float((sun / (ambient + sun)).mean()) * 0.95 + 0.10
     factor *= 1.0 - strength * shadow * ground
     colour *= factor[..., None]

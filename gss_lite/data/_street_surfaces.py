@@ -1,7 +1,7 @@
 """Per-pixel detail of the large surfaces: ground (asphalt, markings, kerbs, paving), walls (windows, doors), sky (clouds).
 
-Each pixel's ray meets its plane in closed form; what lies there is decided in metres on that plane, so the detail is in
-perspective and the same at every picture size.
+Each pixel's ray meets its plane in closed form; what lies there is decided in metres on that plane,
+so the detail is in perspective and the same at every picture size.
 """
 
 from __future__ import annotations
@@ -15,8 +15,20 @@ from ._street_canvas import GROUND, SKY, SUPERSAMPLE, Canvas, Dice
 from ._street_classes import ASPHALTS, PAVINGS
 
 _GROUND_PARTS = (
-    "asphalt", "patch", "centre line", "edge line", "yellow line", "zebra stripe", "stop line", "arrow", "cycle lane",
-    "left pavement", "right pavement", "left kerb", "right kerb", "grass",
+    "asphalt",
+    "patch",
+    "centre line",
+    "edge line",
+    "yellow line",
+    "zebra stripe",
+    "stop line",
+    "arrow",
+    "cycle lane",
+    "left pavement",
+    "right pavement",
+    "left kerb",
+    "right kerb",
+    "grass",
 )
 
 _SCREEN_TEXTURE = 70.0
@@ -63,7 +75,10 @@ def ground_materials(canvas: Canvas, dice: Dice) -> int:
         "asphalt": (ASPHALTS[kind], grey),
         "patch": ("patch", tuple(c * dice(0.68, 0.82) for c in grey)),
         "yellow line": ("yellow line", dice.tint((0.85, 0.68, 0.18), 0.05)),
-        "cycle lane": ("cycle lane", dice.tint(dice.pick(((0.52, 0.27, 0.23), (0.28, 0.42, 0.33))), 0.05)),
+        "cycle lane": (
+            "cycle lane",
+            dice.tint(dice.pick(((0.52, 0.27, 0.23), (0.28, 0.42, 0.33))), 0.05),
+        ),
         "grass": ("grass", dice.tint((0.33, 0.45, 0.20), 0.08)),
     }
     for side in ("left", "right"):
@@ -72,7 +87,9 @@ def ground_materials(canvas: Canvas, dice: Dice) -> int:
         shade = ((0.60, 0.59, 0.56), (0.63, 0.50, 0.45), (0.45, 0.44, 0.46))[paving]
         colours[f"{side} pavement"] = (PAVINGS[paving], dice.tint(shade, 0.07))
         colours[f"{side} kerb"] = (
-            ("light kerb", dice.tint((0.74, 0.73, 0.70))) if light_kerb else ("dark kerb", dice.tint((0.30, 0.30, 0.31)))
+            ("light kerb", dice.tint((0.74, 0.73, 0.70)))
+            if light_kerb
+            else ("dark kerb", dice.tint((0.30, 0.30, 0.31)))
         )
     numbers = []
     for part in _GROUND_PARTS:
@@ -117,7 +134,8 @@ def _ground_part(ground: Ground, x: np.ndarray, z: np.ndarray) -> np.ndarray:
         part[(np.abs(along) < 1.6) & ~stripes & (edge_distance > 0)] = number["asphalt"]
         part[(np.abs(along + 2.5) < 0.3) & (x < middle) & (x > left + 0.2)] = number["stop line"]
     for sign, kerb, wall, side, verge in (
-        (-1, left, ground.left_wall, "left", ground.verges[0]), (1, right, ground.right_wall, "right", ground.verges[1]),
+        (-1, left, ground.left_wall, "left", ground.verges[0]),
+        (1, right, ground.right_wall, "right", ground.verges[1]),
     ):
         beyond = (x - kerb) * sign
         open_road = np.zeros(x.shape, bool)
@@ -134,9 +152,25 @@ def _ground_part(ground: Ground, x: np.ndarray, z: np.ndarray) -> np.ndarray:
     return part
 
 
-def _wall_part(parameters: np.ndarray, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _wall_part(
+    parameters: np.ndarray, u: np.ndarray, v: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Slot of each wall point (see `FACADE_SLOTS`) and its brightness factor; parameters (13, n), u along and v up (m)."""
-    (_, _, origin, period, ground_floor, storey, half, low, high, door_every, shop, timber, slats) = parameters
+    (
+        _,
+        _,
+        origin,
+        period,
+        ground_floor,
+        storey,
+        half,
+        low,
+        high,
+        door_every,
+        shop,
+        timber,
+        slats,
+    ) = parameters
     column_position = (u - origin) / period
     column = np.floor(column_position)
     across = np.abs(column_position - column - 0.5)
@@ -149,13 +183,21 @@ def _wall_part(parameters: np.ndarray, u: np.ndarray, v: np.ndarray) -> tuple[np
 
     window = (across < half) & (up > low) & (up < high)
     frame = (across < half + 0.07) & (up > low - 0.05) & (up < high + 0.07) & ~window
-    beam = (timber > 0) & ~is_ground & (
-        (across > 0.44) | (up < 0.1) | (np.abs(up - (0.5 - across) * 2.2) < 0.09)
+    beam = (
+        (timber > 0)
+        & ~is_ground
+        & ((across > 0.44) | (up < 0.1) | (np.abs(up - (0.5 - across) * 2.2) < 0.09))
     )
     chance = np.sin(column * 12.9898 + level * 78.233 + origin * 37.719) * 43758.547
     chance -= np.floor(chance)
     is_shop = (shop > 0) & is_ground
-    door = is_ground & (door_every > 0) & (np.mod(column, np.maximum(door_every, 1)) == 0) & (across < 0.27) & (up < 0.74)
+    door = (
+        is_ground
+        & (door_every > 0)
+        & (np.mod(column, np.maximum(door_every, 1)) == 0)
+        & (across < 0.27)
+        & (up < 0.74)
+    )
     part = np.where(beam | (is_ground & (up > 0.93)) | (frame & ~is_shop), 5, part)
     part = np.where(window & ~is_shop, np.where(chance < 0.42, 6, 2), part)
     part = np.where(is_shop & (across < 0.43) & (up > 0.12) & (up < 0.74), 4, part)
@@ -168,17 +210,20 @@ def _wall_part(parameters: np.ndarray, u: np.ndarray, v: np.ndarray) -> tuple[np
     return part, shade
 
 
-def refine(canvas: Canvas, ground: Ground, first_ground: int, clouds: np.ndarray, cover: float, skies: int) -> Surfaces:
+def refine(
+    canvas: Canvas, ground: Ground, first_ground: int, clouds: np.ndarray, cover: float, skies: int
+) -> Surfaces:
     """Split ground, wall and sky pixels of the buffer into their parts.
 
-    `clouds` is a small float32 noise grid stretched over the sky, `cover` its threshold, `skies` the first of four sky materials.
+    `clouds` is a small float32 noise grid stretched over the sky, `cover` its threshold, `skies`
+    the first of four sky materials.
     """
     camera = canvas.camera
     buffer = np.array(canvas.image, dtype=np.int32)
     rows, columns = buffer.shape
     index = buffer.ravel()
-    y = ((np.arange(rows, dtype=np.float32) + 0.5) / canvas.scale)
-    x = ((np.arange(columns, dtype=np.float32) + 0.5 - canvas.middle) / canvas.scale)
+    y = (np.arange(rows, dtype=np.float32) + 0.5) / canvas.scale
+    x = (np.arange(columns, dtype=np.float32) + 0.5 - canvas.middle) / canvas.scale
     depth = np.asarray(canvas.depth, np.float32).take(index)
     shade = np.ones(index.shape, np.float32)
     texture_u = np.tile(x * _SCREEN_TEXTURE, rows)
@@ -217,7 +262,9 @@ def refine(canvas: Canvas, ground: Ground, first_ground: int, clouds: np.ndarray
     low = y[at // columns] > camera.vy * 0.6
     index[at] = skies + np.where(density > 0, np.where(density > 0.22, 3, 2), low)
     shade[at] = np.clip(density * 4.0, -1.0, 1.0)
-    return Surfaces(*(values.reshape(rows, columns) for values in (index, depth, shade, texture_u, texture_v)))
+    return Surfaces(
+        *(values.reshape(rows, columns) for values in (index, depth, shade, texture_u, texture_v))
+    )
 
 
 def halve(values: np.ndarray) -> np.ndarray:

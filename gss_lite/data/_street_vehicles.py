@@ -8,10 +8,16 @@ from ._street_canvas import Canvas, Dice
 from ._street_classes import PAINTS
 
 _PAINT_COLOURS = {
-    "white": (0.90, 0.90, 0.90), "black": (0.10, 0.10, 0.12), "silver": (0.62, 0.63, 0.65), "red": (0.66, 0.10, 0.10),
-    "blue": (0.14, 0.24, 0.52), "green": (0.14, 0.34, 0.24), "yellow": (0.88, 0.70, 0.14),
+    "white": (0.90, 0.90, 0.90),
+    "black": (0.10, 0.10, 0.12),
+    "silver": (0.62, 0.63, 0.65),
+    "red": (0.66, 0.10, 0.10),
+    "blue": (0.14, 0.24, 0.52),
+    "green": (0.14, 0.34, 0.24),
+    "yellow": (0.88, 0.70, 0.14),
 }
-# length, width, height, belt line, cabin bottom (rear, front), cabin top (rear, front); along-positions as parts of the length
+# length, width, height, belt line, cabin bottom (rear, front), cabin top (rear, front);
+# along-positions as parts of the length
 _BODIES = (
     (3.9, 1.75, 1.50, 0.92, (-0.50, 0.22), (-0.40, 0.06)),
     (4.5, 1.80, 1.45, 0.90, (-0.36, 0.24), (-0.22, 0.08)),
@@ -38,10 +44,12 @@ def _is_front(points: list[tuple[float, float]]) -> bool:
 
 def _between(face: list, low: float, high: float, left: float, right: float) -> list:
     """A quadrilateral inside a face given by corners bottom-left, bottom-right, top-right, top-left."""
+
     def at(s: float, t: float) -> tuple[float, float, float]:
         a, b, c, d = face
         return tuple(
-            (a[i] * (1 - s) + b[i] * s) * (1 - t) + (d[i] * (1 - s) + c[i] * s) * t for i in range(3)
+            (a[i] * (1 - s) + b[i] * s) * (1 - t) + (d[i] * (1 - s) + c[i] * s) * t
+            for i in range(3)
         )
 
     return [at(left, low), at(right, low), at(right, high), at(left, high)]
@@ -59,7 +67,9 @@ def car(canvas: Canvas, dice: Dice, x: float, z: float, heading: float, boxy: bo
     flank_sun = canvas.material(f"{paint} flank", rgb, z, 0.5, 0.02)
     flank_shade = canvas.material(f"{paint} flank", rgb, z, -0.5, 0.02)
     end = canvas.material(f"{paint} end", tuple(c * 0.9 for c in rgb), z, -0.1, 0.02)
-    deck = canvas.material(f"{paint} top", tuple(min(1.0, c * 1.12 + 0.06) for c in rgb), z, 0.8, 0.02)
+    deck = canvas.material(
+        f"{paint} top", tuple(min(1.0, c * 1.12 + 0.06) for c in rgb), z, 0.8, 0.02
+    )
     cabin_sun = canvas.material(f"{paint} top", rgb, z, 0.5, 0.02)
     cabin_shade = canvas.material(f"{paint} top", rgb, z, -0.3, 0.02)
     glass = dice.tint((0.17, 0.21, 0.26), 0.08)
@@ -84,23 +94,44 @@ def car(canvas: Canvas, dice: Dice, x: float, z: float, heading: float, boxy: bo
         half, upper = width / 2, width / 2 - inset
         corners = {
             (end_, side, level): world(span[level], (half, upper)[level] * side, (low, high)[level])
-            for end_, span in ((0, rear), (1, front)) for side in (-1, 1) for level in (0, 1)
+            for end_, span in ((0, rear), (1, front))
+            for side in (-1, 1)
+            for level in (0, 1)
         }
+
         def face(a: tuple, b: tuple) -> list:
             return [corners[(*a, 0)], corners[(*b, 0)], corners[(*b, 1)], corners[(*a, 1)]]
 
         return {
-            "rear": face((0, -1), (0, 1)), "right": face((0, 1), (1, 1)), "front": face((1, 1), (1, -1)),
+            "rear": face((0, -1), (0, 1)),
+            "right": face((0, 1), (1, 1)),
+            "front": face((1, 1), (1, -1)),
             "left": face((1, -1), (0, -1)),
-            "top": [corners[(0, -1, 1)], corners[(0, 1, 1)], corners[(1, 1, 1)], corners[(1, -1, 1)]],
+            "top": [
+                corners[(0, -1, 1)],
+                corners[(0, 1, 1)],
+                corners[(1, 1, 1)],
+                corners[(1, -1, 1)],
+            ],
         }
 
     half = length / 2
     ends = length * 0.02
-    canvas.shade([world(a, b, 0.0)[::2] for a, b in ((-half, -0.95), (half, -0.95), (half, 0.95), (-half, 0.95))])
+    canvas.shade(
+        [
+            world(a, b, 0.0)[::2]
+            for a, b in ((-half, -0.95), (half, -0.95), (half, 0.95), (-half, 0.95))
+        ]
+    )
     canvas.cast(x, z, half * abs(sine) + width / 2 * abs(cosine), height * 0.9)
     body = slab((-half, -half + ends), (half, half - ends), 0.22, belt, 0.06)
-    cabin = slab((bottom[0] * length, top[0] * length), (bottom[1] * length, top[1] * length), belt, height, 0.2)
+    cabin = slab(
+        (bottom[0] * length, top[0] * length),
+        (bottom[1] * length, top[1] * length),
+        belt,
+        height,
+        0.2,
+    )
     underside = slab((-half + 0.1, -half), (half - 0.1, half), 0.05, 0.3, 0.0)
     for name in ("rear", "front", "left", "right"):
         if visible(underside[name]):
@@ -119,8 +150,15 @@ def car(canvas: Canvas, dice: Dice, x: float, z: float, heading: float, boxy: bo
             for along in (-0.31 * length, 0.31 * length):
                 for material, size in ((tyre, 1.0), (hub, 0.55)):
                     canvas.quad(
-                        [world(along + radius * size * math.cos(turn), across, radius + radius * size * math.sin(turn))
-                         for turn in _TURNS], material,
+                        [
+                            world(
+                                along + radius * size * math.cos(turn),
+                                across,
+                                radius + radius * size * math.sin(turn),
+                            )
+                            for turn in _TURNS
+                        ],
+                        material,
                     )
         else:
             lamp = tail if name == "rear" else head

@@ -17,21 +17,25 @@ __all__ = ["FINE_CLASSES", "ManyScenes", "fold"]
 def fold(num_classes: int) -> tuple[np.ndarray, tuple[str, ...]]:
     """Merge sibling classes until `num_classes` are left.
 
-    Only neighbours of one CamVid class merge: first within a group of siblings (the parts of one house style, of one paint), then
-    whole groups. The smallest pair goes first; among equals, one of the CamVid class that still has the most classes.
+    Only neighbours of one CamVid class merge: first within a group of siblings (the parts of one
+        house style, of one paint), then
+    whole groups. The smallest pair goes first; among equals, one of the CamVid class that still has
+    the most classes.
 
     Args:
         num_classes: 11 … 150.
 
     Returns:
-        look-up table (256,) uint8 from the 150 fine ids to 0…num_classes−1 (255 stays 255), and the names,
-        ``"Car: red flank + red end"``.
+        look-up table (256,) uint8 from the 150 fine ids to 0…num_classes−1 (255 stays 255), and the
+        names, ``"Car: red flank + red end"``.
 
     Raises:
         ValueError: num_classes outside 11…150.
     """
     if not len(CLASSES) <= num_classes <= len(FINE_CLASSES):
-        raise ValueError(f"num_classes must lie in {len(CLASSES)}…{len(FINE_CLASSES)}, got {num_classes}")
+        raise ValueError(
+            f"num_classes must lie in {len(CLASSES)}…{len(FINE_CLASSES)}, got {num_classes}"
+        )
     clusters = [[fine] for fine in range(len(FINE_CLASSES))]
     while len(clusters) > num_classes:
         left_of = Counter(int(FINE_TO_COARSE[cluster[0]]) for cluster in clusters)
@@ -48,7 +52,9 @@ def fold(num_classes: int) -> tuple[np.ndarray, tuple[str, ...]]:
     for number, cluster in enumerate(clusters):
         table[cluster] = number
     names = tuple(
-        CLASSES[FINE_TO_COARSE[cluster[0]]] + ": " + " + ".join(FINE_CLASSES[fine].split(": ", 1)[1] for fine in cluster)
+        CLASSES[FINE_TO_COARSE[cluster[0]]]
+        + ": "
+        + " + ".join(FINE_CLASSES[fine].split(": ", 1)[1] for fine in cluster)
         for cluster in clusters
     )
     return table, names
@@ -58,15 +64,32 @@ class ManyScenes(Scenes):
     """`Scenes` with `num_classes` (11…150) visible attributes as classes: façade style × part, paint × part of the car, kind of
     tree, sign, fence, clothing, marking.
 
-    The pictures are those of `Scenes` with the same arguments, and ``to_coarse[mask]`` is its mask. Arguments and items as
-    there; `classes` holds the names and `to_coarse` (256,) uint8 maps ids to CamVid's.
+    The pictures are those of `Scenes` with the same arguments, and ``to_coarse[mask]`` is its mask.
+    Arguments and items as there; `classes` holds the names and `to_coarse` (256,) uint8 maps ids to
+    CamVid's.
     """
 
     def __init__(
-        self, length: int, *, num_classes: int = 150, split: str = "train", seed: int = 0, height: int = 96, width: int = 128,
-        domain: str = "day", transform: Callable | None = None,
+        self,
+        length: int,
+        *,
+        num_classes: int = 150,
+        split: str = "train",
+        seed: int = 0,
+        height: int = 96,
+        width: int = 128,
+        domain: str = "day",
+        transform: Callable | None = None,
     ) -> None:
-        super().__init__(length, split=split, seed=seed, height=height, width=width, domain=domain, transform=transform)
+        super().__init__(
+            length,
+            split=split,
+            seed=seed,
+            height=height,
+            width=width,
+            domain=domain,
+            transform=transform,
+        )
         self._table, self.classes = fold(num_classes)
         self.num_classes = num_classes
         self.to_coarse = np.full(256, VOID, np.uint8)

@@ -38,7 +38,10 @@ def render_fine(
     if domain not in DOMAINS:
         raise ValueError(f"unknown domain {domain!r}; the known ones are {', '.join(DOMAINS)}")
     if height < _LEAST_SIZE or width < _LEAST_SIZE:
-        raise ValueError(f"a scene needs at least {_LEAST_SIZE}×{_LEAST_SIZE} pixels, got height {height}, width {width}")
+        raise ValueError(
+            f"a scene needs at least {_LEAST_SIZE}×{_LEAST_SIZE} pixels, got height {height}, "
+            f"width {width}"
+        )
     if seed < 0 or index < 0:
         raise ValueError(f"seed and index must not be negative, got seed {seed}, index {index}")
     street = compose(seed, index, height, width, elsewhere=domain == "town")
@@ -51,8 +54,9 @@ def render(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw scene `index` of the stream `seed`.
 
-    Deterministic in (seed, index). The scene is the same at every size, and for day, dusk and fog the mask is the same too:
-    only the light changes. A picture wider or narrower than 4:3 sees more or less of the street at its sides.
+    Deterministic in (seed, index). The scene is the same at every size, and for day, dusk and fog
+    the mask is the same too: only the light changes. A picture wider or narrower than 4:3 sees more
+    or less of the street at its sides.
 
     Args:
         seed: stream of scenes, ≥ 0.
@@ -61,7 +65,8 @@ def render(
         domain: one of `DOMAINS`.
 
     Returns:
-        image uint8 (height, width, 3) RGB, mask uint8 (height, width) with CamVid ids 0…10 and 255 for void.
+        image uint8 (height, width, 3) RGB, mask uint8 (height, width) with CamVid ids 0…10 and 255
+        for void.
 
     Raises:
         ValueError: unknown domain, picture below 32×32, or a negative seed or index.
@@ -98,7 +103,14 @@ class Scenes(Dataset):
     ignore_index = VOID
 
     def __init__(
-        self, length: int, *, split: str = "train", seed: int = 0, height: int = 96, width: int = 128, domain: str = "day",
+        self,
+        length: int,
+        *,
+        split: str = "train",
+        seed: int = 0,
+        height: int = 96,
+        width: int = 128,
+        domain: str = "day",
         transform: Callable | None = None,
     ) -> None:
         if length < 1:
@@ -106,7 +118,10 @@ class Scenes(Dataset):
         if domain not in DOMAINS:
             raise ValueError(f"unknown domain {domain!r}; the known ones are {', '.join(DOMAINS)}")
         if height < _LEAST_SIZE or width < _LEAST_SIZE:
-            raise ValueError(f"a scene needs at least {_LEAST_SIZE}×{_LEAST_SIZE} pixels, got height {height}, width {width}")
+            raise ValueError(
+                f"a scene needs at least {_LEAST_SIZE}×{_LEAST_SIZE} pixels, got height {height}, "
+                f"width {width}"
+            )
         self.length, self.split, self.seed, self.domain = length, split, seed, domain
         self.height, self.width, self.transform = height, width, transform
         self._stream = stream_of(seed, split)
@@ -119,7 +134,9 @@ class Scenes(Dataset):
 
     def __getitem__(self, index: int) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
         if not 0 <= index < self.length:
-            raise IndexError(f"scene {index} asked for, but there are {self.length} (0…{self.length - 1})")
+            raise IndexError(
+                f"scene {index} asked for, but there are {self.length} (0…{self.length - 1})"
+            )
         picture_array, mask_array = self._draw(int(index))
         image = tv_tensors.Image(torch.from_numpy(picture_array).permute(2, 0, 1).contiguous())
         mask = tv_tensors.Mask(torch.from_numpy(mask_array))

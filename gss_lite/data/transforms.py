@@ -17,8 +17,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class ClassShareCrop(v2.Transform):
     """A random crop, drawn again (at most ten times) while one class covers more than `limit` of its labelled pixels, or none is.
 
-    mmsegmentation's `cat_max_ratio`: without it, crops of nothing but road take up much of a street data set.
-    Pictures smaller than the crop are padded first: black, and 255 in the mask.
+    mmsegmentation's `cat_max_ratio`: without it, crops of nothing but road take up much of a street
+    data set. Pictures smaller than the crop are padded first: black, and 255 in the mask.
     """
 
     def __init__(self, height: int, width: int, limit: float = 0.75) -> None:
@@ -32,26 +32,33 @@ class ClassShareCrop(v2.Transform):
             image = v2.functional.pad(image, [0, 0, pad[1], pad[0]])
             mask = v2.functional.pad(mask, [0, 0, pad[1], pad[0]], fill=255)
         for _ in range(10):
-            top, left = (int(torch.randint(have - want + 1, ())) for want, have in zip(self.size, mask.shape))
+            top, left = (
+                int(torch.randint(have - want + 1, ())) for want, have in zip(self.size, mask.shape)
+            )
             part = mask[top : top + self.size[0], left : left + self.size[1]]
             counts = torch.bincount(part.flatten().int(), minlength=256)[:255]
             if 0 < counts.max() <= self.limit * counts.sum():
                 break
-        return v2.functional.crop(image, top, left, *self.size), v2.functional.crop(mask, top, left, *self.size)
+        return v2.functional.crop(image, top, left, *self.size), v2.functional.crop(
+            mask, top, left, *self.size
+        )
 
 
 class PhotometricDistortion(v2.RandomPhotometricDistort):
     """Brightness, contrast, saturation and hue, each changed in one picture of two, in the released configs' ranges.
 
-    ± 32 of 255 of brightness (here a factor within 1 ± 1/8), contrast and saturation times 0.5 … 1.5, hue turned by up to a
-    tenth of the circle. torchvision's transform also permutes the colour channels, which theirs (mmsegmentation's) does not.
+    ± 32 of 255 of brightness (here a factor within 1 ± 1/8), contrast and saturation times 0.5 …
+    1.5, hue turned by up to a tenth of the circle. torchvision's transform also permutes the colour
+    channels, which theirs (mmsegmentation's) does not.
     """
 
     def __init__(self) -> None:
-        super().__init__(brightness=(0.875, 1.125), contrast=(0.5, 1.5), saturation=(0.5, 1.5), hue=(-0.1, 0.1))
+        super().__init__(
+            brightness=(0.875, 1.125), contrast=(0.5, 1.5), saturation=(0.5, 1.5), hue=(-0.1, 0.1)
+        )
 
     def make_params(self, flat_inputs: list) -> dict:
-        """torchvision's random numbers for one picture, less the permutation."""
+        """Torchvision's random numbers for one picture, less the permutation."""
         return {**super().make_params(flat_inputs), "channel_permutation": None}
 
 
@@ -59,36 +66,48 @@ DISTORTIONS = {"released": PhotometricDistortion, "torchvision": v2.RandomPhotom
 
 
 def train_transform(
-    height: int, width: int, scales: tuple[float, float] = (0.5, 2.0), image_size: tuple[int, int] | None = None, distortion: str = "released",
+    height: int,
+    width: int,
+    scales: tuple[float, float] = (0.5, 2.0),
+    image_size: tuple[int, int] | None = None,
+    distortion: str = "released",
 ) -> v2.Compose:
     """The released configs' training pipeline: random scale, crop with a class-share limit, flip, photometric distortion.
 
     Args:
-        height, width: of the crop. image_size: (height, width) of the pictures, which `scales` multiplies.
+        height, width: of the crop. image_size: (height, width) of the pictures, which `scales`
+            multiplies.
         distortion: "released", or "torchvision" for its stronger one, see `PhotometricDistortion`.
+
     Raises:
         ValueError: another distortion.
     """
     if distortion not in DISTORTIONS:
-        raise ValueError(f"the photometric distortion must be one of {', '.join(DISTORTIONS)}; got {distortion!r}")
+        raise ValueError(
+            f"the photometric distortion must be one of {', '.join(DISTORTIONS)}; got "
+            f"{distortion!r}"
+        )
     steps: list[Callable] = []
     if scales != (1.0, 1.0):
         base = image_size or (height, width)
         steps.append(RandomScale(base, scales))
-    return v2.Compose([
-        *steps,
-        ClassShareCrop(height, width),
-        v2.RandomHorizontalFlip(),
-        DISTORTIONS[distortion](),
-        eval_transform(),
-    ])
+    return v2.Compose(
+        [
+            *steps,
+            ClassShareCrop(height, width),
+            v2.RandomHorizontalFlip(),
+            DISTORTIONS[distortion](),
+            eval_transform(),
+        ]
+    )
 
 
 class RandomScale(v2.Transform):
     """Fit into `size` times a factor drawn uniformly from `scales`: bilinear for the picture, nearest for the mask.
 
-    The sides' ratio is kept, by mmsegmentation's rule: the longer side reaches the longer of `size`, or the shorter side the
-    shorter, whichever comes first. So (512, 2048) means a shorter side of 512 for all but very long pictures.
+    The sides' ratio is kept, by mmsegmentation's rule: the longer side reaches the longer of
+    `size`, or the shorter side the shorter, whichever comes first. So (512, 2048) means a shorter
+    side of 512 for all but very long pictures.
     """
 
     def __init__(self, size: tuple[int, int], scales: tuple[float, float]) -> None:
@@ -113,16 +132,24 @@ def fit_into(sides: Sequence[int], size: Sequence[float]) -> list[int]:
 
 def eval_transform() -> v2.Compose:
     """uint8 picture → float, normalised by ImageNet's mean and standard deviation; mask → long."""
-    return v2.Compose([
-        v2.ToDtype({tv_tensors.Image: torch.float32, tv_tensors.Mask: torch.long, "others": None}, scale=True),
-        v2.Normalize(IMAGENET_MEAN, IMAGENET_STD),
-        v2.ToPureTensor(),
-    ])
+    return v2.Compose(
+        [
+            v2.ToDtype(
+                {tv_tensors.Image: torch.float32, tv_tensors.Mask: torch.long, "others": None},
+                scale=True,
+            ),
+            v2.Normalize(IMAGENET_MEAN, IMAGENET_STD),
+            v2.ToPureTensor(),
+        ]
+    )
 
 
 def denormalize(image: Tensor) -> Tensor:
     """Inverse of the normalisation: (…, 3, H, W) → values in [0, 1], for showing."""
-    mean, std = image.new_tensor(IMAGENET_MEAN)[:, None, None], image.new_tensor(IMAGENET_STD)[:, None, None]
+    mean, std = (
+        image.new_tensor(IMAGENET_MEAN)[:, None, None],
+        image.new_tensor(IMAGENET_STD)[:, None, None],
+    )
     return (image * std + mean).clamp(0, 1)
 
 
@@ -149,7 +176,8 @@ def mixed_seed(seed: int, count: int) -> int:
 class SeededAugmentation(Dataset):
     """A data set whose augmentation depends on (seed, draw) alone, however many workers or restarts there are.
 
-    Index it with (draw, index): `draw` counts the samples of a training run from its very first one.
+    Index it with (draw, index): `draw` counts the samples of a training run from its very first
+    one.
     """
 
     def __init__(self, dataset: Dataset, transform: Callable, seed: int) -> None:
@@ -162,7 +190,8 @@ class SeededAugmentation(Dataset):
         draw, index = item
         sample = self.dataset[index]
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(mixed_seed(self.seed, draw))  # the CPU's alone: no GPU state is touched
+            # the CPU's alone: no GPU state is touched
+            torch.default_generator.manual_seed(mixed_seed(self.seed, draw))
             return self.transform(*sample)
 
 

@@ -1,6 +1,7 @@
 """python -m gss_lite.experiments.camvid_example: one real frame through the whole chain, kept small, as a run record.
 
-The picture in the record is 4 × 160 × 120 pixels of CamVid (CC BY-NC 4.0), for readers who do not have the set.
+The picture in the record is 4 × 160 × 120 pixels of CamVid (CC BY-NC 4.0), for readers who do not
+have the set.
 """
 
 from __future__ import annotations
@@ -41,21 +42,41 @@ def main() -> None:
     preset = get_preset("camvid")
     gss, dataset = load_gss(preset), CamVid("test", arguments.data)
     if arguments.frame not in dataset.names:
-        raise SystemExit(f"error: CamVid's test split has no frame {arguments.frame!r}; its frames are named like {dataset.names[0]}")
+        raise SystemExit(
+            f"error: CamVid's test split has no frame {arguments.frame!r}; its frames are named "
+            f"like {dataset.names[0]}"
+        )
     image, mask = dataset[dataset.names.index(arguments.frame)]
     started = time.perf_counter()
     result = gss.predict(eval_transform()(image, mask)[0][None])
     seconds = time.perf_counter() - started
     metrics = SegmentationMetrics(len(gss.colors))
     metrics.update(result.mask, mask[None])
-    panels = (image / 255, paint(mask.long(), gss.colors), result.maskige[0, :, : mask.shape[0], : mask.shape[1]], paint(result.mask[0], gss.colors))
+    panels = (
+        image / 255,
+        paint(mask.long(), gss.colors),
+        result.maskige[0, :, : mask.shape[0], : mask.shape[1]],
+        paint(result.mask[0], gss.colors),
+    )
     record = run_record(
-        kind="one frame", preset=preset.name, seed=preset.seed, steps=None, seconds=seconds, metrics=metrics.compute().as_dict(),
+        kind="one frame",
+        preset=preset.name,
+        seed=preset.seed,
+        steps=None,
+        seconds=seconds,
+        metrics=metrics.compute().as_dict(),
         command=f"python -m gss_lite.experiments.camvid_example --frame {arguments.frame}",
     )
-    write_json(arguments.out, {
-        **record, "prior_sha256": weights_hash(gss.prior), "credit": CREDIT.format(name=arguments.frame), "panels": list(PANELS), "jpeg_base64": strip(panels),
-    })
+    write_json(
+        arguments.out,
+        {
+            **record,
+            "prior_sha256": weights_hash(gss.prior),
+            "credit": CREDIT.format(name=arguments.frame),
+            "panels": list(PANELS),
+            "jpeg_base64": strip(panels),
+        },
+    )
     print(arguments.out)
 
 

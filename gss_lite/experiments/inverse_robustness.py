@@ -1,7 +1,8 @@
 """python -m gss_lite.experiments.inverse_robustness: how every X⁻¹ stands damaged maskige, and how it reads the classes' rims.
 
-It reads the weights that `table_one` left in its work folder, one set a seed. Damage is done to reconstructions of true masks, in
-two ways: Gaussian noise on every channel of the maskige, which no decoder makes; and wrong tokens, which every prior makes.
+It reads the weights that `table_one` left in its work folder, one set a seed. Damage is done to
+reconstructions of true masks, in two ways: Gaussian noise on every channel of the maskige, which no
+decoder makes; and wrong tokens, which every prior makes.
 """
 
 from __future__ import annotations
@@ -37,13 +38,16 @@ RIM = 1  # pixels; at 96 × 128 a pole is two pixels wide
 
 def noisy_pixels(maskige: Tensor, sigma: float, seed: int = 0) -> Tensor:
     """Gaussian noise of standard deviation `sigma` on every channel of maskige (B, 3, H, W); not cut to [0, 1]."""
-    return maskige + sigma * torch.randn(maskige.shape, generator=torch.Generator().manual_seed(seed))
+    return maskige + sigma * torch.randn(
+        maskige.shape, generator=torch.Generator().manual_seed(seed)
+    )
 
 
 def wrong_tokens(tokens: Tensor, rate: float, seed: int = 0) -> Tensor:
     """Tokens (B, h, w) of which each, with probability `rate`, is replaced by the token of another random place of the batch.
 
-    The same seed gives nested damage: what is wrong at a low rate is wrong in the same way at a higher one.
+    The same seed gives nested damage: what is wrong at a low rate is wrong in the same way at a
+        higher one.
 
     Raises:
         ValueError: a rate outside 0…1.
@@ -56,15 +60,24 @@ def wrong_tokens(tokens: Tensor, rate: float, seed: int = 0) -> Tensor:
     return torch.where(hit.to(tokens.device), tokens.flatten()[other.to(tokens.device)], tokens)
 
 
-def readers(gss: GSS, preset: Preset, folder: Path, *, fit_pictures: int = 200) -> dict[str, nn.Module]:
+def readers(
+    gss: GSS, preset: Preset, folder: Path, *, fit_pictures: int = 200
+) -> dict[str, nn.Module]:
     """Every X⁻¹ of Table 1 that reads the preset's palette, by its row's name: the trained ones from `folder`."""
     found: dict[str, nn.Module] = {"FF": NearestColor(gss.colors)}
     train = dataset_for(preset, "train", transform=eval_transform())
-    for name, kind, maskige in (("FT", "ft", "clean"), ("FT, noisy", "ft", "noisy"), ("FT-W, clean", "ft-w", "clean"), ("FT-W", "ft-w", "noisy")):
+    for name, kind, maskige in (
+        ("FT", "ft", "clean"),
+        ("FT, noisy", "ft", "noisy"),
+        ("FT-W, clean", "ft-w", "clean"),
+        ("FT-W", "ft-w", "noisy"),
+    ):
         found[name] = load_inverse(preset, kind, gss.palette, folder, maskige=maskige)
     for name, maskige in (("Gaussian", "clean"), ("Gaussian, noisy", "noisy")):
         pairs = decode_pictures(gss, train, maskige=maskige, count=fit_pictures)
-        found[name] = fit_gaussians(gss.colors, ((x.float(), c) for x, c in DataLoader(pairs, batch_size=8)))
+        found[name] = fit_gaussians(
+            gss.colors, ((x.float(), c) for x, c in DataLoader(pairs, batch_size=8))
+        )
     return found
 
 
@@ -87,26 +100,36 @@ def rim_iou(ids: Tensor, masks: Tensor, num_classes: int, width: int = RIM) -> f
 
 
 @torch.no_grad()
-def examine(inverses: Mapping[str, nn.Module], gss: GSS, dataset: Dataset, *, seed: int = 0) -> dict[str, dict]:
+def examine(
+    inverses: Mapping[str, nn.Module], gss: GSS, dataset: Dataset, *, seed: int = 0
+) -> dict[str, dict]:
     """All figures of one seed, in percent, over (normalised image, mask) pairs whose sides are multiples of 32.
 
     Returns:
-        {name: {"pixels": mIoU at each of SIGMAS, "tokens": mIoU at each of RATES, "rim": of reconstructions,
-        "final", "final rim": of the prior's maskige}}.
+        {name: {"pixels": mIoU at each of SIGMAS, "tokens": mIoU at each of RATES, "rim": of
+        reconstructions, "final", "final rim": of the prior's maskige}}.
     """
-    images, masks = (torch.stack(parts) for parts in zip(*(dataset[i] for i in range(len(dataset)))))
+    images, masks = (
+        torch.stack(parts) for parts in zip(*(dataset[i] for i in range(len(dataset))))
+    )
     masks, classes = masks.long(), len(gss.colors)
     tokens = torch.cat([gss.tokenizer.encode(gss.palette.paint(part)) for part in masks.split(8)])
     decode = lambda t: torch.cat([gss.tokenizer.decode(part) for part in t.split(8)])  # noqa: E731
-    clean, predicted = decode(tokens), torch.cat([gss.predict(part).maskige for part in images.split(8)])
+    clean, predicted = (
+        decode(tokens),
+        torch.cat([gss.predict(part).maskige for part in images.split(8)]),
+    )
     pixels = [noisy_pixels(clean, sigma, seed) for sigma in SIGMAS]
     damaged = [decode(wrong_tokens(tokens, rate, seed)) for rate in RATES]
     found = {}
     for name, inverse in inverses.items():
         final = read(inverse, predicted)
         found[name] = {
-            "pixels": [miou(read(inverse, p), masks, classes) for p in pixels], "tokens": [miou(read(inverse, p), masks, classes) for p in damaged],
-            "rim": rim_iou(read(inverse, clean), masks, classes), "final": miou(final, masks, classes), "final rim": rim_iou(final, masks, classes),
+            "pixels": [miou(read(inverse, p), masks, classes) for p in pixels],
+            "tokens": [miou(read(inverse, p), masks, classes) for p in damaged],
+            "rim": rim_iou(read(inverse, clean), masks, classes),
+            "final": miou(final, masks, classes),
+            "final rim": rim_iou(final, masks, classes),
         }
     return found
 
@@ -128,39 +151,84 @@ def table(rows: Mapping[str, Mapping], key: str, levels: tuple[float, ...]) -> s
     for name, row in rows.items():
         columns = list(zip(*row[key]))
         spread = statistics.stdev(columns[-1]) if len(columns[-1]) > 1 else 0
-        lines.append(f"{name:16s}" + "".join(f"{statistics.mean(c):8.1f}" for c in columns) + f" ± {spread:.1f}")
+        lines.append(
+            f"{name:16s}"
+            + "".join(f"{statistics.mean(c):8.1f}" for c in columns)
+            + f" ± {spread:.1f}"
+        )
     return "\n".join(lines)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Command line; leaves a record with one entry a reader, one value a seed."""
-    parser = argparse.ArgumentParser(prog="python -m gss_lite.experiments.inverse_robustness", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m gss_lite.experiments.inverse_robustness",
+        description=__doc__.splitlines()[0],
+    )
     parser.add_argument("--preset", default="scenes-cpu", help=f"one of {', '.join(PRESETS)}")
-    parser.add_argument("--weights", default=str(SHIPPED), help="folder of the trained GSS-FF (default: the shipped one)")
-    parser.add_argument("--work", type=Path, help="where table_one left its weights (default: runs/PRESET/table-one)")
+    parser.add_argument(
+        "--weights",
+        default=str(SHIPPED),
+        help="folder of the trained GSS-FF (default: the shipped one)",
+    )
+    parser.add_argument(
+        "--work",
+        type=Path,
+        help="where table_one left its weights (default: runs/PRESET/table-one)",
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--pictures", type=int, default=24, help="test pictures (default: 24)")
-    parser.add_argument("--fit-pictures", type=int, default=200, help="training pictures for the Gaussians (default: 200)")
-    parser.add_argument("--record", type=Path, help="where to write the record (default: runs/PRESET/inverse-robustness.json)")
+    parser.add_argument(
+        "--fit-pictures",
+        type=int,
+        default=200,
+        help="training pictures for the Gaussians (default: 200)",
+    )
+    parser.add_argument(
+        "--record",
+        type=Path,
+        help="where to write the record (default: runs/PRESET/inverse-robustness.json)",
+    )
     given = parser.parse_args(argv)
     preset, started = get_preset(given.preset), time.perf_counter()
     gss = load_gss(preset, given.weights)
-    dataset = dataset_for(replace(preset, eval_pictures=given.pictures), "test", transform=eval_transform())
+    dataset = dataset_for(
+        replace(preset, eval_pictures=given.pictures), "test", transform=eval_transform()
+    )
     rows: dict[str, dict[str, list]] = {}
     for seed in range(given.seeds):
         folder = (given.work or Path(f"runs/{preset.name}/table-one")) / f"seed-{seed}"
         inverses = readers(gss, preset, folder, fit_pictures=given.fit_pictures)
         for name, figures in examine(inverses, gss, dataset, seed=seed).items():
             for key, value in figures.items():
-                rounded = [round(v, 2) for v in value] if isinstance(value, list) else round(value, 2)
+                rounded = (
+                    [round(v, 2) for v in value] if isinstance(value, list) else round(value, 2)
+                )
                 rows.setdefault(name, {}).setdefault(key, []).append(rounded)
     print(table(rows, "pixels", SIGMAS), table(rows, "tokens", RATES), sep="\n")
     line = f"python -m gss_lite.experiments.inverse_robustness --preset {preset.name} --seeds {given.seeds} --pictures {len(dataset)}"
-    metrics = {"classes": len(gss.colors), "pictures": len(dataset), "seeds": given.seeds, "sigmas": SIGMAS, "rates": RATES, "rim": RIM, "rows": rows}
+    metrics = {
+        "classes": len(gss.colors),
+        "pictures": len(dataset),
+        "seeds": given.seeds,
+        "sigmas": SIGMAS,
+        "rates": RATES,
+        "rim": RIM,
+        "rows": rows,
+    }
     path = given.record or Path(f"runs/{preset.name}/inverse-robustness.json")
-    write_json(path, run_record(
-        kind="inverse robustness", preset=preset.name, seed=0, steps=None, seconds=time.perf_counter() - started, metrics=metrics, command=line,
-    ))
+    write_json(
+        path,
+        run_record(
+            kind="inverse robustness",
+            preset=preset.name,
+            seed=0,
+            steps=None,
+            seconds=time.perf_counter() - started,
+            metrics=metrics,
+            command=line,
+        ),
+    )
 
 
 if __name__ == "__main__":

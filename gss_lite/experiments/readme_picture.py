@@ -19,10 +19,17 @@ def main(path: Path = Path("notebooks/figures/chain.png"), index: int = 7) -> No
     gss = load_gss(preset)
     image, mask = dataset_for(preset, "test", transform=eval_transform())[index]
     result = gss.predict(image[None])
-    figure = show_row([
-        ("photograph x", image), ("tokens predicted by the prior", result.tokens[0]), ("maskige decoded from them", result.maskige[0]),
-        ("classes read off its colours", gss.palette.paint(result.mask[0])), ("true mask", gss.palette.paint(mask)),
-    ], height=2.0, cmap="tab20")
+    figure = show_row(
+        [
+            ("photograph x", image),
+            ("tokens predicted by the prior", result.tokens[0]),
+            ("maskige decoded from them", result.maskige[0]),
+            ("classes read off its colours", gss.palette.paint(result.mask[0])),
+            ("true mask", gss.palette.paint(mask)),
+        ],
+        height=2.0,
+        cmap="tab20",
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100)
     print(path)

@@ -24,10 +24,14 @@ class Reconstruction(NamedTuple):
 @torch.no_grad()
 def reconstruct(palette: Palette, tokenizer: nn.Module, masks: Tensor) -> Tensor:
     """Masks (B, H, W), sides multiples of the stride → class ids (B, H, W) by nearest colour."""
-    return NearestColor(palette.colors).classify(tokenizer.decode(tokenizer.encode(palette.paint(masks))))
+    return NearestColor(palette.colors).classify(
+        tokenizer.decode(tokenizer.encode(palette.paint(masks)))
+    )
 
 
-def evaluate_palette(palette: Palette, tokenizer: nn.Module, masks: Tensor, *, batch: int = 8) -> Reconstruction:
+def evaluate_palette(
+    palette: Palette, tokenizer: nn.Module, masks: Tensor, *, batch: int = 8
+) -> Reconstruction:
     """mIoU, aAcc and strangers of the reconstruction of masks (N, H, W)."""
     metrics, strange, labelled = SegmentationMetrics(len(palette)), 0, 0
     for part in masks.split(batch):
@@ -42,7 +46,8 @@ def evaluate_palette(palette: Palette, tokenizer: nn.Module, masks: Tensor, *, b
 def stranger_pixels(ids: Tensor, mask: Tensor, reach: int) -> Tensor:
     """Where the class read, ids (B, H, W), occurs nowhere in the true mask within `reach` pixels along each axis → bool.
 
-    A border that moved gives wrong pixels of the class next door. A stranger has another cause: its colour lies between the
+    A border that moved gives wrong pixels of the class next door. A stranger has another cause: its
+        colour lies between the
     colours that met there. Ignored pixels are never strangers.
     """
     height, width = mask.shape[1:]
@@ -57,6 +62,7 @@ def stranger_pixels(ids: Tensor, mask: Tensor, reach: int) -> Tensor:
 def blended_strangers(colors: Tensor, border: Tensor) -> float:
     """Share (0–1) of the blends at class borders whose nearest colour belongs to a third class.
 
-    Pairs count by their common border, `border_lengths(masks, K)`: the cost that `assign_colors` lowers, as a share.
+    Pairs count by their common border, `border_lengths(masks, K)`: the cost that `assign_colors`
+    lowers, as a share.
     """
     return float((border * between_strangers(colors)).sum() / border.sum())

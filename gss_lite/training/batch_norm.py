@@ -32,7 +32,9 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         count = x.numel() / x.shape[1] * dist.get_world_size()
         with torch.no_grad():
             self.num_batches_tracked += 1
-            share = self.momentum if self.momentum is not None else 1 / float(self.num_batches_tracked)
+            share = (
+                self.momentum if self.momentum is not None else 1 / float(self.num_batches_tracked)
+            )
             self.running_mean.lerp_(mean, share)
             self.running_var.lerp_(variance * count / max(count - 1, 1), share)
         normed = centred * (variance + self.eps).rsqrt()[:, None, None]
@@ -47,9 +49,18 @@ def synchronize_batch_norm(module: nn.Module, device: torch.device) -> None:
     """
     for name, child in module.named_children():
         if type(child) in (nn.BatchNorm2d, BatchNormAct2d):
-            setattr(module, name, convert_sync_batchnorm(child) if device.type == "cuda" else _globally(child))
-        elif isinstance(child, nn.modules.batchnorm._BatchNorm) and not isinstance(child, (GlobalBatchNorm2d, nn.SyncBatchNorm)):
-            raise ValueError(f"{name} is a {type(child).__name__}; several processes share the statistics of BatchNorm2d only")
+            setattr(
+                module,
+                name,
+                convert_sync_batchnorm(child) if device.type == "cuda" else _globally(child),
+            )
+        elif isinstance(child, nn.modules.batchnorm._BatchNorm) and not isinstance(
+            child, (GlobalBatchNorm2d, nn.SyncBatchNorm)
+        ):
+            raise ValueError(
+                f"{name} is a {type(child).__name__}; several processes share the statistics of "
+                "BatchNorm2d only"
+            )
         else:
             synchronize_batch_norm(child, device)
 
@@ -59,7 +70,11 @@ def _globally(norm: nn.BatchNorm2d) -> GlobalBatchNorm2d:
     if isinstance(norm, BatchNormAct2d):
         new.drop, new.act = norm.drop, norm.act
     new.weight, new.bias = norm.weight, norm.bias
-    new.running_mean, new.running_var, new.num_batches_tracked = norm.running_mean, norm.running_var, norm.num_batches_tracked
+    new.running_mean, new.running_var, new.num_batches_tracked = (
+        norm.running_mean,
+        norm.running_var,
+        norm.num_batches_tracked,
+    )
     return new
 
 

@@ -37,18 +37,28 @@ def load_checkpoint(path: Path, run: dict) -> dict | None:
     """The state saved at `path`, or None where there is none.
 
     Raises:
-        ValueError: the checkpoint was made by another run (preset, stage, seed, …), or cannot be read.
+        ValueError: the checkpoint was made by another run (preset, stage, seed, …), or cannot be
+            read.
     """
     if not path.exists():
         return None
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises half a dozen types for a damaged file
-        raise ValueError(f"checkpoint {path} cannot be read ({type(error).__name__}); delete it to begin again") from error
-    differing = sorted(k for k in run.keys() | state["run"].keys() if run.get(k) != state["run"].get(k))
+        raise ValueError(
+            f"checkpoint {path} cannot be read ({type(error).__name__}); delete it to begin again"
+        ) from error
+    differing = sorted(
+        k for k in run.keys() | state["run"].keys() if run.get(k) != state["run"].get(k)
+    )
     if differing:
-        shown = "; ".join(f"{k}: {state['run'].get(k)!r} there, {run.get(k)!r} now" for k in differing)
-        raise ValueError(f"checkpoint {path} belongs to another run ({shown}). Choose another folder, or delete it to begin again.")
+        shown = "; ".join(
+            f"{k}: {state['run'].get(k)!r} there, {run.get(k)!r} now" for k in differing
+        )
+        raise ValueError(
+            f"checkpoint {path} belongs to another run ({shown}). Choose another folder, or delete "
+            "it to begin again."
+        )
     return state
 
 
@@ -68,19 +78,26 @@ def load_weights(path: Path, module: nn.Module) -> None:
         FileNotFoundError: no such file. ValueError: damaged, or made for another architecture.
     """
     if not path.exists():
-        raise FileNotFoundError(f"no weights at {path}; make them with `python -m gss_lite train`, or pass --weights FOLDER")
+        raise FileNotFoundError(
+            f"no weights at {path}; make them with `python -m gss_lite train`, or pass --weights "
+            "FOLDER"
+        )
     try:
         tensors = load_file(path)
     except SafetensorError as error:
-        raise ValueError(f"weights file {path} is damaged or cut short ({error}); fetch it or train it again") from error
+        raise ValueError(
+            f"weights file {path} is damaged or cut short ({error}); fetch it or train it again"
+        ) from error
     expected = module.state_dict()
     wrong = sorted(expected.keys() ^ tensors.keys()) + [
         f"{k} {tuple(tensors[k].shape)} instead of {tuple(expected[k].shape)}"
-        for k in expected.keys() & tensors.keys() if tensors[k].shape != expected[k].shape
+        for k in expected.keys() & tensors.keys()
+        if tensors[k].shape != expected[k].shape
     ]
     if wrong:
         raise ValueError(
-            f"weights file {path} was made for another architecture: {len(wrong)} tensors differ (first: {wrong[0]}). "
+            f"weights file {path} was made for another architecture: {len(wrong)} tensors differ "
+            f"(first: {wrong[0]}). "
             "Use the preset it was trained with."
         )
     module.load_state_dict({k: v.to(expected[k].dtype) for k, v in tensors.items()})

@@ -13,7 +13,15 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
 from gss_lite.gss import GSS
-from gss_lite.inference import Scorer, flipped, mask_scorer, multi_scale, pixel_scorer, resized, sliding
+from gss_lite.inference import (
+    Scorer,
+    flipped,
+    mask_scorer,
+    multi_scale,
+    pixel_scorer,
+    resized,
+    sliding,
+)
 from gss_lite.metrics import Scores, confusion_matrix, scores_from_confusion
 
 View = Callable[[Scorer], Scorer]
@@ -22,7 +30,8 @@ View = Callable[[Scorer], Scorer]
 @dataclass(frozen=True)
 class Evaluation:
     """Confusion matrices (N, K, K) by name, one per picture, and the seconds it took. Of a GSS: of the prediction, of the
-    auxiliary pixel head, and of the reconstruction of the true masks (stage I)."""
+    auxiliary pixel head, and of the reconstruction of the true masks (stage I).
+    """
 
     matrices: dict[str, Tensor]
     seconds: float
@@ -30,7 +39,10 @@ class Evaluation:
     def scores(self, leave_out: Collection[int] = ()) -> dict[str, Scores]:
         """Scores by name over all pictures but those whose numbers are in `leave_out`."""
         kept = [i for i in range(len(self)) if i not in leave_out]
-        return {name: scores_from_confusion(matrix[kept].sum(0)) for name, matrix in self.matrices.items()}
+        return {
+            name: scores_from_confusion(matrix[kept].sum(0))
+            for name, matrix in self.matrices.items()
+        }
 
     def picture_accuracy(self) -> list[float]:
         """Pixel accuracy of the prediction, picture by picture: what a later run can be held against without running all of it."""
@@ -42,7 +54,10 @@ class Evaluation:
 
 
 def view_of(
-    window: tuple[int, int] = (0, 0), flip: bool = False, size: tuple[int, int] = (0, 0), scales: Sequence[float] = (1.0,),
+    window: tuple[int, int] = (0, 0),
+    flip: bool = False,
+    size: tuple[int, int] = (0, 0),
+    scales: Sequence[float] = (1.0,),
 ) -> View | None:
     """How a picture is looked at: brought to a size first (Preset.test_size), enlarged by several factors, by sliding windows of
     side and stride `window` (Preset.window), averaged with its mirror image.
@@ -66,26 +81,37 @@ def view_of(
 
 
 def evaluate(
-    gss: GSS, dataset: Dataset, *, view: View | None = None, soft: bool = False, batch: int = 4, device: str | torch.device = "cpu",
+    gss: GSS,
+    dataset: Dataset,
+    *,
+    view: View | None = None,
+    soft: bool = False,
+    batch: int = 4,
+    device: str | torch.device = "cpu",
     progress: bool = True,
 ) -> Evaluation:
     """Run `gss` over (normalised image, mask) pairs at full size; the figures are over the pixels of the whole set.
 
     Args:
-        view: wraps what scores a picture, see `view_of`; by default it is looked at whole. soft: it averages X⁻¹'s
-            probabilities, not votes (`mask_scorer`).
+        view: wraps what scores a picture, see `view_of`; by default it is looked at whole. soft: it
+            averages X⁻¹'s probabilities, not votes (`mask_scorer`).
     """
     gss = gss.to(device).eval()
 
     def classify(image: Tensor, mask: Tensor) -> dict[str, Tensor]:
         if view:
-            ids = {"prediction": view(mask_scorer(gss, soft))(image).argmax(1), "pixel_head": view(pixel_scorer(gss))(image).argmax(1)}
+            ids = {
+                "prediction": view(mask_scorer(gss, soft))(image).argmax(1),
+                "pixel_head": view(pixel_scorer(gss))(image).argmax(1),
+            }
         else:
             result = gss.predict(image)
             ids = {"prediction": result.mask, "pixel_head": result.pixel_mask}
         return {**ids, "reconstruction": gss.reconstruct(mask)[0]}
 
-    return evaluate_masks(classify, dataset, len(gss.colors), batch=batch, device=device, progress=progress)
+    return evaluate_masks(
+        classify, dataset, len(gss.colors), batch=batch, device=device, progress=progress
+    )
 
 
 def validator(gss: GSS, dataset: Dataset, *, batch: int = 4) -> Callable[[nn.Module], float]:
@@ -95,7 +121,12 @@ def validator(gss: GSS, dataset: Dataset, *, batch: int = 4) -> Callable[[nn.Mod
         device = next(prior.parameters()).device
         candidate = GSS(gss.palette, gss.tokenizer, prior, gss.inverse).to(device).eval()
         result = evaluate_masks(
-            lambda image, _: {"prediction": candidate.predict(image).mask}, dataset, len(gss.colors), batch=batch, device=device, progress=False,
+            lambda image, _: {"prediction": candidate.predict(image).mask},
+            dataset,
+            len(gss.colors),
+            batch=batch,
+            device=device,
+            progress=False,
         )
         return result.scores()["prediction"].miou
 
@@ -104,25 +135,43 @@ def validator(gss: GSS, dataset: Dataset, *, batch: int = 4) -> Callable[[nn.Mod
 
 @torch.no_grad()
 def evaluate_scores(
-    scorer: Callable[[Tensor], Tensor], dataset: Dataset, num_classes: int, *, batch: int = 1,
-    device: str | torch.device = "cpu", progress: bool = True,
+    scorer: Callable[[Tensor], Tensor],
+    dataset: Dataset,
+    num_classes: int,
+    *,
+    batch: int = 1,
+    device: str | torch.device = "cpu",
+    progress: bool = True,
 ) -> Evaluation:
     """The arg-max of class scores, from a function of the image as those of `gss_lite.inference`: sliding windows, flipping."""
     return evaluate_masks(
-        lambda image, _: {"prediction": scorer(image).argmax(1)}, dataset, num_classes, batch=batch, device=device, progress=progress,
+        lambda image, _: {"prediction": scorer(image).argmax(1)},
+        dataset,
+        num_classes,
+        batch=batch,
+        device=device,
+        progress=progress,
     )
 
 
 def evaluate_masks(
-    classify: Callable[[Tensor, Tensor], dict[str, Tensor]], dataset: Dataset, num_classes: int, *, batch: int = 4,
-    device: str | torch.device = "cpu", progress: bool = True,
+    classify: Callable[[Tensor, Tensor], dict[str, Tensor]],
+    dataset: Dataset,
+    num_classes: int,
+    *,
+    batch: int = 4,
+    device: str | torch.device = "cpu",
+    progress: bool = True,
 ) -> Evaluation:
     """Confusion matrices of what `classify` gives for each batch.
 
-    Where torch.distributed is running, every process takes every n-th picture and all get the figures of the whole set.
+    Where torch.distributed is running, every process takes every n-th picture and all get the
+    figures of the whole set.
 
     Args:
-        classify: (normalised image (B, 3, H, W), true mask (B, H, W)) → {name: class ids (B, H, W)}, "prediction" among them.
+        classify: (normalised image (B, 3, H, W), true mask (B, H, W)) → {name: class ids (B, H,
+            W)}, "prediction" among them.
+
     Raises:
         ValueError: the data set is empty.
     """
@@ -134,10 +183,14 @@ def evaluate_masks(
     matrices: dict[str, Tensor] = {}
     started, at = time.perf_counter(), 0
     loader = DataLoader(dataset if processes == 1 else Subset(dataset, mine), batch_size=batch)
-    for image, mask in tqdm(loader, desc="evaluate", disable=not progress or rank > 0, mininterval=1.0):
+    for image, mask in tqdm(
+        loader, desc="evaluate", disable=not progress or rank > 0, mininterval=1.0
+    ):
         image, mask = image.to(device), mask.to(device)
         for name, ids in classify(image, mask).items():
-            total = matrices.setdefault(name, torch.zeros(len(dataset), num_classes, num_classes, dtype=torch.long))
+            total = matrices.setdefault(
+                name, torch.zeros(len(dataset), num_classes, num_classes, dtype=torch.long)
+            )
             for number, i, m in zip(mine[at : at + len(mask)], ids, mask):
                 total[number] = confusion_matrix(i, m, num_classes).cpu()
         at += len(mask)
@@ -146,7 +199,9 @@ def evaluate_masks(
     return Evaluation(matrices, time.perf_counter() - started)
 
 
-def _summed(matrices: dict[str, Tensor], shape: tuple[int, ...], device: str | torch.device) -> dict[str, Tensor]:
+def _summed(
+    matrices: dict[str, Tensor], shape: tuple[int, ...], device: str | torch.device
+) -> dict[str, Tensor]:
     """Every process holds the rows of its own pictures, zeros elsewhere, and with few pictures perhaps none at all."""
     names: list[list[str]] = [[] for _ in range(dist.get_world_size())]
     dist.all_gather_object(names, list(matrices))

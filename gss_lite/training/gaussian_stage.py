@@ -24,14 +24,21 @@ PICTURES = 200
 
 
 def measure_gaussians(
-    gss: GSS, dataset: Dataset, *, maskige: str = "noisy", count: int = PICTURES, progress: bool = False,
+    gss: GSS,
+    dataset: Dataset,
+    *,
+    maskige: str = "noisy",
+    count: int = PICTURES,
+    progress: bool = False,
 ) -> GaussianInverse:
     """Where the classes' colours land, and how widely they scatter, in `count` pictures of a set of (normalised image, mask) pairs.
 
     Args and errors as `decode_pictures` and `fit_gaussians`.
     """
     pairs = decode_pictures(gss, dataset, maskige=maskige, count=count, progress=progress)
-    return fit_gaussians(gss.colors, ((x.float(), same_size(x, mask)) for x, mask in DataLoader(pairs, batch_size=8)))
+    return fit_gaussians(
+        gss.colors, ((x.float(), same_size(x, mask)) for x, mask in DataLoader(pairs, batch_size=8))
+    )
 
 
 def same_size(maskige: Tensor, mask: Tensor) -> Tensor:
@@ -41,7 +48,14 @@ def same_size(maskige: Tensor, mask: Tensor) -> Tensor:
 
 
 def gaussian_stage(
-    preset: Preset, folder: Path, gss: GSS, *, maskige: str = "noisy", data: str | Path | None = None, command: str = "", progress: bool = True,
+    preset: Preset,
+    folder: Path,
+    gss: GSS,
+    *,
+    maskige: str = "noisy",
+    data: str | Path | None = None,
+    command: str = "",
+    progress: bool = True,
 ) -> GaussianInverse:
     """Measure X⁻¹ for the preset's trained model. Leaves NAME.inverse-gaussian.safetensors and its record in `folder`."""
     started = time.perf_counter()
@@ -51,13 +65,24 @@ def gaussian_stage(
     classes, channels = inverse.colors.shape
     if is_main():
         save_weights(folder / f"{preset.name}.{name}.safetensors", inverse)
-        write_json(folder / f"{preset.name}.{name}.json", {
-            **run_record(
-                kind=f"train {name}", preset=preset.name, seed=preset.seed, steps=None, seconds=time.perf_counter() - started,
-                metrics={"pictures": min(PICTURES, len(pictures))}, command=command, device=gss.colors.device,
-            ),
-            "parameters": classes * (channels + channels * (channels + 1) // 2), "maskige": maskige, "log": [],
-        })
+        write_json(
+            folder / f"{preset.name}.{name}.json",
+            {
+                **run_record(
+                    kind=f"train {name}",
+                    preset=preset.name,
+                    seed=preset.seed,
+                    steps=None,
+                    seconds=time.perf_counter() - started,
+                    metrics={"pictures": min(PICTURES, len(pictures))},
+                    command=command,
+                    device=gss.colors.device,
+                ),
+                "parameters": classes * (channels + channels * (channels + 1) // 2),
+                "maskige": maskige,
+                "log": [],
+            },
+        )
     wait_for_all()
     return inverse.to(gss.colors.device).eval()
 
@@ -66,6 +91,8 @@ def load_gaussians(path: Path) -> GaussianInverse:
     """The X⁻¹ in a file that `gaussian_stage` wrote."""
     colors = load_file(path)["colors"].float()
     channels = colors.shape[1]
-    inverse = GaussianInverse(colors, colors, torch.eye(channels).expand(len(colors), channels, channels))
+    inverse = GaussianInverse(
+        colors, colors, torch.eye(channels).expand(len(colors), channels, channels)
+    )
     load_weights(path, inverse)
     return inverse.eval()

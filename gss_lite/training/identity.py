@@ -15,17 +15,28 @@ from gss_lite.build import SHIPPED, comes_with_tokenizer
 from gss_lite.preset_fields import Preset
 from gss_lite.training.checkpoints import replace_file
 
-OTHER_STAGE = {"vqvae": {"prior", "backbone", "backbone_args", "head", "pretrained", "window"}, "prior": {"vqvae", "readback"}}
+OTHER_STAGE = {
+    "vqvae": {"prior", "backbone", "backbone_args", "head", "pretrained", "window"},
+    "prior": {"vqvae", "readback"},
+}
 STAGE_ONE = ("palette.json", "vqvae.safetensors")
 
 
 def plan_hash(preset: Preset, stage: str) -> str:
     """16 hexadecimal digits of all that the preset says about `stage`; what only the other stage or evaluation reads is left out."""
     left_out = OTHER_STAGE.get(stage, set()) | {"notes", "eval_pictures", "test_size"}
-    if preset.prior:  # what changes memory and time and hardly the step: a run may go on with it, as after running out of memory
-        preset = replace(preset, prior=replace(preset.prior, accumulate=1, checkpointing=False, compile=False))
+    # what changes memory and time and hardly the step: a run may go on with it, as after running
+    # out of memory
+    if preset.prior:
+        preset = replace(
+            preset, prior=replace(preset.prior, accumulate=1, checkpointing=False, compile=False)
+        )
     said = {f.name: getattr(preset, f.name) for f in fields(preset) if f.name not in left_out}
-    text = json.dumps(said, default=lambda value: asdict(value) if is_dataclass(value) else dict(value), sort_keys=True)
+    text = json.dumps(
+        said,
+        default=lambda value: asdict(value) if is_dataclass(value) else dict(value),
+        sort_keys=True,
+    )
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -63,4 +74,6 @@ def bring_stage_one(preset: Preset, source: Path, folder: Path) -> None:
     for end in (*STAGE_ONE, "vqvae.json"):
         path = source / f"{preset.name}.{end}"
         if path.exists():
-            replace_file(folder / path.name, lambda target, path=path: shutil.copyfile(path, target))
+            replace_file(
+                folder / path.name, lambda target, path=path: shutil.copyfile(path, target)
+            )

@@ -1,8 +1,9 @@
 """The stage that trains X⁻¹ (supplement, D.iii): GSS-FT and GSS-FT-W, on clean or on noisy maskige.
 
-Everything before X⁻¹ is frozen and in eval mode, so a picture has one maskige however often it is drawn: it is decoded
-once and kept, and the stage trains on crops of what was kept. (The released code runs the frozen part in every step, with
-its batch norms in train mode, and their statistics drift.)
+Everything before X⁻¹ is frozen and in eval mode, so a picture has one maskige however often it is
+drawn: it is decoded once and kept, and the stage trains on crops of what was kept. (The released
+code runs the frozen part in every step, with its batch norms in train mode, and their statistics
+drift.)
 """
 
 from __future__ import annotations
@@ -32,9 +33,14 @@ from gss_lite.training.identity import tensors_hash
 from gss_lite.training.loop import fit
 from gss_lite.training.records import run_record
 
-KINDS: Mapping[str, type[LearnedInverse]] = MappingProxyType({"ft": ConvInverse, "ft-w": SwinInverse})
-CPU_PIXELS = 100_000  # of a batch to decode on a CPU, whose caches hold no more of its maps: eight frames at once are slower than one by one
-INPUTS = ("noisy", "clean")  # decoded from the prior's own tokens for the photograph, or from the true mask's
+KINDS: Mapping[str, type[LearnedInverse]] = MappingProxyType(
+    {"ft": ConvInverse, "ft-w": SwinInverse}
+)
+# of a batch to decode on a CPU, whose caches hold no more of its maps: eight frames at once are
+# slower than one by one
+CPU_PIXELS = 100_000
+# decoded from the prior's own tokens for the photograph, or from the true mask's
+INPUTS = ("noisy", "clean")
 
 
 @dataclass(frozen=True)
@@ -51,45 +57,94 @@ def _plan(pictures: int, size: dict, **schedule: object) -> InversePlan:
 
 
 def _paper_plans() -> dict[tuple[str, str], InversePlan]:
-    # Supplement D.iii, and the released configs for what it leaves out: depth 1 and half the rate for Cityscapes. FT was not
-    # released: its width and rate are ours. The paper decodes the whole set anew in every step; we keep 2,000 decoded pictures.
+    # Supplement D.iii, and the released configs for what it leaves out: depth 1 and half the rate
+    # for Cityscapes. FT was not released: its width and rate are ours. The paper decodes the whole
+    # set anew in every step; we keep 2,000 decoded pictures.
     plans = {}
     for preset in PAPER_PRESETS:
         cityscapes = preset.data == "cityscapes"
-        crop, depth, lr = preset.prior.crop, 1 if cityscapes else 2, 7.5e-4 if cityscapes else 1.5e-3
-        plans[preset.name, "ft"] = _plan(2000, {"width": 64}, steps=3_000, batch=16, crop=crop, lr=lr)
-        plans[preset.name, "ft-w"] = _plan(2000, {"dim": 128, "ffn_dim": 256, "depth": depth}, steps=40_000, batch=16, crop=crop, lr=lr)
+        crop, depth, lr = (
+            preset.prior.crop,
+            1 if cityscapes else 2,
+            7.5e-4 if cityscapes else 1.5e-3,
+        )
+        plans[preset.name, "ft"] = _plan(
+            2000, {"width": 64}, steps=3_000, batch=16, crop=crop, lr=lr
+        )
+        plans[preset.name, "ft-w"] = _plan(
+            2000,
+            {"dim": 128, "ffn_dim": 256, "depth": depth},
+            steps=40_000,
+            batch=16,
+            crop=crop,
+            lr=lr,
+        )
     return plans
 
 
 # The small ones take two minutes or less on two CPU cores.
-PLANS: Mapping[tuple[str, str], InversePlan] = MappingProxyType({
-    ("scenes-cpu", "ft"): _plan(800, {"width": 32}, steps=800, batch=16, crop=(48, 64), lr=5e-3, warmup=40),
-    ("scenes-cpu", "ft-w"): _plan(800, {"dim": 64, "ffn_dim": 128}, steps=500, batch=16, crop=(35, 49), lr=3e-3, warmup=40),
-    ("scenes-tiny", "ft"): _plan(8, {"width": 8}, steps=12, batch=2, crop=(32, 32), lr=5e-3, warmup=2),
-    ("scenes-tiny", "ft-w"): _plan(8, {"dim": 16, "ffn_dim": 32}, steps=12, batch=2, crop=(21, 28), lr=3e-3, warmup=2),
-    ("generic-s4", "ft"): _plan(400, {"width": 64}, steps=600, batch=8, crop=(64, 96), lr=5e-3, warmup=40),
-    ("generic-s4", "ft-w"): _plan(400, {"dim": 64, "ffn_dim": 128}, steps=500, batch=8, crop=(49, 70), lr=3e-3, warmup=40),
-    ("many-scenes-cpu", "ft"): _plan(800, {"width": 64}, steps=600, batch=16, crop=(48, 64), lr=5e-3, warmup=40),
-    ("many-scenes-cpu", "ft-w"): _plan(800, {"dim": 64, "ffn_dim": 128}, steps=400, batch=16, crop=(35, 49), lr=3e-3, warmup=40),
-    ("camvid", "ft"): _plan(120, {"width": 32}, steps=800, batch=8, crop=(64, 96), lr=5e-3, warmup=40),
-    ("camvid", "ft-w"): _plan(240, {"dim": 64, "ffn_dim": 128}, steps=800, batch=8, crop=(49, 63), lr=3e-3, warmup=40, precision="bf16"),
-    **_paper_plans(),
-})
+PLANS: Mapping[tuple[str, str], InversePlan] = MappingProxyType(
+    {
+        ("scenes-cpu", "ft"): _plan(
+            800, {"width": 32}, steps=800, batch=16, crop=(48, 64), lr=5e-3, warmup=40
+        ),
+        ("scenes-cpu", "ft-w"): _plan(
+            800, {"dim": 64, "ffn_dim": 128}, steps=500, batch=16, crop=(35, 49), lr=3e-3, warmup=40
+        ),
+        ("scenes-tiny", "ft"): _plan(
+            8, {"width": 8}, steps=12, batch=2, crop=(32, 32), lr=5e-3, warmup=2
+        ),
+        ("scenes-tiny", "ft-w"): _plan(
+            8, {"dim": 16, "ffn_dim": 32}, steps=12, batch=2, crop=(21, 28), lr=3e-3, warmup=2
+        ),
+        ("generic-s4", "ft"): _plan(
+            400, {"width": 64}, steps=600, batch=8, crop=(64, 96), lr=5e-3, warmup=40
+        ),
+        ("generic-s4", "ft-w"): _plan(
+            400, {"dim": 64, "ffn_dim": 128}, steps=500, batch=8, crop=(49, 70), lr=3e-3, warmup=40
+        ),
+        ("many-scenes-cpu", "ft"): _plan(
+            800, {"width": 64}, steps=600, batch=16, crop=(48, 64), lr=5e-3, warmup=40
+        ),
+        ("many-scenes-cpu", "ft-w"): _plan(
+            800, {"dim": 64, "ffn_dim": 128}, steps=400, batch=16, crop=(35, 49), lr=3e-3, warmup=40
+        ),
+        ("camvid", "ft"): _plan(
+            120, {"width": 32}, steps=800, batch=8, crop=(64, 96), lr=5e-3, warmup=40
+        ),
+        ("camvid", "ft-w"): _plan(
+            240,
+            {"dim": 64, "ffn_dim": 128},
+            steps=800,
+            batch=8,
+            crop=(49, 63),
+            lr=3e-3,
+            warmup=40,
+            precision="bf16",
+        ),
+        **_paper_plans(),
+    }
+)
 
 
 def plan_for(preset: Preset, kind: str) -> InversePlan:
     """The plan of X⁻¹ `kind` ("ft" or "ft-w") for a preset, or ValueError naming those there are."""
     if (preset.name, kind) not in PLANS:
         known = ", ".join(f"{kind} for {name}" for name, kind in PLANS)
-        raise ValueError(f"no plan to train X⁻¹ {kind!r} for preset {preset.name!r}; there are: {known}. Pass a plan of your own.")
+        raise ValueError(
+            f"no plan to train X⁻¹ {kind!r} for preset {preset.name!r}; there are: {known}. Pass a "
+            "plan of your own."
+        )
     return PLANS[preset.name, kind]
 
 
 def stage_name(kind: str, maskige: str) -> str:
     """The stage's name in folders and files: "inverse-ft", "inverse-ft-w"; with "-clean" at the end if trained on clean maskige."""
     if kind not in KINDS or maskige not in INPUTS:
-        raise ValueError(f"X⁻¹ must be one of {', '.join(KINDS)}, trained on one of {', '.join(INPUTS)} maskige; got {kind!r}, {maskige!r}")
+        raise ValueError(
+            f"X⁻¹ must be one of {', '.join(KINDS)}, trained on one of {', '.join(INPUTS)} "
+            f"maskige; got {kind!r}, {maskige!r}"
+        )
     return f"inverse-{kind}" + ("-clean" if maskige == "clean" else "")
 
 
@@ -120,22 +175,39 @@ class InverseStage(nn.Module):
 
 @torch.no_grad()
 def decode_pictures(
-    gss: GSS, dataset: Dataset, *, maskige: str = "noisy", count: int | None = None, batch: int = 0, progress: bool = False,
+    gss: GSS,
+    dataset: Dataset,
+    *,
+    maskige: str = "noisy",
+    count: int | None = None,
+    batch: int = 0,
+    progress: bool = False,
 ) -> TensorDataset:
     """What X⁻¹ is given, for `count` pictures evenly spaced through a set of (normalised image, mask) pairs.
 
-    The whole model is put into eval mode first, and stays in it: not even batch-norm statistics change.
+    The whole model is put into eval mode first, and stays in it: not even batch-norm statistics
+        change.
 
     Args:
-        maskige: "noisy" for D_θ of the prior's own arg-max tokens for the photograph, "clean" for D_θ of the true mask's.
-        batch: pictures at a time; 0 for 8 on a GPU, and on a CPU as many as CPU_PIXELS holds, 8 at most.
+        maskige: "noisy" for D_θ of the prior's own arg-max tokens for the photograph, "clean" for
+            D_θ of the true mask's.
+        batch: pictures at a time; 0 for 8 on a GPU, and on a CPU as many as CPU_PIXELS holds, 8 at
+            most.
+
     Returns:
-        A data set of (maskige (3, s·H, s·W) in float16, mask (H, W) in uint8); s = stride/4 for noisy maskige, 1 for clean.
+        A data set of (maskige (3, s·H, s·W) in float16, mask (H, W) in uint8); s = stride/4 for
+        noisy maskige, 1 for clean.
+
     Raises:
         ValueError: an empty set, or noisy maskige smaller than the picture (stride below 4).
     """
     stage_name("ft", maskige)
-    picked = torch.linspace(0, len(dataset) - 1, min(count or len(dataset), len(dataset))).round().long().tolist()
+    picked = (
+        torch.linspace(0, len(dataset) - 1, min(count or len(dataset), len(dataset)))
+        .round()
+        .long()
+        .tolist()
+    )
     if not picked:
         raise ValueError("there are no pictures to decode; the data set is empty")
     gss.eval()
@@ -143,7 +215,9 @@ def decode_pictures(
     pixels = torch.as_tensor(dataset[picked[0]][1]).numel()
     batch = batch or (8 if device.type != "cpu" else min(8, max(1, CPU_PIXELS // pixels)))
     loader = DataLoader(Subset(dataset, picked), batch_size=batch)
-    for image, mask in tqdm(loader, desc=f"decode {maskige} maskige", disable=not progress, mininterval=1.0):
+    for image, mask in tqdm(
+        loader, desc=f"decode {maskige} maskige", disable=not progress, mininterval=1.0
+    ):
         if maskige == "noisy":
             picture = noisy_maskige(gss, image.to(device))
         else:
@@ -157,8 +231,12 @@ def decode_pictures(
 def noisy_maskige(gss: GSS, image: Tensor) -> Tensor:
     """Normalised photograph (B, 3, H, W) → the maskige decoded from its predicted tokens, (B, 3, s·H, s·W), s = stride/4."""
     if gss.tokenizer.stride % 4:
-        raise ValueError(f"a tokenizer of stride {gss.tokenizer.stride} gives maskige smaller than the picture; the stage needs 4, 8, 12 …")
-    scale = gss.tokenizer.stride // 4  # the prior predicts tokens on a quarter of the picture's grid
+        raise ValueError(
+            f"a tokenizer of stride {gss.tokenizer.stride} gives maskige smaller than the picture; "
+            "the stage needs 4, 8, 12 …"
+        )
+    # the prior predicts tokens on a quarter of the picture's grid
+    scale = gss.tokenizer.stride // 4
     return gss.predict_maskige(image)[:, :, : scale * image.shape[2], : scale * image.shape[3]]
 
 
@@ -167,7 +245,9 @@ def clean_maskige(gss: GSS, mask: Tensor) -> Tensor:
     """Mask (B, H, W) → decode(encode(paint(mask))), (B, 3, H, W)."""
     height, width, stride = *mask.shape[1:], gss.tokenizer.stride
     padded = F.pad(mask, (0, -width % stride, 0, -height % stride), value=IGNORE)
-    return gss.tokenizer.decode(gss.tokenizer.encode(paint(padded, gss.colors, gss.palette.ignore_color)))[:, :, :height, :width]
+    return gss.tokenizer.decode(
+        gss.tokenizer.encode(paint(padded, gss.colors, gss.palette.ignore_color))
+    )[:, :, :height, :width]
 
 
 def crop_pair(maskige: Tensor, mask: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
@@ -186,14 +266,26 @@ def build_inverse(palette: Palette, kind: str, plan: InversePlan) -> LearnedInve
 
 
 def train_inverse(
-    preset: Preset, folder: Path, kind: str, *, maskige: str = "noisy", gss: GSS | None = None, stages: Path | None = None,
-    plan: InversePlan | None = None, data: str | Path | None = None, command: str = "", progress: bool = True, **options: object,
+    preset: Preset,
+    folder: Path,
+    kind: str,
+    *,
+    maskige: str = "noisy",
+    gss: GSS | None = None,
+    stages: Path | None = None,
+    plan: InversePlan | None = None,
+    data: str | Path | None = None,
+    command: str = "",
+    progress: bool = True,
+    **options: object,
 ) -> LearnedInverse:
     """Train X⁻¹ `kind`, "ft" or "ft-w". Leaves NAME.inverse-KIND.safetensors and its record NAME.inverse-KIND.json in `folder`.
 
     Args:
-        gss: the trained model whose maskige are read (default: the preset's, with the weights found in `stages`, by default
-            the shipped ones). It is not changed. data: the data set's folder. options: for `fit`.
+        gss: the trained model whose maskige are read (default: the preset's, with the weights found
+            in `stages`, by default the shipped ones). It is not changed. data: the data set's
+            folder. options: for `fit`.
+
     Returns:
         The trained X⁻¹, in eval mode. `graft` puts it on a model.
     """
@@ -201,38 +293,100 @@ def train_inverse(
     gss = gss or load_gss(preset, stages or SHIPPED)
     started = time.perf_counter()
     pictures = decode_pictures(
-        gss, dataset_for(preset, "train", folder=data, transform=eval_transform()), maskige=maskige, count=plan.pictures, progress=progress,
+        gss,
+        dataset_for(preset, "train", folder=data, transform=eval_transform()),
+        maskige=maskige,
+        count=plan.pictures,
+        progress=progress,
     )
     decoded = time.perf_counter() - started
     torch.manual_seed(preset.seed)
     inverse, schedule = build_inverse(gss.palette, kind, plan), plan.schedule
-    dataset = SeededAugmentation(pictures, lambda x, c: crop_pair(x, c, *schedule.crop), preset.seed)
-    run = {"preset": preset.name, "stage": name, "seed": preset.seed, "steps": schedule.steps, "batch": schedule.batch,
-           "pictures": len(pictures), "frozen": fingerprint(gss)}
-    log = fit(InverseStage(inverse), inverse, dataset, schedule, run=run, folder=folder / name, progress=progress, **options)
+    dataset = SeededAugmentation(
+        pictures, lambda x, c: crop_pair(x, c, *schedule.crop), preset.seed
+    )
+    run = {
+        "preset": preset.name,
+        "stage": name,
+        "seed": preset.seed,
+        "steps": schedule.steps,
+        "batch": schedule.batch,
+        "pictures": len(pictures),
+        "frozen": fingerprint(gss),
+    }
+    log = fit(
+        InverseStage(inverse),
+        inverse,
+        dataset,
+        schedule,
+        run=run,
+        folder=folder / name,
+        progress=progress,
+        **options,
+    )
     if is_main():
-        _write(preset, folder, name, plan, inverse, log, maskige=maskige, pictures=len(pictures), decoded=decoded, command=command)
+        _write(
+            preset,
+            folder,
+            name,
+            plan,
+            inverse,
+            log,
+            maskige=maskige,
+            pictures=len(pictures),
+            decoded=decoded,
+            command=command,
+        )
     wait_for_all()
     return inverse.to(gss.colors.device).eval()
 
 
 def _write(
-    preset: Preset, folder: Path, name: str, plan: InversePlan, inverse: LearnedInverse, log: list[dict], *, maskige: str, pictures: int,
-    decoded: float, command: str,
+    preset: Preset,
+    folder: Path,
+    name: str,
+    plan: InversePlan,
+    inverse: LearnedInverse,
+    log: list[dict],
+    *,
+    maskige: str,
+    pictures: int,
+    decoded: float,
+    command: str,
 ) -> None:
     save_weights(folder / f"{preset.name}.{name}.safetensors", inverse)
     record = run_record(
-        kind=f"train {name}", preset=preset.name, seed=preset.seed, steps=plan.schedule.steps, command=command,
-        seconds=decoded + log[-1]["seconds"], metrics={k: v for k, v in log[-1].items() if k != "step"},
+        kind=f"train {name}",
+        preset=preset.name,
+        seed=preset.seed,
+        steps=plan.schedule.steps,
+        command=command,
+        seconds=decoded + log[-1]["seconds"],
+        metrics={k: v for k, v in log[-1].items() if k != "step"},
     )
-    write_json(folder / f"{preset.name}.{name}.json", {
-        **record, "parameters": count_parameters(inverse), "maskige": maskige, "pictures": pictures, "seconds_decoding": round(decoded, 1),
-        "size": dict(plan.size), "schedule": asdict(plan.schedule), "log": log,
-    })
+    write_json(
+        folder / f"{preset.name}.{name}.json",
+        {
+            **record,
+            "parameters": count_parameters(inverse),
+            "maskige": maskige,
+            "pictures": pictures,
+            "seconds_decoding": round(decoded, 1),
+            "size": dict(plan.size),
+            "schedule": asdict(plan.schedule),
+            "log": log,
+        },
+    )
 
 
 def load_inverse(
-    preset: Preset, kind: str, palette: Palette, folder: str | Path, *, maskige: str = "noisy", plan: InversePlan | None = None,
+    preset: Preset,
+    kind: str,
+    palette: Palette,
+    folder: str | Path,
+    *,
+    maskige: str = "noisy",
+    plan: InversePlan | None = None,
 ) -> LearnedInverse:
     """The X⁻¹ that `train_inverse` left in `folder`, in eval mode; its `colors` are those it was trained with."""
     inverse = build_inverse(palette, kind, plan or plan_for(preset, kind))
@@ -243,7 +397,9 @@ def load_inverse(
 def fingerprint(gss: GSS) -> str:
     """Sixteen hexadecimal digits that change with any bit of what stands before X⁻¹: palette, tokenizer, prior."""
     parts = [gss.tokenizer, *([gss.prior] if gss.prior is not None else [])]
-    return tensors_hash([gss.colors, *(t for part in parts for t in part.state_dict().values())])[:16]
+    return tensors_hash([gss.colors, *(t for part in parts for t in part.state_dict().values())])[
+        :16
+    ]
 
 
 def count_parameters(module: nn.Module) -> int:

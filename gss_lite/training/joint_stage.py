@@ -1,8 +1,8 @@
 """GSS-TT: palette and X⁻¹ trained together through a frozen tokenizer (§3.3; supplement A.2, D.ii), and filmed.
 
-It is the variant that fails in the paper (36 mIoU where others reach 84), and no code for it was ever released. X⁻¹ follows
-whatever colours it is given: only the tokenizer, which confuses colours that are alike, pushes two of them apart; the film
-shows where they go.
+It is the variant that fails in the paper (36 mIoU where others reach 84), and no code for it was
+ever released. X⁻¹ follows whatever colours it is given: only the tokenizer, which confuses colours
+that are alike, pushes two of them apart; the film shows where they go.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from gss_lite.vqvae import VQVAE
 
 class Joint(NamedTuple):
     """What TT ends with: β (K, 3), not always a valid Palette, as colours may have met; X⁻¹ in eval mode, whose `colors` are β;
-    the loss of every step; and the film, β before step 0, every, 2·every … and after the last, (frames, K, 3)."""
+    the loss of every step; and the film, β before step 0, every, 2·every … and after the last,
+    (frames, K, 3).
+    """
 
     colors: Tensor
     inverse: LearnedInverse
@@ -32,30 +34,50 @@ class Joint(NamedTuple):
 
 
 def train_jointly(
-    start: Palette, tokenizer: VQVAE, masks: Tensor, build: Callable[[Tensor], LearnedInverse], *, steps: int = 400, batch: int = 16,
-    lr: float = 0.02, momentum: float = 0.9, inverse_lr: float = 5e-3, temperature: float = 1.0, every: int = 10, seed: int = 0,
+    start: Palette,
+    tokenizer: VQVAE,
+    masks: Tensor,
+    build: Callable[[Tensor], LearnedInverse],
+    *,
+    steps: int = 400,
+    batch: int = 16,
+    lr: float = 0.02,
+    momentum: float = 0.9,
+    inverse_lr: float = 5e-3,
+    temperature: float = 1.0,
+    every: int = 10,
+    seed: int = 0,
     rebuild: float = 0.0,
 ) -> Joint:
     """SGD on β (D.ii: 4,000 steps of batch 16) and AdamW on X⁻¹ (D.iii), one cross-entropy for both.
 
     Args:
-        masks: class ids (N, H, W), sides multiples of the stride. build: β (K, 3) → the X⁻¹ to train, e.g. ConvInverse.
+        masks: class ids (N, H, W), sides multiples of the stride. build: β (K, 3) → the X⁻¹ to
+            train, e.g. ConvInverse.
         rebuild: weight of (S.3)'s other term in β's loss, see `rebuild_error`.
-        temperature: of the Gumbel-softmax, in units of the mean squared distance to the nearest code (see `learn_palette`).
-        every: steps between two frames of the film. seed: of batches, noise and X⁻¹'s first weights.
+        temperature: of the Gumbel-softmax, in units of the mean squared distance to the nearest
+            code (see `learn_palette`).
+        every: steps between two frames of the film. seed: of batches, noise and X⁻¹'s first
+            weights.
+
     Raises:
-        ValueError: no masks, or steps, batch or every below 1. FloatingPointError: the loss is not finite.
+        ValueError: no masks, or steps, batch or every below 1. FloatingPointError: the loss is not
+            finite.
     """
     if masks.ndim != 3 or not len(masks) or min(steps, batch, every) < 1:
         raise ValueError(
-            f"training needs masks (N, H, W), and steps, batch and every of 1 or more; got {tuple(masks.shape)}, {steps}, {batch}, {every}"
+            "training needs masks (N, H, W), and steps, batch and every of 1 or more; got "
+            f"{tuple(masks.shape)}, {steps}, {batch}, {every}"
         )
     generator = torch.Generator().manual_seed(seed)
     colors = start.colors.clone().requires_grad_()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         inverse = build(start.colors).train()
-    optimizers = torch.optim.SGD([colors], lr=lr, momentum=momentum), torch.optim.AdamW(inverse.parameters(), lr=inverse_lr)
+    optimizers = (
+        torch.optim.SGD([colors], lr=lr, momentum=momentum),
+        torch.optim.AdamW(inverse.parameters(), lr=inverse_lr),
+    )
     losses, film, frames, unit = [], [], [], 0.0
     for step in range(steps):
         if step % every == 0:
@@ -69,13 +91,18 @@ def train_jointly(
         if rebuild:
             loss = loss + rebuild * rebuild_error(picture, mask, colors)
         if not bool(loss.isfinite()):
-            raise FloatingPointError(f"the loss became {loss.item()} at step {step + 1}; lower the learning rates (now {lr:g} and {inverse_lr:g})")
+            raise FloatingPointError(
+                f"the loss became {loss.item()} at step {step + 1}; lower the learning rates (now "
+                f"{lr:g} and {inverse_lr:g})"
+            )
         trained = [colors, *inverse.parameters()]
-        for tensor, gradient in zip(trained, torch.autograd.grad(loss, trained)):  # none is left behind in the tokenizer
+        # none is left behind in the tokenizer
+        for tensor, gradient in zip(trained, torch.autograd.grad(loss, trained)):
             tensor.grad = gradient
         for optimizer in optimizers:
             optimizer.step()
-        with torch.no_grad():  # out of the cube on one side, back in by the same, as in learn_palette
+        # out of the cube on one side, back in by the same, as in learn_palette
+        with torch.no_grad():
             colors.copy_((1 - (1 - colors.abs()).abs()).clamp(0, 1))
         losses.append(loss.item())
     final = colors.detach()

@@ -29,20 +29,35 @@ class PixelStage(nn.Module):
 
 
 def train_pixel(
-    preset: Preset, folder: Path, *, data: str | Path | None = None, pretrained: bool = False, validate_every: int = 0, **options: object,
+    preset: Preset,
+    folder: Path,
+    *,
+    data: str | Path | None = None,
+    pretrained: bool = False,
+    validate_every: int = 0,
+    **options: object,
 ) -> PixelTwin:
     """Train the preset's twin on stage II's schedule. Leaves NAME.pixel.safetensors and its record NAME.pixel.json in `folder`.
 
     Args: as `train_prior`.
     """
     torch.manual_seed(preset.seed)
-    twin = PixelTwin(pretrained_prior(preset, num_classes(preset))) if pretrained else build_twin(preset)
+    twin = (
+        PixelTwin(pretrained_prior(preset, num_classes(preset)))
+        if pretrained
+        else build_twin(preset)
+    )
     if pretrained:
         options["pretrained"] = preset.pretrained
     if validate_every:
-        options |= {"validate": twin_validator(validation_set(preset, data)), "validate_every": validate_every}
+        options |= {
+            "validate": twin_validator(validation_set(preset, data)),
+            "validate_every": validate_every,
+        }
     twin.network.to(memory_format=torch.channels_last)
-    run_stage(preset, "pixel", PixelStage(twin), twin.network, preset.prior, folder, data, **options)
+    run_stage(
+        preset, "pixel", PixelStage(twin), twin.network, preset.prior, folder, data, **options
+    )
     return twin.eval()
 
 
@@ -51,13 +66,23 @@ def twin_validator(dataset: Dataset) -> Callable[[nn.Module], float]:
 
     def miou(network: nn.Module) -> float:
         device = next(network.parameters()).device
-        return evaluate_pixel(PixelTwin(network), dataset, device=device, progress=False).scores()["prediction"].miou
+        return (
+            evaluate_pixel(PixelTwin(network), dataset, device=device, progress=False)
+            .scores()["prediction"]
+            .miou
+        )
 
     return miou
 
 
 def evaluate_pixel(
-    twin: PixelTwin, dataset: Dataset, *, view: View | None = None, batch: int = 4, device: str | torch.device = "cpu", progress: bool = True,
+    twin: PixelTwin,
+    dataset: Dataset,
+    *,
+    view: View | None = None,
+    batch: int = 4,
+    device: str | torch.device = "cpu",
+    progress: bool = True,
 ) -> Evaluation:
     """As `evaluate` for a GSS: matrices "prediction" and, without a view, "pixel_head" (the auxiliary branch)."""
     twin = twin.to(device).eval()
@@ -68,4 +93,6 @@ def evaluate_pixel(
         result = twin.predict(image)
         return {"prediction": result.mask, "pixel_head": result.pixel_mask}
 
-    return evaluate_masks(classify, dataset, twin.num_classes, batch=batch, device=device, progress=progress)
+    return evaluate_masks(
+        classify, dataset, twin.num_classes, batch=batch, device=device, progress=progress
+    )

@@ -26,7 +26,9 @@ def hardware(device: str | torch.device | None = None) -> str:
 def _cpu_name() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+        return next(
+            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
+        )
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
 
@@ -35,20 +37,39 @@ def commit() -> str | None:
     """The repository's commit, with a + where files differ from it; None outside a clone."""
     git = ["git", "-C", str(Path(__file__).parent)]
     try:
-        name = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        dirty = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
+        name = subprocess.run(
+            [*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        dirty = subprocess.run(
+            [*git, "status", "--porcelain"], capture_output=True, text=True, check=True
+        ).stdout
     except (OSError, subprocess.CalledProcessError):
         return None
     return name + ("+" if dirty else "")
 
 
 def run_record(
-    *, kind: str, preset: str, seed: int, steps: int | None, seconds: float, metrics: dict, command: str,
+    *,
+    kind: str,
+    preset: str,
+    seed: int,
+    steps: int | None,
+    seconds: float,
+    metrics: dict,
+    command: str,
     device: str | torch.device | None = None,
 ) -> dict:
     """The fields every record has: kind, preset, seed, steps, hardware (see there), seconds, metrics, command, commit, versions."""
     return {
-        "kind": kind, "preset": preset, "seed": seed, "steps": steps, "seconds": round(seconds, 1), "hardware": hardware(device),
-        "command": command, "commit": commit(), "torch": torch.__version__, "python": platform.python_version(),
+        "kind": kind,
+        "preset": preset,
+        "seed": seed,
+        "steps": steps,
+        "seconds": round(seconds, 1),
+        "hardware": hardware(device),
+        "command": command,
+        "commit": commit(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
         "metrics": metrics,
     }

@@ -31,7 +31,9 @@ def plain(layer: nn.Module) -> nn.Module:
     """A convolution of the same weights in the usual layout; anything else as it is."""
     if not isinstance(layer, nn.Conv2d):
         return layer
-    copy = nn.Conv2d(layer.in_channels, layer.out_channels, layer.kernel_size, padding=layer.padding)
+    copy = nn.Conv2d(
+        layer.in_channels, layer.out_channels, layer.kernel_size, padding=layer.padding
+    )
     copy.load_state_dict({name: value.contiguous() for name, value in layer.state_dict().items()})
     return copy
 
@@ -43,7 +45,10 @@ def plain_encoder(model: DalleDVAE) -> nn.Sequential:
         for number, group in enumerate(model.encoder.groups)
     ]
     output = nn.Conv2d(model.encoder.output.in_features, model.vocab_size, 1)
-    output.weight.data, output.bias.data = model.encoder.output.weight.data[:, :, None, None], model.encoder.output.bias.data
+    output.weight.data, output.bias.data = (
+        model.encoder.output.weight.data[:, :, None, None],
+        model.encoder.output.bias.data,
+    )
     return nn.Sequential(plain(model.encoder.input), *groups, nn.Sequential(nn.ReLU(), output))
 
 
@@ -53,7 +58,10 @@ def plain_decoder(model: DalleDVAE) -> nn.Sequential:
     first = nn.Conv2d(*table.shape, 1, bias=False)
     first.weight.data = table.T[:, :, None, None].contiguous()
     groups = [
-        nn.Sequential(*map(PlainBlock, group), *([nn.Upsample(scale_factor=2, mode="nearest")] if number < GROUPS - 1 else []))
+        nn.Sequential(
+            *map(PlainBlock, group),
+            *([nn.Upsample(scale_factor=2, mode="nearest")] if number < GROUPS - 1 else []),
+        )
         for number, group in enumerate(model.decoder.groups)
     ]
     return nn.Sequential(first, *groups, nn.Sequential(nn.ReLU(), plain(model.decoder.output)))
@@ -71,7 +79,8 @@ def two_threads() -> Iterator[None]:
 def test_encode_and_decode(two_threads: None) -> None:
     torch.manual_seed(0)
     model = DalleDVAE().eval()
-    for layer in model.modules():  # as OpenAI's: torch's own initialisation leaves hardly a signal at the end
+    # as OpenAI's: torch's own initialisation leaves hardly a signal at the end
+    for layer in model.modules():
         if isinstance(layer, (nn.Conv2d, nn.Linear)):
             nn.init.normal_(layer.weight, 0, layer.weight[0].numel() ** -0.5)
             nn.init.zeros_(layer.bias)
@@ -87,15 +96,22 @@ def test_encode_and_decode(two_threads: None) -> None:
         return model.decode(model.encode(picture))
 
     logits = encoder(map_pixels(picture))
-    torch.testing.assert_close(model.encoder(map_pixels(picture)), logits, rtol=1e-4, atol=1e-4 * float(logits.abs().max()))
+    torch.testing.assert_close(
+        model.encoder(map_pixels(picture)), logits, rtol=1e-4, atol=1e-4 * float(logits.abs().max())
+    )
     best = logits.topk(2, 1).values
     sure = best[:, 0] - best[:, 1] > 1e-4 * logits.abs().max()
     tokens = logits.argmax(1)
     assert torch.equal(model.encode(picture)[sure], tokens[sure]) and sure.float().mean() > 0.5
     expected = decoder(F.one_hot(tokens, model.vocab_size).permute(0, 3, 1, 2).float())
-    torch.testing.assert_close(model.decoder(tokens), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+    torch.testing.assert_close(
+        model.decoder(tokens), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max())
+    )
 
-    rows = {name: (measure(run, 3), peak_extra_bytes(run)) for name, run in {"module by module": plain_way, "DalleDVAE": our_way}.items()}
+    rows = {
+        name: (measure(run, 3), peak_extra_bytes(run))
+        for name, run in {"module by module": plain_way, "DalleDVAE": our_way}.items()
+    }
     report(f"dVAE encode + decode, {SIDE} x {SIDE}, float32", rows)
     (plain_seconds, plain_size), (seconds, size) = rows.values()
     assert plain_seconds / seconds >= 1.3
@@ -109,9 +125,17 @@ def test_on_a_gpu_bfloat16_compiled_against_float32_eager() -> None:
     torch.manual_seed(0)
     picture = torch.rand(4, 3, 1024, 1024, device="cuda")
     exact, half = DalleDVAE().eval().cuda(), DalleDVAE(dtype=torch.bfloat16).eval().cuda()
-    half.load_state_dict({name: value.to(half.state_dict()[name].dtype) for name, value in exact.state_dict().items()})
+    half.load_state_dict(
+        {
+            name: value.to(half.state_dict()[name].dtype)
+            for name, value in exact.state_dict().items()
+        }
+    )
     encode, decode = torch.compile(half.encode), torch.compile(half.decode)
-    runs = {"float32, eager": lambda: exact.decode(exact.encode(picture)), "bfloat16, compiled": lambda: decode(encode(picture))}
+    runs = {
+        "float32, eager": lambda: exact.decode(exact.encode(picture)),
+        "bfloat16, compiled": lambda: decode(encode(picture)),
+    }
     rows = {}
     for name, run in runs.items():
         run()

@@ -22,7 +22,9 @@ def matrix_product(maskige: Tensor, colors: Tensor) -> Tensor:
     """Arg-max of 2x̂·β_k − ‖β_k‖² in chunks of pixels, for comparison; differs from the others where rounding decides."""
     bias = colors.square().sum(1)
     parts = maskige.flatten(2)[0].T.split(1 << 14)
-    return torch.cat([torch.addmm(bias, part, colors.T, beta=-1, alpha=2).argmax(1) for part in parts]).view(1, SIDE, SIDE)
+    return torch.cat(
+        [torch.addmm(bias, part, colors.T, beta=-1, alpha=2).argmax(1) for part in parts]
+    ).view(1, SIDE, SIDE)
 
 
 def pictures(colors: Tensor) -> dict[str, Tensor]:
@@ -44,7 +46,9 @@ def test_nearest_color(name: str) -> None:
     ways = {
         "broadcast (plain)": lambda: broadcast(maskige, colors),
         "chunked matrix product": lambda: matrix_product(maskige, colors),
-        "colour by colour": lambda: nearest_by_comparison(maskige.flatten(2)[0], colors).view(1, SIDE, SIDE),
+        "colour by colour": lambda: nearest_by_comparison(maskige.flatten(2)[0], colors).view(
+            1, SIDE, SIDE
+        ),
         "NearestColor, table to build": lambda: NearestColor(colors).classify(maskige),
     }
     inverse = NearestColor(colors)
@@ -55,7 +59,10 @@ def test_nearest_color(name: str) -> None:
         assert torch.equal(ways[way](), expected), f"{way} differs from the plain formula"
     agreement = float((ways["chunked matrix product"]() == expected).double().mean())
 
-    rows = {way: (measure(run, 3 if way.startswith("broadcast") else 5), peak_extra_bytes(run)) for way, run in ways.items()}
+    rows = {
+        way: (measure(run, 3 if way.startswith("broadcast") else 5), peak_extra_bytes(run))
+        for way, run in ways.items()
+    }
     report(f"nearest colour, K = {CLASSES}, {SIDE} x {SIDE}, {name}", rows)
     print(f"chunked matrix product agrees on {agreement:.6%} of the pixels, the others on all")
     seconds, size = rows["NearestColor"]

@@ -20,7 +20,8 @@ LIMIT = 40  # lenient: about 18 was measured, 130 scenes a second
 def cpu_seconds(draw: Callable[[int], object]) -> float:
     """Seconds of this process's own time for one picture, the median of ROUNDS passes after one that is not counted.
 
-    Its own time, because drawing runs in one thread and other processes on the machine then do not count.
+    Its own time, because drawing runs in one thread and other processes on the machine then do not
+    count.
     """
     seconds = []
     for _ in range(ROUNDS + 1):
@@ -47,5 +48,8 @@ def test_drawing_a_scene(domain: str) -> None:
     for ours, read in zip(render(0, 3, domain=domain), decode(3)):
         assert np.array_equal(ours, read)
     drawn, decoded = cpu_seconds(lambda index: render(0, index, domain=domain)), cpu_seconds(decode)
-    print(f"\n{domain}: {1 / drawn:.0f} scenes drawn a second, {1 / decoded:.0f} decoded from PNG; drawing takes {drawn / decoded:.0f} times as long")
+    print(
+        f"\n{domain}: {1 / drawn:.0f} scenes drawn a second, {1 / decoded:.0f} decoded from PNG; "
+        f"drawing takes {drawn / decoded:.0f} times as long"
+    )
     assert drawn / decoded <= LIMIT

@@ -16,7 +16,9 @@ GRID, DIM, VOCAB = 128, 2048, 8192
 LAPTOP = (16, 192, 24, 32, 1024)  # batch, channels, grid, codes of the preset scenes-cpu
 
 
-def problem(batch: int, dim: int, height: int, width: int, vocab: int) -> tuple[list[Tensor], Tensor, Tensor]:
+def problem(
+    batch: int, dim: int, height: int, width: int, vocab: int
+) -> tuple[list[Tensor], Tensor, Tensor]:
     """Features in channels_last as the prior gives them, weight and bias; tokens; a tenth of them ignored."""
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(batch, height, width, dim, generator=generator).movedim(-1, 1)
@@ -26,14 +28,18 @@ def problem(batch: int, dim: int, height: int, width: int, vocab: int) -> tuple[
     return leaves, tokens, torch.rand(tokens.shape, generator=generator) < 0.1
 
 
-def plain(features: Tensor, weight: Tensor, bias: Tensor, tokens: Tensor, ignored: Tensor) -> Tensor:
+def plain(
+    features: Tensor, weight: Tensor, bias: Tensor, tokens: Tensor, ignored: Tensor
+) -> Tensor:
     """All logits at once, soft-max over the last axis (several times faster than over the channels)."""
     rows = F.conv2d(features, weight, bias).movedim(1, -1).flatten(0, 2).float()
     loss = F.cross_entropy(rows, tokens.flatten(), reduction="none").view_as(tokens)
     return loss.masked_fill(ignored, 0).sum() / (~ignored).sum()
 
 
-def chunked(features: Tensor, weight: Tensor, bias: Tensor, tokens: Tensor, ignored: Tensor) -> Tensor:
+def chunked(
+    features: Tensor, weight: Tensor, bias: Tensor, tokens: Tensor, ignored: Tensor
+) -> Tensor:
     """What GSS.losses uses."""
     return token_cross_entropy(features, weight, bias, tokens, ignored).loss
 
@@ -47,15 +53,19 @@ def gradients(way, leaves: list[Tensor], tokens: Tensor, ignored: Tensor) -> lis
 def compare(title: str, shape: tuple[int, ...], repeats: int) -> tuple[float, float]:
     """Check that both agree, print the table, and return chunked ÷ plain of the processor seconds and of the memory.
 
-    One thread, and its processor time instead of the clock's: what other programs take of the machine falls out, and so does
-    the waiting of threads for each other, which on a busy machine is most of the time of the many small steps of a chunk. One
-    call does for agreement, memory and a first time, since a call on the large grid takes 0.8 · 10¹² multiplications; `repeats`
-    more follow, in turns, and the fastest of each way counts.
+    One thread, and its processor time instead of the clock's: what other programs take of the
+    machine falls out, and so does the waiting of threads for each other, which on a busy machine is
+    most of the time of the many small steps of a chunk. One call does for agreement, memory and a
+    first time, since a call on the large grid takes 0.8 · 10¹² multiplications; `repeats` more
+    follow, in turns, and the fastest of each way counts.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     leaves, tokens, ignored = problem(*shape)
-    clocks = {name: Clock(lambda way=way: gradients(way, leaves, tokens, ignored)) for name, way in [("plain", plain), ("chunked", chunked)]}
+    clocks = {
+        name: Clock(lambda way=way: gradients(way, leaves, tokens, ignored))
+        for name, way in [("plain", plain), ("chunked", chunked)]
+    }
     memory = {name: peak_extra_bytes(clock) for name, clock in clocks.items()}
     for ours, theirs in zip(clocks["chunked"].result, clocks["plain"].result):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5 * float(theirs.abs().max()))
@@ -64,9 +74,17 @@ def compare(title: str, shape: tuple[int, ...], repeats: int) -> tuple[float, fl
             clock.result = None
             clock()
     report(title, {name: (min(clock.processor), memory[name]) for name, clock in clocks.items()})
-    print("by the clock on the wall: " + "; ".join(f"{name} {', '.join(f'{s:.2f}' for s in clock.seconds)} s" for name, clock in clocks.items()))
+    print(
+        "by the clock on the wall: "
+        + "; ".join(
+            f"{name} {', '.join(f'{s:.2f}' for s in clock.seconds)} s"
+            for name, clock in clocks.items()
+        )
+    )
     torch.set_num_threads(threads)
-    return min(clocks["chunked"].processor) / min(clocks["plain"].processor), memory["chunked"] / memory["plain"]
+    return min(clocks["chunked"].processor) / min(clocks["plain"].processor), memory[
+        "chunked"
+    ] / memory["plain"]
 
 
 class Clock:
@@ -84,7 +102,11 @@ class Clock:
 
 
 def test_token_loss_of_the_papers_grid() -> None:
-    time_ratio, memory_ratio = compare(f"token loss, {GRID} x {GRID} grid, {DIM} -> {VOCAB}", (1, DIM, GRID, GRID, VOCAB), repeats=1)
+    time_ratio, memory_ratio = compare(
+        f"token loss, {GRID} x {GRID} grid, {DIM} -> {VOCAB}",
+        (1, DIM, GRID, GRID, VOCAB),
+        repeats=1,
+    )
     assert memory_ratio <= 1 / 4 and time_ratio <= 1.3
 
 

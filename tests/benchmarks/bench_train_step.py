@@ -1,8 +1,9 @@
 """A whole training step of stage II: plain float32 with all logits at once against ours, and what the frozen tokenizer takes of it.
 
-Ours: bfloat16 autocast, channels_last, the token loss in chunks, and on the GPU targets encoded in bfloat16, as the preset
-says. The scenes-cpu preset on one CPU thread, by processor time; ade20k-swin-l (its dVAE and backbone with random weights,
-which take the same time as trained ones) where there is a GPU.
+Ours: bfloat16 autocast, channels_last, the token loss in chunks, and on the GPU targets encoded in
+    bfloat16, as the preset
+says. The scenes-cpu preset on one CPU thread, by processor time; ade20k-swin-l (its dVAE and
+backbone with random weights, which take the same time as trained ones) where there is a GPU.
 """
 
 from __future__ import annotations
@@ -31,8 +32,13 @@ def plain_loss(gss: GSS, image: Tensor, mask: Tensor) -> Tensor:
     token_logits, pixel_logits = gss.prior(image)
     targets = gss.targets(mask, pixel_logits.detach())
     token = F.cross_entropy(token_logits, targets.tokens.masked_fill(targets.ignored, -100))
-    pixel = F.cross_entropy(F.interpolate(pixel_logits, size=targets.mask.shape[1:], mode="bilinear", align_corners=False),
-                            targets.mask, ignore_index=IGNORE)
+    pixel = F.cross_entropy(
+        F.interpolate(
+            pixel_logits, size=targets.mask.shape[1:], mode="bilinear", align_corners=False
+        ),
+        targets.mask,
+        ignore_index=IGNORE,
+    )
     return TOKEN_WEIGHT * token + PIXEL_WEIGHT * pixel
 
 
@@ -43,12 +49,15 @@ class Trainer:
         torch.manual_seed(0)
         self.gss, self.ours, self.device = build_gss(preset).to(device).train(), ours, device
         self.gss.prior.dropout.p = 0.0
-        for module in self.gss.prior.modules():  # nothing random is left: the two steps can be compared
+        # nothing random is left: the two steps can be compared
+        for module in self.gss.prior.modules():
             if isinstance(module, DropPath):
                 module.drop_prob = 0.0
         height, width = preset.prior.crop
         self.image = torch.randn(batch, 3, height, width, device=device)
-        coarse = torch.randint(len(self.gss.colors), (batch, 1, height // 16, width // 16), device=device)
+        coarse = torch.randint(
+            len(self.gss.colors), (batch, 1, height // 16, width // 16), device=device
+        )
         self.mask = F.interpolate(coarse.float(), size=(height, width))[:, 0].long()
         self.mask[:, : height // 8] = IGNORE
         self.stage = PriorStage(self.gss, preset.prior.targets if ours else "no")
@@ -57,11 +66,19 @@ class Trainer:
         self.optimizer = adamw(self.gss.prior, preset.prior)
         self.gradient: tuple[float, Tensor] | None = None  # before any step, see `first_gradient`
         size = [side // 4 * self.gss.tokenizer.stride for side in (height, width)]
-        self.maskige = paint(resize_mask(self.mask, size, len(self.gss.colors)), self.gss.colors, self.gss.palette.ignore_color)
+        self.maskige = paint(
+            resize_mask(self.mask, size, len(self.gss.colors)),
+            self.gss.colors,
+            self.gss.palette.ignore_color,
+        )
 
     def loss(self) -> Tensor:
         with torch.autocast(self.device, torch.bfloat16) if self.ours else nullcontext():
-            return self.stage(self.image, self.mask)[0] if self.ours else plain_loss(self.gss, self.image, self.mask)
+            return (
+                self.stage(self.image, self.mask)[0]
+                if self.ours
+                else plain_loss(self.gss, self.image, self.mask)
+            )
 
     def step(self) -> None:
         self.loss().backward()
@@ -70,7 +87,12 @@ class Trainer:
 
     def encode(self) -> None:
         """What a step asks of the frozen tokenizer."""
-        with torch.no_grad(), torch.autocast(self.device, torch.bfloat16, enabled=self.gss.target_precision == "bf16"):
+        with (
+            torch.no_grad(),
+            torch.autocast(
+                self.device, torch.bfloat16, enabled=self.gss.target_precision == "bf16"
+            ),
+        ):
             self.gss.tokenizer.encode(self.maskige)
 
     def first_gradient(self) -> tuple[float, Tensor]:
@@ -83,15 +105,29 @@ class Trainer:
 Run = Callable[[], None]
 
 
-def compare(title: str, trainers: dict[str, Trainer], seconds: Callable[[Run], float], memory: Callable[[Run], int]) -> list[tuple[float, int]]:
+def compare(
+    title: str,
+    trainers: dict[str, Trainer],
+    seconds: Callable[[Run], float],
+    memory: Callable[[Run], int],
+) -> list[tuple[float, int]]:
     """Check that both learn the same, print seconds, memory, images/s and the tokenizer's share; (seconds, bytes) of each."""
     (plain, theirs), (ours, gradient) = (trainer.gradient for trainer in trainers.values())
-    assert ours == pytest.approx(plain, rel=0.01) and F.cosine_similarity(theirs, gradient, dim=0) > 0.97  # bfloat16's rounding, and a few other tokens
-    rows = {name: (seconds(trainer.step), memory(trainer.step)) for name, trainer in trainers.items()}
+    # bfloat16's rounding, and a few other tokens
+    assert (
+        ours == pytest.approx(plain, rel=0.01)
+        and F.cosine_similarity(theirs, gradient, dim=0) > 0.97
+    )
+    rows = {
+        name: (seconds(trainer.step), memory(trainer.step)) for name, trainer in trainers.items()
+    }
     report(title, rows)
     for name, trainer in trainers.items():
         whole, frozen = rows[name][0], seconds(trainer.encode)
-        print(f"{name:32} {len(trainer.image) / whole:7.1f} pictures/s, {100 * frozen / whole:3.0f} % of the time in the frozen tokenizer")
+        print(
+            f"{name:32} {len(trainer.image) / whole:7.1f} pictures/s, {100 * frozen / whole:3.0f} "
+            "% of the time in the frozen tokenizer"
+        )
     return list(rows.values())
 
 
@@ -109,10 +145,15 @@ def test_a_laptops_step() -> None:
     threads, preset = torch.get_num_threads(), get_preset("scenes-cpu")
     torch.set_num_threads(1)
     try:
-        trainers = {name: Trainer(preset, preset.prior.batch, "cpu", ours) for name, ours in (("plain float32", False), ("ours", True))}
+        trainers = {
+            name: Trainer(preset, preset.prior.batch, "cpu", ours)
+            for name, ours in (("plain float32", False), ("ours", True))
+        }
         for trainer in trainers.values():
             trainer.gradient = trainer.first_gradient()
-        (plain, _), (ours, _) = compare("training step of scenes-cpu", trainers, processor_seconds, peak_extra_bytes)
+        (plain, _), (ours, _) = compare(
+            "training step of scenes-cpu", trainers, processor_seconds, peak_extra_bytes
+        )
     finally:
         torch.set_num_threads(threads)
     assert plain / ours >= 1.3
@@ -137,7 +178,11 @@ def test_a_step_of_the_papers_size_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> 
         torch.cuda.reset_peak_memory_stats()
         run()
         torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated() - sum(size for trainer, size in held.items() if trainer is not run.__self__)
+        return torch.cuda.max_memory_allocated() - sum(
+            size for trainer, size in held.items() if trainer is not run.__self__
+        )
 
-    (plain, plain_bytes), (ours, our_bytes) = compare("training step of ade20k-swin-l, 4 pictures", trainers, lambda run: measure(run, 5), peak)
+    (plain, plain_bytes), (ours, our_bytes) = compare(
+        "training step of ade20k-swin-l, 4 pictures", trainers, lambda run: measure(run, 5), peak
+    )
     assert plain / ours >= 1.5 and our_bytes < plain_bytes

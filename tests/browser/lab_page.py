@@ -45,8 +45,8 @@ class NotebookFailed(AssertionError):
 def jupyterlab(root: Path, home: Path) -> Iterator[str]:
     """Serve the folder `root` on a free loopback port with the throw-away home folder `home`.
 
-    Yields the address of a notebook, with {name} to be filled in. Nothing of the user's own Jupyter configuration
-    takes part, and nothing is written into `root`.
+    Yields the address of a notebook, with {name} to be filled in. Nothing of the user's own Jupyter
+    configuration takes part, and nothing is written into `root`.
     """
     for name, settings in SETTINGS.items():
         file = home / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
@@ -56,10 +56,13 @@ def jupyterlab(root: Path, home: Path) -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     token = secrets.token_hex(16)
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("JUPYTER", "XDG", "IPYTHON"))}
+    environment = {
+        k: v for k, v in os.environ.items() if not k.startswith(("JUPYTER", "XDG", "IPYTHON"))
+    }
     environment |= {
         "HOME": str(home),
-        # An empty home would make matplotlib look for fonts anew, and say so on stderr in the first cell.
+        # An empty home would make matplotlib look for fonts anew, and say so on stderr in the first
+        # cell.
         "MPLCONFIGDIR": matplotlib.get_cachedir(),
         "JUPYTER_TOKEN": token,
         "JUPYTER_PATH": os.path.join(sys.prefix, "share", "jupyter"),
@@ -69,12 +72,24 @@ def jupyterlab(root: Path, home: Path) -> Iterator[str]:
     command = [
         *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"),
         *("--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}", "--ServerApp.port_retries=0"),
-        *(f"--ServerApp.root_dir={root}", f"--FileCheckpoints.checkpoint_dir={home / 'checkpoints'}"),
-        *("--LabApp.extension_manager=readonly", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"),
+        *(
+            f"--ServerApp.root_dir={root}",
+            f"--FileCheckpoints.checkpoint_dir={home / 'checkpoints'}",
+        ),
+        *(
+            "--LabApp.extension_manager=readonly",
+            "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+        ),
     ]
     log = home / "jupyterlab.log"
     with log.open("w") as sink:
-        server = subprocess.Popen(command, env=environment, stdout=sink, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+        server = subprocess.Popen(
+            command,
+            env=environment,
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+        )
         try:
             wait_for(server, f"http://127.0.0.1:{port}/api/status?token={token}", log)
             yield f"http://127.0.0.1:{port}/lab/tree/{{name}}?reset&token={token}"
@@ -101,7 +116,13 @@ def wait_for(server: subprocess.Popen, address: str, log: Path) -> None:
 @contextmanager
 def chromium() -> Iterator[Browser]:
     """Debian's Chromium, headless; playwright drives it and downloads none of its own."""
-    flags = ["--disable-gpu", "--disable-quic", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+    flags = [
+        "--disable-gpu",
+        "--disable-quic",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+    ]
     if os.geteuid() == 0:
         flags.append("--no-sandbox")  # Chromium refuses to start as root with it
     with sync_playwright() as playwright:
@@ -126,7 +147,9 @@ class LabNotebook:
     def close(self) -> None:
         """Shut the kernel down, which would hold its memory otherwise, and close the tab."""
         self.menu("Kernel", "Shut Down Kernel")
-        self.page.get_by_text("| No Kernel").or_(self.page.get_by_text("No Kernel")).first.wait_for()
+        self.page.get_by_text("| No Kernel").or_(
+            self.page.get_by_text("No Kernel")
+        ).first.wait_for()
         self.page.close()
 
     def menu(self, title: str, entry: str) -> None:
@@ -159,8 +182,11 @@ class LabNotebook:
         label = self.page.locator(".widget-label").get_by_text(description, exact=True)
         control = self.page.locator(".widget-inline-hbox", has=label).first
         handle = control.locator('[role="slider"], select, input[type="checkbox"]').first
-        # The innermost output that holds the control is that of its cell; the control's own output lies within.
-        figures = self.page.locator(".jp-OutputArea-child", has=control).last.locator(".widget-output img")
+        # The innermost output that holds the control is that of its cell; the control's own output
+        # lies within.
+        figures = self.page.locator(".jp-OutputArea-child", has=control).last.locator(
+            ".widget-output img"
+        )
         before = figures.evaluate_all(SOURCES)
         step(handle)
         deadline = time.monotonic() + timeout
@@ -168,7 +194,10 @@ class LabNotebook:
         while (now := figures.evaluate_all(SOURCES)) == before or not now:
             self.check()
             if time.monotonic() > deadline:
-                raise NotebookFailed(f"the figure did not change within {timeout:.0f} s after {description!r} was moved")
+                raise NotebookFailed(
+                    f"the figure did not change within {timeout:.0f} s after {description!r} was "
+                    "moved"
+                )
             self.page.wait_for_timeout(100)
         self.check()
         return before, now
@@ -177,7 +206,8 @@ class LabNotebook:
 def step(handle: Locator) -> None:
     """Move a slider by one step or flip a check box, with the keyboard; choose the next entry of a menu."""
     if handle.evaluate("handle => handle.tagName") == "SELECT":
-        # JupyterLab keeps the arrow keys for its cells when a menu has the focus, so the mouse's way is taken.
+        # JupyterLab keeps the arrow keys for its cells when a menu has the focus, so the mouse's
+        # way is taken.
         selected, length = handle.evaluate("handle => [handle.selectedIndex, handle.length]")
         handle.select_option(index=(selected + 1) % length)
     else:

@@ -16,7 +16,10 @@ ROOT = Path(__file__).resolve().parents[2]
 DESCRIPTION = re.compile(r"""description\s*=\s*(["'])(.+?)\1""")
 
 pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="the notebooks' controls go untested: no chromium (apt-get install chromium)"),
+    pytest.mark.skipif(
+        CHROMIUM is None,
+        reason="the notebooks' controls go untested: no chromium (apt-get install chromium)",
+    ),
     pytest.mark.timeout(900),
 ]
 
@@ -31,7 +34,9 @@ def controls() -> list[tuple[str, str]]:
         for cell in nbformat.read(path, as_version=4).cells:
             if cell.cell_type == "code" and re.search(r"\binteract\(", cell.source):
                 descriptions = [text for _, text in DESCRIPTION.findall(cell.source)]
-                found += [(name, text) for text in descriptions or ["a control without description"]]
+                found += [
+                    (name, text) for text in descriptions or ["a control without description"]
+                ]
     return found
 
 
@@ -73,7 +78,9 @@ def show(k, shown=None, limit=9):
 """
 
 
-def test_a_control_that_works_is_told_from_one_that_does_not(served: Path, address: str, browser: Browser) -> None:
+def test_a_control_that_works_is_told_from_one_that_does_not(
+    served: Path, address: str, browser: Browser
+) -> None:
     write(
         served,
         "controls.ipynb",
@@ -94,10 +101,20 @@ def test_a_control_that_works_is_told_from_one_that_does_not(served: Path, addre
     notebook.close()
 
 
-def test_a_cell_or_a_first_drawing_that_raises_is_seen(served: Path, address: str, browser: Browser) -> None:
+def test_a_cell_or_a_first_drawing_that_raises_is_seen(
+    served: Path, address: str, browser: Browser
+) -> None:
     write(served, "cell.ipynb", "1 / 0", "print('never reached')")
-    write(served, "first.ipynb", SHOW, "interact(lambda k: show(k, limit=1), k=IntSlider(3, description='raises'));")
-    for name, message in (("cell.ipynb", "ZeroDivisionError"), ("first.ipynb", "k is over the limit")):
+    write(
+        served,
+        "first.ipynb",
+        SHOW,
+        "interact(lambda k: show(k, limit=1), k=IntSlider(3, description='raises'));",
+    )
+    for name, message in (
+        ("cell.ipynb", "ZeroDivisionError"),
+        ("first.ipynb", "k is over the limit"),
+    ):
         notebook = LabNotebook(browser, address.format(name=name))
         with pytest.raises(NotebookFailed, match=message):
             notebook.run_all()
@@ -105,7 +122,9 @@ def test_a_cell_or_a_first_drawing_that_raises_is_seen(served: Path, address: st
 
 
 @pytest.fixture(scope="module")
-def notebook(request: pytest.FixtureRequest, address: str, browser: Browser) -> Iterator[LabNotebook]:
+def notebook(
+    request: pytest.FixtureRequest, address: str, browser: Browser
+) -> Iterator[LabNotebook]:
     """The notebook of the repository that `request.param` names, run once for all its controls."""
     notebook = LabNotebook(browser, address.format(name=request.param))
     notebook.run_all()
@@ -113,7 +132,9 @@ def notebook(request: pytest.FixtureRequest, address: str, browser: Browser) -> 
     notebook.close()
 
 
-@pytest.mark.parametrize(("notebook", "description"), controls(), indirect=["notebook"], scope="module")
+@pytest.mark.parametrize(
+    ("notebook", "description"), controls(), indirect=["notebook"], scope="module"
+)
 def test_control_changes_its_figure(notebook: LabNotebook, description: str) -> None:
     before, after = notebook.move(description)
     assert before and after and before != after
