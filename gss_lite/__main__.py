@@ -11,23 +11,28 @@ from pathlib import Path
 import torch
 
 from gss_lite.baselines.pixel import load_twin
-from gss_lite.build import SHIPPED, comes_with_tokenizer, dataset_for, load_gss
 from gss_lite.cli import parser, stage_two_options
-from gss_lite.data.camvid import CORRUPT_TEST_FRAME
+from gss_lite.data import dataset_for
+from gss_lite.data.folders import CORRUPT_TEST_FRAME
 from gss_lite.data.transforms import eval_transform
-from gss_lite.export import export_weights
-from gss_lite.inverse_choice import TITLES, with_inverse
-from gss_lite.predict import check_outputs, predict_file
-from gss_lite.presets import Preset, get_preset
-from gss_lite.processes import is_main, join
-from gss_lite.training.checkpoints import write_json
-from gss_lite.training.evaluation import evaluate, view_of
-from gss_lite.training.gaussian_stage import gaussian_stage
-from gss_lite.training.identity import weights_hash
-from gss_lite.training.inverse_stage import plan_for, shortened, train_inverse
-from gss_lite.training.pixel_stage import evaluate_pixel, train_pixel
-from gss_lite.training.records import run_record
-from gss_lite.training.stages import train_prior, train_vqvae, trains_tokenizer
+from gss_lite.distributed import is_main, join
+from gss_lite.evaluation import evaluate, evaluate_pixel, view_of
+from gss_lite.factory import (
+    SHIPPED,
+    TITLES,
+    comes_with_tokenizer,
+    export_weights,
+    load_gss,
+    with_inverse,
+)
+from gss_lite.inference import check_outputs, predict_file
+from gss_lite.presets import get_preset
+from gss_lite.presets.parts import Preset
+from gss_lite.presets.plans import plan_for, shortened
+from gss_lite.storage import run_record, weights_hash, write_json
+from gss_lite.training.inverse import gaussian_stage, train_inverse
+from gss_lite.training.prior import train_pixel, train_prior
+from gss_lite.training.tokenizer import train_vqvae, trains_tokenizer
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -262,6 +267,7 @@ def _export(arguments: argparse.Namespace, line: str) -> None:
 
 
 COMMANDS = {"train": _train, "evaluate": _evaluate, "predict": _predict, "export": _export}
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -6,10 +6,9 @@ import argparse
 
 import torch
 
-from gss_lite.build import SHIPPED
-from gss_lite.inverse_choice import TITLES
+from gss_lite.factory import SHIPPED, TITLES
 from gss_lite.presets import PRESETS
-from gss_lite.training.inverse_stage import INPUTS
+from gss_lite.training.inverse import INPUTS
 
 STAGES = {
     "vqvae": "stage I",
@@ -21,7 +20,10 @@ STAGES = {
     "inverse-gaussian": "one that is measured, not trained",
 }
 
+
 SCHEDULE = ("precision", "accumulate", "checkpointing", "compile")
+
+
 TRAINING = ("validate_every", "keep", "pretrained")
 
 

@@ -4,19 +4,33 @@ The networks compute what OpenAI's do, in an order that costs less: a token's co
 where the published decoder multiplies an 8192-channel one-hot map; a pointwise layer behind an
 enlargement runs before it; nothing is kept for longer than it is needed. `gss_lite.dalle_files`
 reads the published weights.
+
+The files of DALL·E's dVAE: the published `encoder.pkl` and `decoder.pkl` into our modules, without running them; our own safetensors.
+
+`inert_pickle` reads the pickles as data; here are torch.save's two containers, the names and
+shapes, and what becomes of them.
 """
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gss_lite.vqvae import check_tokens
+from gss_lite.contracts import check_tokens
+from gss_lite.storage import load_weights
 
 LOGIT_LAPLACE_EPS = 0.1
+
+
 GROUPS, BLOCKS = 4, 2
+
+
 GAIN = 1 / (GROUPS * BLOCKS) ** 2  # of every residual branch
+
+
 ROWS = 1024  # tokens whose 8192 logits are held at once
 
 
@@ -234,3 +248,38 @@ class DalleDVAE(nn.Module):
     def decode_vectors(self, vectors: Tensor) -> Tensor:
         """D_θ of any vectors where `decode` takes codes: (B, code_dim, h, w) → maskige (B, 3, 8h, 8w), float32 in [0, 1]."""
         return unmap_pixels(self.decoder.from_vectors(vectors)[:, :3].float().sigmoid())
+
+
+WEIGHTS = Path("data/dalle_dvae/dalle_dvae.safetensors")
+
+
+LICENCE = (
+    "DALL·E's dVAE is OpenAI's, under a modified MIT licence (github.com/openai/DALL-E) that asks "
+    'to "clearly indicate that it '
+    'was used": say so wherever you show what you made with it.'
+)
+
+
+def load_dalle(path: str | Path = WEIGHTS, *, dtype: torch.dtype = torch.float32) -> DalleDVAE:
+    """The published dVAE, in eval mode, from the safetensors that `python -m data_scripts.dalle_dvae` leaves.
+
+    Raises:
+        FileNotFoundError: it has not been fetched yet. ValueError: the file is damaged, or no
+            dVAE's.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no {path}; run `python -m data_scripts.dalle_dvae`, which downloads DALL·E's dVAE "
+            "(390 MB) and converts it"
+        )
+    model = empty_dalle(dtype=dtype)
+    load_weights(path, model)
+    return model.eval().requires_grad_(False)
+
+
+def empty_dalle(*, dtype: torch.dtype = torch.float32) -> DalleDVAE:
+    """The dVAE at its published size, its weights not yet set: 97 million random numbers would be drawn only to be overwritten."""
+    with torch.device("meta"):
+        model = DalleDVAE(dtype=dtype)
+    return model.to_empty(device="cpu")

@@ -2,6 +2,20 @@
 
 mask → palette → tokens            (targets of stage II)
 image → prior → tokens → maskige → class ids   (prediction)
+
+A trained X⁻¹ on another GSS model: what the released merge script does to checkpoints.
+
+X⁻¹ without training, beyond the paper: what the tokenizer does to colours is measured, and used.
+
+`GaussianInverse` knows where each class's colour lands after encoding and decoding, and how widely
+it scatters. `CodeTable` skips the colours: it counts which classes stand behind every code.
+`expected_maskige` decodes the mean code vector under the prior's token probabilities in place of
+the likeliest code.
+
+Beyond one pass over the whole picture: sliding windows, flipping, expected codes, sampling from the prior, and how sure it is.
+
+A *scorer* is a function from normalised photographs (B, 3, H, W) to class scores (B, K, H, W);
+scorers can be wrapped in one another: `sliding(flipped(mask_scorer(gss, soft=True)))`.
 """
 
 from __future__ import annotations
@@ -13,22 +27,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gss_lite.palette import IGNORE, Palette, check_mask, paint
+from gss_lite.contracts import IGNORE, check_mask
+from gss_lite.distributed import mean_over_processes
+from gss_lite.palette.palette import Palette, paint
 from gss_lite.prior import Prior
-from gss_lite.processes import mean_over_processes
 from gss_lite.token_loss import token_cross_entropy
 
 TOKEN_WEIGHT, PIXEL_WEIGHT = 0.8, 0.2  # of the two cross-entropies in the released configs
-
-
-class Tokenizer(Protocol):
-    """Maskige (B, 3, H, W) in [0, 1] ⇄ tokens (B, H/stride, W/stride)."""
-
-    vocab_size: int
-    stride: int
-
-    def encode(self, maskige: Tensor) -> Tensor: ...
-    def decode(self, tokens: Tensor) -> Tensor: ...
 
 
 class Targets(NamedTuple):
@@ -190,3 +195,122 @@ def resize_mask(mask: Tensor, size: tuple[int, int] | list[int], num_classes: in
     )
     ids = F.interpolate(onehot, size=tuple(size), mode="bilinear", align_corners=False).argmax(1)
     return ids.masked_fill(ids == num_classes, IGNORE)
+
+
+SAME = 0.5 / 255  # colours stored in 16 bits, or rounded to 8, are still the same palette
+
+
+def graft(gss: GSS, inverse: nn.Module) -> GSS:
+    """A model with the palette, tokenizer and prior of `gss` (shared, not copied) and X⁻¹ `inverse`; both are left as they were.
+
+    The prior and its token targets do not depend on X⁻¹, so one X⁻¹ serves every image encoder
+    trained on the same palette and tokenizer. That the tokenizer is the same cannot be seen from
+    the X⁻¹; with another one it still runs, and reads worse.
+
+    Args:
+        inverse: with `colors` (K, D), the palette whose maskige it reads: every inverse of this
+            package but `LeastSquares`.
+
+    Raises:
+        TypeError: an inverse that does not say which colours it reads.
+        ValueError: another number of classes or channels than the model's palette, or other
+            colours.
+    """
+    colors = getattr(inverse, "colors", None)
+    if not isinstance(colors, Tensor) or not hasattr(inverse, "classify"):
+        raise TypeError(
+            f"cannot graft {type(inverse).__name__}: an X⁻¹ needs `classify` and `colors`, the "
+            "palette whose maskige it reads"
+        )
+    ours, theirs = gss.colors.cpu(), colors.detach().float().cpu()
+    if ours.shape != theirs.shape:
+        raise ValueError(
+            f"X⁻¹ reads {len(theirs)} classes in {theirs.shape[1]} channels, but the model paints "
+            f"{len(ours)} in {ours.shape[1]}; "
+            "graft an X⁻¹ trained for the same classes"
+        )
+    apart = (ours - theirs).abs().amax(1)
+    if bool((apart > SAME).any()):
+        worst = int(apart.argmax())
+        shown = [[round(255 * v) for v in palette[worst].tolist()] for palette in (theirs, ours)]
+        raise ValueError(
+            f"X⁻¹ was trained on another palette: {int((apart > SAME).sum())} of {len(ours)} "
+            f"colours differ (class {worst}: {shown[0]} "
+            f"there, {shown[1]} in the model). Paint with its palette and train the prior on that, "
+            "or train X⁻¹ for this one."
+        )
+    merged = type(gss)(gss.palette, gss.tokenizer, gss.prior, inverse.to(gss.colors.device))
+    return merged.to(gss.colors.device).train(gss.training)
+
+
+class CodeTokenizer(Protocol):
+    """A tokenizer that decodes vectors as well as tokens: VQVAE and DalleDVAE. code_vectors: (V, C);
+    decode_vectors: (B, C, h, w) → maskige (B, 3, h·stride, w·stride) in [0, 1].
+    """
+
+    vocab_size: int
+
+    def code_vectors(self) -> Tensor: ...
+    def decode_vectors(self, vectors: Tensor) -> Tensor: ...
+
+
+@torch.no_grad()
+def expected_maskige(
+    token_logits: Tensor,
+    tokenizer: CodeTokenizer,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    *,
+    at_once: int = 4096,
+) -> Tensor:
+    """D_θ of the expected code vector Σ_v p(v|x) e_v, where `decode` takes the vector of the likeliest code.
+
+    Where the prior wavers between two codes their mean is decoded. As the temperature goes to 0
+    this becomes `decode`.
+
+    Args:
+        token_logits: (B, V, h, w). temperature: p = softmax(logits / temperature), > 0.
+        top_k: keep the k likeliest codes of each token, renormalised. at_once: tokens whose
+            probabilities are held at a time.
+
+    Returns:
+        Maskige (B, 3, h·stride, w·stride) in [0, 1].
+
+    Raises:
+        ValueError: another number of codes than the tokenizer's, temperature not positive, top_k
+            outside 1…V.
+    """
+    if token_logits.ndim != 4 or token_logits.shape[1] != tokenizer.vocab_size:
+        raise ValueError(
+            f"expected token logits (B, {tokenizer.vocab_size}, h, w); got "
+            f"{tuple(token_logits.shape)}"
+        )
+    if not temperature > 0:
+        raise ValueError(f"the temperature must be positive; got {temperature}")
+    if top_k is not None and not 1 <= top_k <= tokenizer.vocab_size:
+        raise ValueError(f"top_k must lie in 1…{tokenizer.vocab_size}; got {top_k}")
+    codes = tokenizer.code_vectors()
+    batch, _, height, width = token_logits.shape
+    vectors = []
+    for rows in token_logits.movedim(1, -1).flatten(0, 2).split(at_once):  # (at_once, V)
+        if top_k is None:
+            vectors.append((rows.float() / temperature).softmax(1) @ codes)
+        else:
+            best, which = rows.float().topk(top_k, 1)
+            weight = (best / temperature).softmax(1)
+            vectors.append(F.embedding(which, codes).mul_(weight[:, :, None]).sum(1))
+    grid = torch.cat(vectors).view(batch, height, width, -1).movedim(-1, 1)  # (B, C, h, w)
+    return tokenizer.decode_vectors(grid)
+
+
+class ExpectedGSS(GSS):
+    """A GSS whose maskige is decoded from the expected code vectors, not from the likeliest codes (beyond the paper; nothing is trained).
+
+    Made of a trained one's parts: ExpectedGSS(gss.palette, gss.tokenizer, gss.prior, gss.inverse).
+    Its prediction's `tokens` are still the likeliest; reconstruction, where tokens are certain, is
+    a GSS's.
+    """
+
+    def decode_logits(self, token_logits: Tensor) -> Tensor:
+        """Token logits (B, V, h, w) → D_θ of Σ_v p(v|x) e_v, (B, 3, h·stride, w·stride)."""
+        return expected_maskige(token_logits, self.tokenizer)

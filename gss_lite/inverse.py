@@ -8,9 +8,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from gss_lite.color_grid import ColorGrid, build_grid, grid_nearest, slices
+from gss_lite.color_table import ColorGrid, build_grid, grid_nearest, slices
 
 TEMPERATURE = 0.1  # turns squared colour distances (0 … 3) into logits of a useful range
+
+
 # below, comparing with every colour costs about as much as the look-up and needs no table
 GRID_CLASSES = range(32, 4097)
 

@@ -12,11 +12,13 @@ from matplotlib.patches import Patch
 from torch import Tensor
 
 from gss_lite.data.transforms import denormalize
-from gss_lite.palette import paint
+from gss_lite.palette.palette import paint
 
 # Okabe and Ito's colours: told apart by readers with any kind of colour vision. For curves and
 # bars, not for classes.
 CURVES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+
+
 DPI = 100
 
 

@@ -14,15 +14,16 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
+from gss_lite.contracts import IGNORE
 from gss_lite.inverse import NearestColor
-from gss_lite.palette import IGNORE, Palette
-from gss_lite.palette_spaces import (
+from gss_lite.palette.maxmin import (
     DEFICIENCIES,
     distances,
     get_space,
     simulate_deficiency,
     srgb_to_oklab,
 )
+from gss_lite.palette.palette import Palette
 from gss_lite.plotting import CURVES, DPI, picture
 
 _UNIT = {"RGB": "RGB, 0–255 scale", "OKLab": "OKLab, lightness 0–100"}

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gss_lite.processes import mean_over_processes
+from gss_lite.distributed import mean_over_processes
 
 # Logits held at once: on the CPU 8 MB of them, about what its cache holds; on a GPU enough to keep
 # it busy.

@@ -15,24 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gss_lite.processes import gathered, take_from_first
-
-
-def check_tokens(tokens: Tensor, vocab_size: int) -> Tensor:
-    """The tokens, if `decode` can take them.
-
-    Raises:
-        ValueError: not (B, h, w), not whole numbers, or one outside 0 … vocab_size − 1.
-    """
-    if tokens.ndim != 3 or tokens.is_floating_point() or not tokens.numel():
-        raise ValueError(
-            f"tokens must be whole numbers (B, h, w); got {tokens.dtype} {tuple(tokens.shape)}"
-        )
-    if bool((tokens < 0).any()) or bool((tokens >= vocab_size).any()):
-        raise ValueError(
-            f"tokens must lie in 0…{vocab_size - 1}; got {int(tokens.min())} … {int(tokens.max())}"
-        )
-    return tokens.long()
+from gss_lite.contracts import check_tokens
+from gss_lite.distributed import gathered, take_from_first
 
 
 class Quantized(NamedTuple):

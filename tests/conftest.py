@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from gss_lite.data.camvid import find_camvid
+from gss_lite.data.folders import find_camvid
 from gss_lite.presets import get_preset
-from gss_lite.training.stages import train_prior, train_vqvae
+from gss_lite.training.prior import train_prior
+from gss_lite.training.tokenizer import train_vqvae
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from gss_lite.dalle_files import published_shapes, read_published
+from data_scripts.dalle_files import published_shapes, read_published
 
 SIZES = {"width": 4, "vocab_size": 16, "code_dim": 4}
 LEGACY = b"".join(

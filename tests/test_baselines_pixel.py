@@ -8,12 +8,14 @@ import torch
 import torch.nn.functional as F
 
 from gss_lite.baselines.pixel import PixelTwin, build_twin, load_twin
-from gss_lite.build import build_gss, dataset_for
+from gss_lite.contracts import IGNORE
+from gss_lite.data import dataset_for
 from gss_lite.data.transforms import eval_transform
+from gss_lite.evaluation import evaluate_pixel
+from gss_lite.factory import build_gss
 from gss_lite.metrics import SegmentationMetrics
-from gss_lite.palette import IGNORE
 from gss_lite.presets import get_preset
-from gss_lite.training.pixel_stage import evaluate_pixel, train_pixel
+from gss_lite.training.prior import train_pixel
 
 TINY = get_preset("scenes-tiny")
 

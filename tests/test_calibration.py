@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from gss_lite.calibration import calibration, risk_coverage
+from gss_lite.metrics import calibration, risk_coverage
 
 
 def test_two_bins_by_hand():

@@ -12,16 +12,18 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from gss_lite import __main__ as cli
-from gss_lite import export
-from gss_lite.build import SHIPPED, build_palette, dataset_for, load_gss
+from gss_lite import factory as export
+from gss_lite.data import dataset_for
 from gss_lite.data.transforms import eval_transform
+from gss_lite.evaluation import evaluate, view_of
+from gss_lite.factory import SHIPPED, build_palette, load_gss
 from gss_lite.gss import Prediction
+from gss_lite.inference import predict_file
 from gss_lite.inverse import NearestColor
-from gss_lite.palette import paint
-from gss_lite.predict import predict_file
-from gss_lite.presets import PRESETS, Schedule, get_preset
-from gss_lite.training.evaluation import evaluate, view_of
-from gss_lite.training.records import hardware, run_record
+from gss_lite.palette.palette import paint
+from gss_lite.presets import PRESETS, get_preset
+from gss_lite.presets.parts import Schedule
+from gss_lite.storage import hardware, run_record
 
 
 def test_evaluate_prints_the_table_and_the_record_agrees(tiny_run, tmp_path, capsys):

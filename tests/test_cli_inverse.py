@@ -14,19 +14,16 @@ from torch.utils.data import Subset
 
 from gss_lite import __main__ as cli
 from gss_lite import cli as options
-from gss_lite.build import SHIPPED, dataset_for, load_gss
+from gss_lite.data import dataset_for
 from gss_lite.data.transforms import eval_transform
-from gss_lite.export import export_weights
-from gss_lite.graft import graft
-from gss_lite.inference import ExpectedGSS
-from gss_lite.inverse_choice import TITLES, open_inverse, with_inverse
-from gss_lite.inverse_learned import ConvInverse, SwinInverse
-from gss_lite.inverse_statistics import GaussianInverse
+from gss_lite.evaluation import evaluate
+from gss_lite.factory import SHIPPED, TITLES, export_weights, load_gss, open_inverse, with_inverse
+from gss_lite.gss import ExpectedGSS, graft
+from gss_lite.inverse_fitted import ConvInverse, GaussianInverse, SwinInverse
 from gss_lite.presets import get_preset
-from gss_lite.training.checkpoints import save_weights
-from gss_lite.training.evaluation import evaluate
-from gss_lite.training.gaussian_stage import measure_gaussians
-from gss_lite.training.inverse_stage import plan_for, train_inverse
+from gss_lite.presets.plans import plan_for
+from gss_lite.storage import save_weights
+from gss_lite.training.inverse import measure_gaussians, train_inverse
 
 TINY = get_preset("scenes-tiny")
 TYPES = {

@@ -13,14 +13,15 @@ from safetensors.torch import load_file
 
 from gss_lite import __main__ as cli
 from gss_lite.baselines.pixel import load_twin
-from gss_lite.build import dataset_for, load_gss
+from gss_lite.data import dataset_for
 from gss_lite.data.transforms import eval_transform
+from gss_lite.evaluation import evaluate, view_of
+from gss_lite.factory import load_gss
 from gss_lite.gss import GSS
 from gss_lite.inference import flipped, mask_scorer, multi_scale, sliding
 from gss_lite.metrics import SegmentationMetrics
 from gss_lite.presets import get_preset
-from gss_lite.training.checkpoints import load_checkpoint
-from gss_lite.training.evaluation import evaluate, view_of
+from gss_lite.storage import load_checkpoint
 
 TINY = get_preset("scenes-tiny")
 

@@ -11,9 +11,11 @@ import nbformat
 import pytest
 import torch
 
-from gss_lite.build import build_palette
-from gss_lite.experiments import codebook_usage
-from gss_lite.experiments.codebook_usage import (
+from gss_lite.factory import build_palette
+from gss_lite.presets import get_preset
+from gss_lite.training.tokenizer import VQVAEStage
+from notebooks.experiments import codebook_usage
+from notebooks.experiments.codebook_usage import (
     CODES,
     HELD_OUT,
     PICTURES,
@@ -23,8 +25,6 @@ from gss_lite.experiments.codebook_usage import (
     run_seed,
     train,
 )
-from gss_lite.presets import get_preset
-from gss_lite.training.stages import VQVAEStage
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 

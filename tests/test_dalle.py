@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from gss_lite import dalle
-from gss_lite.build import build_gss
 from gss_lite.dalle import Block, DalleDVAE, map_pixels, unmap_pixels
+from gss_lite.factory import build_gss
 from gss_lite.presets import get_preset
 
 

@@ -9,9 +9,9 @@ import torch
 from dalle_samples import build, dall_e, read, save, wrap  # noqa: F401 - dall_e is a fixture
 from torch import nn
 
-from gss_lite.dalle import DalleDVAE, map_pixels
-from gss_lite.dalle_files import RefusedFile, import_published, load_dalle, published_shapes
-from gss_lite.training.checkpoints import save_weights
+from data_scripts.dalle_files import RefusedFile, import_published, published_shapes
+from gss_lite.dalle import DalleDVAE, load_dalle, map_pixels
+from gss_lite.storage import save_weights
 
 
 @pytest.mark.parametrize("decoder", ["decoder.pkl", "decoder_legacy.pkl"])
@@ -64,7 +64,7 @@ def test_weights_survive_safetensors(tmp_path, dall_e, monkeypatch):
     )
     save_weights(tmp_path / "x.safetensors", model)
     monkeypatch.setattr(
-        "gss_lite.dalle_files.DalleDVAE", lambda **options: DalleDVAE(16, 4, 4, **options)
+        "data_scripts.dalle_files.DalleDVAE", lambda **options: DalleDVAE(16, 4, 4, **options)
     )
     loaded = load_dalle(tmp_path / "x.safetensors")
     assert not loaded.training and not any(p.requires_grad for p in loaded.parameters())

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torchvision import tv_tensors
 
-from gss_lite.data.camvid import CLASSES, SIZES, CamVid, find_camvid, read_image, read_mask
+from gss_lite.data.folders import CLASSES, SIZES, CamVid, find_camvid, read_image, read_mask
 from gss_lite.data.transforms import (
     DISTORTIONS,
     ClassShareCrop,

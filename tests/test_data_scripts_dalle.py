@@ -14,7 +14,7 @@ from dalle_samples import build, dall_e, save  # noqa: F401 - dall_e is a fixtur
 
 from data_scripts import dalle_dvae
 from gss_lite.dalle import DalleDVAE
-from gss_lite.training.checkpoints import load_weights
+from gss_lite.storage import load_weights
 
 
 def small(**options) -> DalleDVAE:

@@ -7,14 +7,18 @@ import pytest
 import torch
 from test_data import write_camvid
 
-from gss_lite.build import build_gss, build_palette, build_tokenizer, dataset_for
-from gss_lite.data.many_scenes import ManyScenes
+from gss_lite.data import dataset_for
+from gss_lite.data.scenes import ManyScenes
 from gss_lite.data.transforms import train_transform
-from gss_lite.export import export_weights
+from gss_lite.factory import build_gss, build_palette, build_tokenizer, export_weights
 from gss_lite.presets import get_preset
-from gss_lite.training.generic_stage import GenericStage, Photographs, random_colors
-from gss_lite.training.readback import readback_loss
-from gss_lite.training.stages import train_vqvae
+from gss_lite.training.tokenizer import (
+    GenericStage,
+    Photographs,
+    random_colors,
+    readback_loss,
+    train_vqvae,
+)
 
 GENERIC = get_preset("generic-s4")
 TINY = replace(

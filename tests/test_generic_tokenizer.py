@@ -6,12 +6,12 @@ import sys
 
 import pytest
 
-from gss_lite.build import load_tokenizer
-from gss_lite.experiments import generic_tokenizer
-from gss_lite.experiments.palette_ablation import load_masks
-from gss_lite.experiments.reconstruction import evaluate_palette
-from gss_lite.palette_constructions import random_palette
+from gss_lite.evaluation import evaluate_palette
+from gss_lite.factory import load_tokenizer
+from gss_lite.palette.constructions import random_palette
 from gss_lite.presets import get_preset
+from notebooks.experiments import generic_tokenizer
+from notebooks.experiments.palette_ablation import load_masks
 
 
 def test_the_record_holds_every_palette_and_how_it_was_made(tmp_path, monkeypatch, capsys):

@@ -7,12 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from gss_lite.build import build_gss
-from gss_lite.graft import SAME, graft
-from gss_lite.gss import GSS
-from gss_lite.inference import ExpectedGSS
+from gss_lite.factory import build_gss
+from gss_lite.gss import GSS, SAME, ExpectedGSS, graft
 from gss_lite.inverse import LeastSquares, NearestColor
-from gss_lite.inverse_learned import ConvInverse
+from gss_lite.inverse_fitted import ConvInverse
 from gss_lite.presets import get_preset
 
 

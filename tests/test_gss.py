@@ -4,12 +4,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gss_lite.build import build_gss, load_gss
+from gss_lite.contracts import IGNORE
 from gss_lite.data.scenes import Scenes
+from gss_lite.factory import build_gss, load_gss
 from gss_lite.gss import resize_mask
-from gss_lite.palette import IGNORE, paint
+from gss_lite.palette.palette import paint
 from gss_lite.presets import get_preset
-from gss_lite.training.stages import PriorStage
+from gss_lite.training.prior import PriorStage
 
 
 @pytest.fixture(scope="module")

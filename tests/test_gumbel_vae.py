@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from gss_lite.experiments.gumbel_tokenizer import NETWORKS, VARIANTS, RandomStart, run_variant
-from gss_lite.gumbel_vae import GumbelVAE, Relaxed, kl_to_uniform, logit_laplace_nll
-from gss_lite.inverse_statistics import expected_maskige
-from gss_lite.palette import farthest_point_palette, paint
+from gss_lite.gss import expected_maskige
+from gss_lite.palette.maxmin import farthest_point_palette
+from gss_lite.palette.palette import paint
+from notebooks.experiments.gumbel_tokenizer import NETWORKS, VARIANTS, RandomStart, run_variant
+from notebooks.experiments.gumbel_vae import GumbelVAE, Relaxed, kl_to_uniform, logit_laplace_nll
 
 
 def small(**options) -> GumbelVAE:

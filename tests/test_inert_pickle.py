@@ -8,8 +8,8 @@ import pytest
 import torch
 from dalle_samples import build, dall_e, read, save, wrap  # noqa: F401 - dall_e is a fixture
 
-from gss_lite.dalle_files import read_published
-from gss_lite.inert_pickle import RefusedFile
+from data_scripts.dalle_files import read_published
+from data_scripts.inert_pickle import RefusedFile
 
 
 class Evil:

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from gss_lite.build import build_gss, build_palette
+from gss_lite.factory import build_gss, build_palette
+from gss_lite.gss import ExpectedGSS, expected_maskige
 from gss_lite.inference import (
-    ExpectedGSS,
     class_frequencies,
     entropy_map,
     flipped,
@@ -24,9 +24,8 @@ from gss_lite.inference import (
     window_spans,
 )
 from gss_lite.inverse import TEMPERATURE
-from gss_lite.inverse_learned import ConvInverse, SwinInverse
-from gss_lite.inverse_statistics import GaussianInverse, expected_maskige
-from gss_lite.palette import paint
+from gss_lite.inverse_fitted import ConvInverse, GaussianInverse, SwinInverse
+from gss_lite.palette.palette import paint
 from gss_lite.presets import get_preset
 
 

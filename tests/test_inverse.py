@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gss_lite.color_grid import COARSE_SIDE, OUTSIDE, SIDE, build_grid, grid_nearest
+from gss_lite.color_table import COARSE_SIDE, OUTSIDE, SIDE, build_grid, grid_nearest
 from gss_lite.inverse import GRID_CLASSES, LeastSquares, NearestColor, nearest_by_comparison
-from gss_lite.palette import Palette, farthest_point_palette
+from gss_lite.palette.maxmin import farthest_point_palette
+from gss_lite.palette.palette import Palette
 
 MANY = GRID_CLASSES.start  # from here on RGB goes through the table
 
@@ -168,7 +169,7 @@ class TestNearestColor:
         """What bounds the memory: seven pixels at a time, inside and outside the cube, give the same ids."""
         colors = torch.rand(MANY, 3, generator=numbers(7))
         pixels = torch.rand(100, 3, generator=numbers(8)) * 1.2 - 0.1
-        monkeypatch.setattr("gss_lite.color_grid.PIXELS_AT_ONCE", {"cpu": 7})
+        monkeypatch.setattr("gss_lite.color_table.PIXELS_AT_ONCE", {"cpu": 7})
         assert torch.equal(
             NearestColor(colors).classify(as_maskige(pixels)).flatten(), brute_force(pixels, colors)
         )

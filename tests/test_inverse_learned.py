@@ -6,10 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from data_scripts.dalle_files import import_published
 from gss_lite.dalle import DalleDVAE
-from gss_lite.dalle_files import import_published
-from gss_lite.inverse_learned import ConvInverse, SwinInverse
-from gss_lite.training.inverse_stage import inverse_loss
+from gss_lite.inverse_fitted import ConvInverse, SwinInverse, inverse_loss
 
 COLORS = torch.rand(5, 3, generator=torch.Generator().manual_seed(0))
 

@@ -7,10 +7,21 @@ import json
 import pytest
 import torch
 
-from gss_lite.build import dataset_for, load_gss
+from gss_lite.contracts import IGNORE
+from gss_lite.data import dataset_for
 from gss_lite.data.transforms import eval_transform
-from gss_lite.experiments import inverse_robustness
-from gss_lite.experiments.inverse_robustness import (
+from gss_lite.evaluation import evaluate
+from gss_lite.factory import load_gss
+from gss_lite.gss import graft
+from gss_lite.inverse import NearestColor
+from gss_lite.inverse_fitted import KINDS
+from gss_lite.metrics import boundary_iou
+from gss_lite.presets import get_preset
+from gss_lite.presets.plans import plan_for
+from gss_lite.storage import save_weights
+from gss_lite.training.inverse import INPUTS, build_inverse, stage_name
+from notebooks.experiments import inverse_robustness
+from notebooks.experiments.inverse_robustness import (
     RATES,
     SIGMAS,
     examine,
@@ -21,14 +32,6 @@ from gss_lite.experiments.inverse_robustness import (
     table,
     wrong_tokens,
 )
-from gss_lite.graft import graft
-from gss_lite.inverse import NearestColor
-from gss_lite.metrics import boundary_iou
-from gss_lite.palette import IGNORE
-from gss_lite.presets import get_preset
-from gss_lite.training.checkpoints import save_weights
-from gss_lite.training.evaluation import evaluate
-from gss_lite.training.inverse_stage import INPUTS, KINDS, build_inverse, plan_for, stage_name
 
 TINY = get_preset("scenes-tiny")
 

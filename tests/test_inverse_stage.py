@@ -10,27 +10,28 @@ import torch
 from safetensors.torch import load_file
 from torch.utils.data import TensorDataset
 
-from gss_lite.build import build_palette, dataset_for, load_gss
+from gss_lite.contracts import IGNORE
+from gss_lite.data import dataset_for
 from gss_lite.data.transforms import eval_transform
-from gss_lite.inverse_learned import ConvInverse, SwinInverse
-from gss_lite.palette import IGNORE, Palette
-from gss_lite.presets import Schedule, get_preset
-from gss_lite.presets_paper import PAPER_PRESETS
-from gss_lite.training import inverse_stage
-from gss_lite.training.inverse_stage import (
+from gss_lite.factory import build_palette, load_gss
+from gss_lite.inverse_fitted import ConvInverse, SwinInverse, inverse_loss
+from gss_lite.palette.learned import train_jointly
+from gss_lite.palette.palette import Palette
+from gss_lite.presets import get_preset
+from gss_lite.presets.paper import PAPER_PRESETS
+from gss_lite.presets.parts import Schedule
+from gss_lite.presets.plans import plan_for, shortened
+from gss_lite.training import inverse as inverse_stage
+from gss_lite.training.inverse import (
     InverseStage,
     build_inverse,
     crop_pair,
     decode_pictures,
     fingerprint,
-    inverse_loss,
     load_inverse,
-    plan_for,
-    shortened,
     stage_name,
     train_inverse,
 )
-from gss_lite.training.joint_stage import train_jointly
 from gss_lite.training.loop import fit
 
 TINY = get_preset("scenes-tiny")

@@ -8,17 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.distributions import MultivariateNormal
 
+from gss_lite.contracts import IGNORE
 from gss_lite.dalle import DalleDVAE
+from gss_lite.gss import expected_maskige
 from gss_lite.inverse import NearestColor
-from gss_lite.inverse_statistics import (
-    FLOOR,
-    CodeTable,
-    GaussianInverse,
-    count_codes,
-    expected_maskige,
-    fit_gaussians,
-)
-from gss_lite.palette import IGNORE
+from gss_lite.inverse_fitted import FLOOR, CodeTable, GaussianInverse, count_codes, fit_gaussians
 from gss_lite.vqvae import VQVAE
 
 

@@ -5,12 +5,12 @@ import json
 import pytest
 import torch
 
-from gss_lite.build import load_tokenizer
-from gss_lite.experiments import joint_collapse
-from gss_lite.experiments.palette_ablation import TILE, load_masks, tiles
-from gss_lite.palette_constructions import random_palette
-from gss_lite.palette_learned import rebuild_error
+from gss_lite.factory import load_tokenizer
+from gss_lite.palette.constructions import random_palette
+from gss_lite.palette.learned import rebuild_error
 from gss_lite.presets import get_preset
+from notebooks.experiments import joint_collapse
+from notebooks.experiments.palette_ablation import TILE, load_masks, tiles
 
 
 def test_the_rebuild_error_is_the_root_mean_square_of_labelled_pixels():

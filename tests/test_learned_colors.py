@@ -7,10 +7,10 @@ import json
 import pytest
 import torch
 
-from gss_lite.experiments import learned_colors
-from gss_lite.experiments.palette_ablation import load_masks
-from gss_lite.palette_constructions import random_palette
-from gss_lite.palette_statistics import class_shares
+from gss_lite.palette.constructions import random_palette
+from notebooks.experiments import learned_colors
+from notebooks.experiments.palette_ablation import load_masks
+from notebooks.experiments.palette_statistics import class_shares
 
 
 def test_start_and_end_of_every_seed(tmp_path):

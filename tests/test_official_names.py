@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
+from data_scripts.dalle_files import import_published
 from gss_lite.dalle import DalleDVAE
-from gss_lite.dalle_files import import_published
 from gss_lite.gss import GSS
 from gss_lite.inverse import NearestColor
-from gss_lite.official_names import head_depth, head_names, head_tensors
-from gss_lite.palette import Palette
+from gss_lite.official import head_depth, head_names, head_tensors
+from gss_lite.palette.palette import Palette
 from gss_lite.prior import Prior
 
 FIXTURES = ("swin-ff", "r50-ff", "hrnet-ff")

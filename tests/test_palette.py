@@ -10,19 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gss_lite.palette import (
-    IGNORE,
-    KIND,
-    Palette,
-    arithmetic_colors,
-    arithmetic_palette,
-    check_mask,
-    farthest_point_palette,
-    farthest_points,
-    paint,
-)
-from gss_lite.palette_constructions import CONSTRUCTIONS
-from gss_lite.palette_search import max_min_palette
+from gss_lite.contracts import IGNORE, check_mask
+from gss_lite.palette.constructions import CONSTRUCTIONS, arithmetic_colors, arithmetic_palette
+from gss_lite.palette.maxmin import farthest_point_palette, farthest_points, max_min_palette
+from gss_lite.palette.palette import KIND, Palette, paint
 
 ANY_K = st.integers(2, 1000)
 

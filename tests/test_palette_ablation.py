@@ -10,19 +10,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gss_lite.build import load_tokenizer
-from gss_lite.data.many_scenes import ManyScenes
-from gss_lite.experiments import palette_ablation
-from gss_lite.experiments.palette_ablation import load_masks, table, tiles
-from gss_lite.experiments.reconstruction import (
-    blended_strangers,
-    evaluate_palette,
-    reconstruct,
-    stranger_pixels,
-)
-from gss_lite.palette import IGNORE, Palette
-from gss_lite.palette_constructions import random_palette
+from gss_lite.contracts import IGNORE
+from gss_lite.data.scenes import ManyScenes
+from gss_lite.evaluation import blended_strangers, evaluate_palette, reconstruct, stranger_pixels
+from gss_lite.factory import load_tokenizer
+from gss_lite.palette.constructions import random_palette
+from gss_lite.palette.palette import Palette
 from gss_lite.presets import get_preset
+from notebooks.experiments import palette_ablation
+from notebooks.experiments.palette_ablation import load_masks, table, tiles
 
 
 def ids(seed: int, *shape: int, classes: int = 5) -> torch.Tensor:

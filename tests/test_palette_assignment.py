@@ -2,8 +2,8 @@
 
 import torch
 
-from gss_lite.palette import Palette
-from gss_lite.palette_assignment import assign_colors, border_lengths, strangers
+from gss_lite.palette.palette import Palette
+from gss_lite.palette.refinement import assign_colors, border_lengths, strangers
 
 
 def test_border_lengths_against_a_hand_count():

@@ -8,12 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_palette import QUICK
 
-from gss_lite.palette import Palette, arithmetic_colors, arithmetic_palette
-from gss_lite.palette_constructions import (
+from gss_lite.palette.constructions import (
     CONSTRUCTIONS,
     STARTS,
     T,
     _redraw_twins,
+    arithmetic_colors,
+    arithmetic_palette,
     misaligned_palette,
     random_additive_palette,
     random_palette,
@@ -22,6 +23,7 @@ from gss_lite.palette_constructions import (
     released_mseg_palette,
     shuffled,
 )
+from gss_lite.palette.palette import Palette
 
 SEEDED = ("random", "random additive", "max-min RGB", "max-min OKLab")
 

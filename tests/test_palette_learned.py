@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from gss_lite.contracts import IGNORE
 from gss_lite.inverse import NearestColor
-from gss_lite.palette import IGNORE
-from gss_lite.palette_constructions import random_palette
-from gss_lite.palette_learned import (
+from gss_lite.palette.constructions import random_palette
+from gss_lite.palette.learned import (
     NOISE,
     cascade_loss,
     learn_palette,

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gss_lite.palette import Palette
-from gss_lite.palette_constructions import random_palette
-from gss_lite.palette_refinement import VIVID, refine_palette
+from gss_lite.palette.constructions import random_palette
+from gss_lite.palette.palette import Palette
+from gss_lite.palette.refinement import VIVID, refine_palette
 
 
 def separation(palette: Palette) -> torch.Tensor:

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gss_lite.palette import Palette, arithmetic_palette, farthest_point_palette
-from gss_lite.palette_constructions import (
+from gss_lite.palette.constructions import (
+    arithmetic_palette,
     misaligned_palette,
     random_additive_palette,
     random_palette,
@@ -18,16 +18,19 @@ from gss_lite.palette_constructions import (
     released_cityscapes_palette,
     released_mseg_palette,
 )
-from gss_lite.palette_search import max_min_palette, spread
-from gss_lite.palette_spaces import (
+from gss_lite.palette.maxmin import (
     DEFICIENCIES,
     SPACES,
     distances,
+    farthest_point_palette,
     get_space,
+    max_min_palette,
     oklab_to_srgb,
     simulate_deficiency,
+    spread,
     srgb_to_oklab,
 )
+from gss_lite.palette.palette import Palette
 
 RELEASED = {19: 20.0, 150: 20.02, 194: 18.68}  # measured on the released palettes, 0–255 scale
 

@@ -13,9 +13,12 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
 from gss_lite import plotting_palettes as draw  # noqa: E402
-from gss_lite.palette import Palette, arithmetic_palette  # noqa: E402
-from gss_lite.palette_constructions import random_palette  # noqa: E402
-from gss_lite.palette_spaces import DEFICIENCIES, distances, simulate_deficiency  # noqa: E402
+from gss_lite.palette.constructions import (
+    arithmetic_palette,  # noqa: E402
+    random_palette,  # noqa: E402
+)
+from gss_lite.palette.maxmin import DEFICIENCIES, distances, simulate_deficiency  # noqa: E402
+from gss_lite.palette.palette import Palette  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

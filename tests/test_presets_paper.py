@@ -7,18 +7,12 @@ import pytest
 import timm
 import torch
 
-from gss_lite.build import (
-    build_gss,
-    build_palette,
-    build_prior,
-    build_tokenizer,
-    dataset_for,
-    num_classes,
-)
+from gss_lite.data import dataset_for, num_classes
+from gss_lite.factory import build_gss, build_palette, build_prior, build_tokenizer
 from gss_lite.presets import PRESETS, get_preset
-from gss_lite.presets_paper import PAPER_PRESETS
+from gss_lite.presets.paper import PAPER_PRESETS
 from gss_lite.training.loop import adamw
-from gss_lite.training.stages import train_vqvae
+from gss_lite.training.tokenizer import train_vqvae
 from gss_lite.vqvae import VQVAE
 
 NAMES = [preset.name for preset in PAPER_PRESETS]
@@ -190,7 +184,8 @@ def test_a_preset_without_pretrained_weights_says_so_and_every_paper_preset_name
 
 def test_stage_one_of_a_paper_preset_trains_nothing_and_asks_for_the_dvae(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "gss_lite.training.stages.load_tokenizer", lambda preset: ("the tokenizer of", preset.name)
+        "gss_lite.training.tokenizer.load_tokenizer",
+        lambda preset: ("the tokenizer of", preset.name),
     )
     assert train_vqvae(get_preset("ade20k-swin-l"), tmp_path, progress=False) == (
         "the tokenizer of",

@@ -8,9 +8,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gss_lite.build import build_gss
-from gss_lite.experiments import prior_ablation
-from gss_lite.experiments.prior_ablation import (
+from gss_lite.factory import build_gss
+from gss_lite.palette.palette import paint
+from gss_lite.presets import get_preset
+from notebooks.experiments import prior_ablation
+from notebooks.experiments.prior_ablation import (
     CELLS,
     PAPER,
     Cell,
@@ -20,8 +22,6 @@ from gss_lite.experiments.prior_ablation import (
     judge,
     table,
 )
-from gss_lite.palette import paint
-from gss_lite.presets import get_preset
 
 TINY = get_preset("scenes-tiny")
 
@@ -124,7 +124,7 @@ def test_the_record_grows_and_is_taken_up(command, capsys, monkeypatch):
     path = command[-1]
     first = json.loads(open(path).read())
     assert first["kind"] == "prior ablation" and first["command"].startswith(
-        "python -m gss_lite.experiments.prior_ablation --preset scenes-tiny"
+        "python -m notebooks.experiments.prior_ablation --preset scenes-tiny"
     )
     cells = first["metrics"]["cells"]
     assert list(cells) == [c.name for c in CELLS[:2]] and first["metrics"]["seeds"] == 1

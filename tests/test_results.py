@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch.utils.data import Subset
 
-from gss_lite.build import SHIPPED, dataset_for, load_gss, load_tokenizer
+from gss_lite.data import dataset_for
 from gss_lite.data.transforms import eval_transform
+from gss_lite.evaluation import evaluate
+from gss_lite.factory import SHIPPED, load_gss, load_tokenizer
 from gss_lite.presets import get_preset
-from gss_lite.training.evaluation import evaluate
-from gss_lite.training.identity import weights_hash
+from gss_lite.storage import weights_hash
 
 RECORDS = Path(__file__).resolve().parents[1] / "notebooks" / "records"
 FIELDS = {"preset", "seed", "hardware", "seconds", "metrics", "command", "commit", "torch"}

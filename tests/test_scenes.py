@@ -11,11 +11,19 @@ import torch
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from gss_lite.data._street import compose
-from gss_lite.data._street_classes import FINE_GROUP, FINE_TO_COARSE
-from gss_lite.data._street_light import LIGHTS, picture
-from gss_lite.data.many_scenes import FINE_CLASSES, ManyScenes, fold
-from gss_lite.data.scenes import CLASSES, DOMAINS, SPLITS, Scenes, render, render_fine, stream_of
+from gss_lite.data.scenes import (
+    DOMAINS,
+    SPLITS,
+    ManyScenes,
+    Scenes,
+    fold,
+    render,
+    render_fine,
+    stream_of,
+)
+from gss_lite.data.street import compose
+from gss_lite.data.street.classes import CLASSES, FINE_CLASSES, FINE_GROUP, FINE_TO_COARSE
+from gss_lite.data.street.light import LIGHTS, picture
 
 _LIGHTS = ("day", "dusk", "fog")
 _VALID = [*range(11), 255]

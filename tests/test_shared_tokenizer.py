@@ -10,25 +10,26 @@ import pytest
 import torch
 
 from gss_lite import __main__ as cli
-from gss_lite.build import (
+from gss_lite.data import dataset_for, num_classes
+from gss_lite.data.scenes import fold
+from gss_lite.factory import (
     SHIPPED,
     build_gss,
     build_palette,
-    dataset_for,
+    export_weights,
     load_gss,
     load_tokenizer,
-    num_classes,
 )
-from gss_lite.data.many_scenes import fold
-from gss_lite.experiments.table_one import load_model
-from gss_lite.experiments.table_one_rows import ROWS
-from gss_lite.export import export_weights
-from gss_lite.palette import Palette
-from gss_lite.palette_constructions import random_palette
+from gss_lite.inverse_fitted import KINDS
+from gss_lite.palette.constructions import random_palette
+from gss_lite.palette.palette import Palette
 from gss_lite.presets import PRESETS, get_preset
-from gss_lite.training import identity, stages
-from gss_lite.training.identity import stage_one_hash
-from gss_lite.training.inverse_stage import KINDS, plan_for
+from gss_lite.presets.plans import plan_for
+from gss_lite.training import run as identity
+from gss_lite.training import tokenizer as stages
+from gss_lite.training.run import stage_one_hash
+from notebooks.experiments.table_one import load_model
+from notebooks.experiments.table_one_rows import ROWS
 
 MANY, GENERIC = get_preset("many-scenes-cpu"), get_preset("generic-s4")
 SMALL = replace(

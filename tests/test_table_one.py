@@ -9,15 +9,16 @@ import pytest
 import torch
 from torch.utils.data import Subset
 
-from gss_lite.build import dataset_for, load_gss
+from gss_lite.data import dataset_for
 from gss_lite.data.transforms import eval_transform
-from gss_lite.experiments import table_one
-from gss_lite.experiments.table_one import PAPER, judge, load_model, table
-from gss_lite.experiments.table_one_rows import NOISY, ROWS, build_rows
-from gss_lite.graft import graft
-from gss_lite.palette_constructions import random_palette
+from gss_lite.evaluation import evaluate
+from gss_lite.factory import load_gss
+from gss_lite.gss import graft
+from gss_lite.palette.constructions import random_palette
 from gss_lite.presets import get_preset
-from gss_lite.training.evaluation import evaluate
+from notebooks.experiments import table_one
+from notebooks.experiments.table_one import PAPER, judge, load_model, table
+from notebooks.experiments.table_one_rows import NOISY, ROWS, build_rows
 
 TINY = get_preset("scenes-tiny")
 SHORT = {"steps": 2, "palette_steps": 2, "joint_steps": 2, "fit_pictures": 4}
@@ -92,7 +93,7 @@ def test_gains_carry_an_interval_over_the_pictures(record):
 
 def test_the_record_says_how_it_was_made(record):
     assert record["command"].startswith(
-        "python -m gss_lite.experiments.table_one --preset scenes-tiny"
+        "python -m notebooks.experiments.table_one --preset scenes-tiny"
     )
     assert (
         record["kind"] == "table one"

@@ -10,9 +10,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gss_lite.experiments import tokenizer_grid
-from gss_lite.experiments.reconstruction import evaluate_palette
-from gss_lite.experiments.tokenizer_grid import (
+from gss_lite.evaluation import evaluate_palette
+from gss_lite.vqvae import VQVAE
+from notebooks.experiments import tokenizer_grid
+from notebooks.experiments.tokenizer_grid import (
     CELLS,
     CODEBOOKS,
     CROP,
@@ -29,7 +30,6 @@ from gss_lite.experiments.tokenizer_grid import (
     run_cell,
     step_cpu_seconds,
 )
-from gss_lite.vqvae import VQVAE
 
 RECORD = Path(__file__).resolve().parents[1] / "notebooks" / "records" / "tokenizer-grid.json"
 TOY = Budget(steps=2, batch=2, pictures=6, held_out=5, width=8, code_dim=4)
@@ -167,7 +167,9 @@ def finished(tmp_path_factory):
 def test_the_record(finished):
     metrics = finished[2]["metrics"]
     assert (
-        finished[2]["command"].startswith("python -m gss_lite.experiments.tokenizer_grid --steps 2")
+        finished[2]["command"].startswith(
+            "python -m notebooks.experiments.tokenizer_grid --steps 2"
+        )
         and finished[2]["steps"] == 2
     )
     assert [(c["data"], c["design"], c["stride"], c["codes"]) for c in metrics["cells"]] == [

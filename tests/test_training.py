@@ -14,18 +14,20 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from gss_lite.build import build_gss, load_gss, load_tokenizer
-from gss_lite.presets import Schedule, get_preset
-from gss_lite.training.checkpoints import (
+from gss_lite.factory import build_gss, load_gss, load_tokenizer
+from gss_lite.presets import get_preset
+from gss_lite.presets.parts import Schedule
+from gss_lite.storage import (
     load_checkpoint,
     load_weights,
     replace_file,
+    run_record,
     save_checkpoint,
     save_weights,
 )
 from gss_lite.training.loop import adamw, fit, poly_with_warmup
-from gss_lite.training.records import run_record
-from gss_lite.training.stages import train_prior, train_vqvae
+from gss_lite.training.prior import train_prior
+from gss_lite.training.tokenizer import train_vqvae
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -5,15 +5,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from gss_lite.build import build_gss, dataset_for
+from gss_lite.data import dataset_for
 from gss_lite.data.transforms import InMemory, SeededAugmentation, eval_transform, train_transform
+from gss_lite.evaluation import evaluate, evaluate_scores, validator
+from gss_lite.factory import build_gss
 from gss_lite.inference import flipped, mask_scorer, sliding
 from gss_lite.metrics import SegmentationMetrics
 from gss_lite.presets import get_preset
-from gss_lite.training.checkpoints import load_checkpoint
-from gss_lite.training.evaluation import evaluate, evaluate_scores, validator
+from gss_lite.storage import load_checkpoint
 from gss_lite.training.loop import fit
-from gss_lite.training.stages import PriorStage
+from gss_lite.training.prior import PriorStage
 
 TINY = get_preset("scenes-tiny")
 RUN = {"preset": "x", "stage": "prior", "seed": 0}

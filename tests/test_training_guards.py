@@ -11,12 +11,12 @@ from torch import nn
 from torch.utils.data import TensorDataset, get_worker_info
 
 from gss_lite.baselines.pixel import PixelTwin, build_twin
-from gss_lite.build import build_gss
 from gss_lite.data.transforms import ClassShareCrop
-from gss_lite.preset_fields import Schedule
+from gss_lite.factory import build_gss
 from gss_lite.presets import get_preset
-from gss_lite.training.checkpoints import load_checkpoint
-from gss_lite.training.guards import ClassWatch, check_labelled, workers_explained
+from gss_lite.presets.parts import Schedule
+from gss_lite.storage import load_checkpoint
+from gss_lite.training.checks import ClassWatch, check_labelled, workers_explained
 from gss_lite.training.loop import fit
 
 RUN = {"preset": "x", "stage": "y", "seed": 0}

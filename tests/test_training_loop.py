@@ -8,13 +8,15 @@ import torch
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import nn
 
-from gss_lite.build import build_gss, dataset_for
+from gss_lite.data import dataset_for
 from gss_lite.data.transforms import InMemory, SeededAugmentation, train_transform
-from gss_lite.presets import Schedule, get_preset
+from gss_lite.factory import build_gss
+from gss_lite.presets import get_preset
+from gss_lite.presets.parts import Schedule
 from gss_lite.prior import build_backbone
-from gss_lite.training.checkpoints import load_checkpoint
+from gss_lite.storage import load_checkpoint
 from gss_lite.training.loop import fit, set_checkpointing
-from gss_lite.training.stages import PriorStage
+from gss_lite.training.prior import PriorStage
 
 RUN = {"preset": "x", "stage": "y", "seed": 0}
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from gss_lite.build import build_gss
+from gss_lite.factory import build_gss
 from gss_lite.presets import get_preset
 from gss_lite.training.batch_norm import GlobalBatchNorm2d, synchronize_batch_norm
 

@@ -7,16 +7,16 @@ import pytest
 import torch
 
 from gss_lite.baselines.pixel import load_twin
-from gss_lite.build import dataset_for, load_gss
+from gss_lite.data import dataset_for
 from gss_lite.data.transforms import eval_transform
-from gss_lite.experiments import twin_comparison
-from gss_lite.inverse_choice import with_inverse
+from gss_lite.evaluation import Evaluation, evaluate, evaluate_pixel, view_of
+from gss_lite.factory import load_gss, with_inverse
 from gss_lite.metrics import scores_from_confusion
 from gss_lite.presets import get_preset
-from gss_lite.training.evaluation import Evaluation, evaluate, view_of
-from gss_lite.training.identity import weights_hash
-from gss_lite.training.inverse_stage import train_inverse
-from gss_lite.training.pixel_stage import evaluate_pixel, train_pixel
+from gss_lite.storage import weights_hash
+from gss_lite.training.inverse import train_inverse
+from gss_lite.training.prior import train_pixel
+from notebooks.experiments import twin_comparison
 
 TINY = get_preset("scenes-tiny")
 
@@ -74,7 +74,7 @@ def test_the_figures_are_those_of_evaluate(folder, tmp_path, capsys):
         and record["metrics"]["twin"]["steps"] == TINY.prior.steps
     )
     assert record["command"].startswith(
-        "python -m gss_lite.experiments.twin_comparison --preset scenes-tiny"
+        "python -m notebooks.experiments.twin_comparison --preset scenes-tiny"
     )
     printed = capsys.readouterr().out
     assert "GSS-FT-W" in printed and f"{100 * rows['twin, views']['miou']:.1f}" in printed

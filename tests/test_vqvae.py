@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from gss_lite.dalle import DalleDVAE
-from gss_lite.gumbel_vae import GumbelVAE
-from gss_lite.palette import farthest_point_palette
+from gss_lite.palette.maxmin import farthest_point_palette
 from gss_lite.vqvae import VQVAE, Codebook
+from notebooks.experiments.gumbel_vae import GumbelVAE
 
 
 @pytest.mark.parametrize("stride", [2, 4, 8])

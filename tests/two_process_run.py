@@ -10,12 +10,14 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from gss_lite.build import build_gss, build_tokenizer, dataset_for
+from gss_lite.data import dataset_for
 from gss_lite.data.transforms import InMemory, SeededAugmentation, eval_transform, train_transform
+from gss_lite.evaluation import evaluate
+from gss_lite.factory import build_gss, build_tokenizer
 from gss_lite.presets import get_preset
-from gss_lite.training.evaluation import evaluate
 from gss_lite.training.loop import fit
-from gss_lite.training.stages import PriorStage, VQVAEStage
+from gss_lite.training.prior import PriorStage
+from gss_lite.training.tokenizer import VQVAEStage
 
 
 def main(folder: Path) -> None:

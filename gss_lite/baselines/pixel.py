@@ -15,13 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gss_lite.build import SHIPPED, build_prior, num_classes
+from gss_lite.contracts import IGNORE, check_mask
+from gss_lite.data import num_classes
+from gss_lite.distributed import mean_over_processes
+from gss_lite.factory import SHIPPED, build_prior
 from gss_lite.gss import PIXEL_WEIGHT, TOKEN_WEIGHT, over_picture, pad_picture
-from gss_lite.palette import IGNORE, check_mask
-from gss_lite.presets import Preset
+from gss_lite.presets.parts import Preset
 from gss_lite.prior import Prior
-from gss_lite.processes import mean_over_processes
-from gss_lite.training.checkpoints import load_weights
+from gss_lite.storage import load_weights
 
 
 class PixelPrediction(NamedTuple):

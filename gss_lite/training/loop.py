@@ -19,10 +19,10 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from gss_lite.data.transforms import ResumableBatches, mixed_seed
-from gss_lite.preset_fields import Schedule
+from gss_lite.presets.parts import Schedule
+from gss_lite.storage import load_checkpoint, save_checkpoint
 from gss_lite.training.batch_norm import synchronize_batch_norm
-from gss_lite.training.checkpoints import load_checkpoint, save_checkpoint
-from gss_lite.training.guards import (
+from gss_lite.training.checks import (
     ClassWatch,
     check_finite,
     check_gradient,

@@ -8,7 +8,7 @@ from measure import measure, peak_extra_bytes, report
 from torch import Tensor
 
 from gss_lite.inverse import NearestColor, nearest_by_comparison
-from gss_lite.palette import farthest_point_palette
+from gss_lite.palette.maxmin import farthest_point_palette
 
 CLASSES, SIDE = 150, 1024
 

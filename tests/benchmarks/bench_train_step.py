@@ -19,12 +19,14 @@ from measure import measure, peak_extra_bytes, report
 from timm.layers import DropPath
 from torch import Tensor
 
-from gss_lite.build import build_gss
+from gss_lite.contracts import IGNORE
+from gss_lite.factory import build_gss
 from gss_lite.gss import GSS, PIXEL_WEIGHT, TOKEN_WEIGHT, resize_mask
-from gss_lite.palette import IGNORE, paint
-from gss_lite.presets import Preset, get_preset
+from gss_lite.palette.palette import paint
+from gss_lite.presets import get_preset
+from gss_lite.presets.parts import Preset
 from gss_lite.training.loop import adamw
-from gss_lite.training.stages import PriorStage
+from gss_lite.training.prior import PriorStage
 
 
 def plain_loss(gss: GSS, image: Tensor, mask: Tensor) -> Tensor:

@@ -1,1 +1,0 @@
-"""Experiments behind the run records that the notebooks read; each is a command, python -m gss_lite.experiments.NAME."""

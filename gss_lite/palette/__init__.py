@@ -1,0 +1,1 @@
+"""X, the palette: class → colour (supplement, section B)."""
