@@ -1,66 +1,140 @@
-"""X, the palette: one colour per class (supplement, section B).
+"""The three contracts that carry the package, and the ids that every part agrees on.
 
-A palette is the matrix β of the paper, K rows of D = 3 colour channels. Painting a mask of class
-ids with it, x = cβ for one-hot c, gives the *maskige*: a picture that an image tokenizer can
-encode.
+A *tokenizer* turns a maskige into integers and back. An *inverse* (X⁻¹) reads classes from a
+maskige. A *segmenter* turns a photograph into class scores. Every part of the package meets one of
+the three, and code that uses a part asks for the contract, never for a class.
 
-The plain arithmetic construction and a greedy max-min one live here; `palette_constructions`,
-`palette_search` and `palette_learned` hold the others.
-
-The maskige tokenizer: E_φ and D_θ as a VQ-VAE (van den Oord et al., 2017), stage I of GSS.
-
-A picture (B, 3, H, W) becomes a grid of H/stride × W/stride integers, each the number of a codebook
-vector, and back. So does a one-hot mask of K channels, which needs no palette (Table 2, "no
-maskige"). The codebook follows the encoder by an exponential moving average; gradients pass it
-straight through.
-
-GSS assembled: palette X, tokenizer E_φ/D_θ (frozen), prior I_ψ and inverse X⁻¹.
-
-mask → palette → tokens            (targets of stage II)
-image → prior → tokens → maskige → class ids   (prediction)
+Class ids are 0 … K−1 everywhere, and 255 marks pixels that do not count.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
 IGNORE = 255
 
 
+@runtime_checkable
+class Tokenizer(Protocol):
+    """E_φ and D_θ: pictures ⇄ grids of integers. `VQVAE` and `DalleDVAE` are tokenizers.
+
+    Attributes:
+        vocab_size: V, the number of tokens.
+        stride: pixels along one side of the patch that a token stands for.
+    """
+
+    vocab_size: int
+    stride: int
+
+    def encode(self, maskige: Tensor) -> Tensor:
+        """Maskige (B, D, H, W) in [0, 1] → tokens (B, H/stride, W/stride), whole numbers."""
+        ...
+
+    def decode(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, h, w) → maskige (B, D, h·stride, w·stride) in [0, 1]."""
+        ...
+
+
+@runtime_checkable
+class CodeTokenizer(Tokenizer, Protocol):
+    """A tokenizer whose tokens stand for vectors, and which decodes any vectors."""
+
+    def code_vectors(self) -> Tensor:
+        """The vectors that tokens stand for, (V, C)."""
+        ...
+
+    def decode_vectors(self, vectors: Tensor) -> Tensor:
+        """Vectors (B, C, h, w) → maskige (B, D, h·stride, w·stride) in [0, 1]."""
+        ...
+
+
+@runtime_checkable
+class Inverse(Protocol):
+    """X⁻¹: reads the class of every pixel from a maskige.
+
+    Attributes:
+        colors: β (K, D), the palette whose maskige it reads, in [0, 1].
+    """
+
+    colors: Tensor
+
+    def scores(self, maskige: Tensor) -> Tensor:
+        """Maskige (B, D, H, W) → a score for each class, (B, K, H, W); the largest one wins."""
+        ...
+
+    def probabilities(self, maskige: Tensor) -> Tensor:
+        """Maskige (B, D, H, W) → a probability for each class, (B, K, H, W)."""
+        ...
+
+    def classify(self, maskige: Tensor) -> Tensor:
+        """Maskige (B, D, H, W) → class ids (B, H, W)."""
+        ...
+
+
+@runtime_checkable
+class Segmenter(Protocol):
+    """A model of segmentation: `GSS` and the discriminative `PixelTwin` are segmenters.
+
+    Attributes:
+        num_classes: K.
+    """
+
+    num_classes: int
+
+    def losses(self, image: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Normalised photographs (B, 3, H, W), masks (B, H, W) → (loss, {name: scalar})."""
+        ...
+
+    def scores(self, image: Tensor) -> dict[str, Tensor]:
+        """Normalised photographs (B, 3, H, W) → class scores (B, K, H, W) by name.
+
+        "prediction" is always among the names. One call runs the network once.
+        """
+        ...
+
+    def probabilities(self, image: Tensor) -> dict[str, Tensor]:
+        """As `scores`, but values that may be averaged over views: they sum to 1 over the classes."""
+        ...
+
+
 def check_mask(mask: Tensor, num_classes: int) -> Tensor:
-    """Return the mask as long, or raise ValueError naming the first id that is neither 0…K−1 nor 255."""
+    """Return the mask as whole numbers of 64 bits if every id in it is a class or 255.
+
+    Args:
+        mask: class ids, any shape.
+        num_classes: K.
+
+    Raises:
+        ValueError: K is above 255, or an id is neither 0 … K−1 nor 255; names the first such id.
+    """
     if num_classes > IGNORE:
         raise ValueError(
-            "masks hold at most 255 classes, because id 255 means 'ignore'; this palette has "
-            f"{num_classes}"
+            "masks hold at most 255 classes, because id 255 means 'ignore'; "
+            f"this palette has {num_classes}"
         )
     mask = mask.long()
     wrong = (mask < 0) | ((mask >= num_classes) & (mask != IGNORE))
     if bool(wrong.any()):
         raise ValueError(
             f"mask holds id {int(mask[wrong][0])}; expected 0…{num_classes - 1} for {num_classes} "
-            "classes, or 255 for "
-            "ignored pixels. Map the data set's own ids first."
+            "classes, or 255 for ignored pixels. Map the data set's own ids first."
         )
     return mask
 
 
 def check_num_classes(num_classes: int) -> None:
     """Raise ValueError unless K is a whole number from 2 to 256³, the number of 8-bit colours."""
-    if (
-        isinstance(num_classes, bool)
-        or not isinstance(num_classes, int)
-        or not 2 <= num_classes <= 256**3
-    ):
+    whole = isinstance(num_classes, int) and not isinstance(num_classes, bool)
+    if not whole or not 2 <= num_classes <= 256**3:
         raise ValueError(
             f"a palette needs a whole number of classes, from 2 to {256**3}; got {num_classes!r}"
         )
 
 
 def check_tokens(tokens: Tensor, vocab_size: int) -> Tensor:
-    """The tokens, if `decode` can take them.
+    """Return the tokens as whole numbers of 64 bits if `decode` can take them.
 
     Raises:
         ValueError: not (B, h, w), not whole numbers, or one outside 0 … vocab_size − 1.
@@ -71,16 +145,7 @@ def check_tokens(tokens: Tensor, vocab_size: int) -> Tensor:
         )
     if bool((tokens < 0).any()) or bool((tokens >= vocab_size).any()):
         raise ValueError(
-            f"tokens must lie in 0…{vocab_size - 1}; got {int(tokens.min())} … {int(tokens.max())}"
+            f"tokens must lie in 0…{vocab_size - 1}; "
+            f"got {int(tokens.min())} … {int(tokens.max())}"
         )
     return tokens.long()
-
-
-class Tokenizer(Protocol):
-    """Maskige (B, 3, H, W) in [0, 1] ⇄ tokens (B, H/stride, W/stride)."""
-
-    vocab_size: int
-    stride: int
-
-    def encode(self, maskige: Tensor) -> Tensor: ...
-    def decode(self, tokens: Tensor) -> Tensor: ...

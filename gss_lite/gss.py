@@ -243,16 +243,6 @@ def graft(gss: GSS, inverse: nn.Module) -> GSS:
     return merged.to(gss.colors.device).train(gss.training)
 
 
-class CodeTokenizer(Protocol):
-    """A tokenizer that decodes vectors as well as tokens: VQVAE and DalleDVAE. code_vectors: (V, C);
-    decode_vectors: (B, C, h, w) → maskige (B, 3, h·stride, w·stride) in [0, 1].
-    """
-
-    vocab_size: int
-
-    def code_vectors(self) -> Tensor: ...
-    def decode_vectors(self, vectors: Tensor) -> Tensor: ...
-
 
 @torch.no_grad()
 def expected_maskige(

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
+from gss_lite.data.street.classes import FINE_ID
+
 SUPERSAMPLE = 2
 """Buffer samples per output pixel, along each axis; the vote over the mask and the averaging count on two."""
 
