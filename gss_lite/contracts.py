@@ -95,7 +95,7 @@ class Segmenter(Protocol):
         ...
 
     def probabilities(self, image: Tensor) -> dict[str, Tensor]:
-        """As `scores`, but values that may be averaged over views: they sum to 1 over the classes."""
+        """As `scores`, but with values that sum to 1 over the classes, for averages over views."""
         ...
 
 

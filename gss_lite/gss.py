@@ -21,13 +21,13 @@ scorers can be wrapped in one another: `sliding(flipped(mask_scorer(gss, soft=Tr
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gss_lite.contracts import IGNORE, check_mask
+from gss_lite.contracts import IGNORE, CodeTokenizer, check_mask
 from gss_lite.distributed import mean_over_processes
 from gss_lite.palette.palette import Palette, paint
 from gss_lite.prior import Prior

@@ -9,7 +9,8 @@ import torch
 from dalle_samples import build, dall_e, read, save, wrap  # noqa: F401 - dall_e is a fixture
 from torch import nn
 
-from data_scripts.dalle_files import RefusedFile, import_published, published_shapes
+from data_scripts.inert_pickle import RefusedFile
+from data_scripts.dalle_files import import_published, published_shapes
 from gss_lite.dalle import DalleDVAE, load_dalle, map_pixels
 from gss_lite.storage import save_weights
 
