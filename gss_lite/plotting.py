@@ -22,7 +22,7 @@ CURVES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#00
 DPI = 100
 
 
-def picture(tensor: Tensor) -> np.ndarray:
+def to_rgb(tensor: Tensor) -> np.ndarray:
     """(3, H, W): uint8, [0, 1] or ImageNet-normalised → (H, W, 3) for imshow.
 
     Floats count as normalised where a value lies below −1 or above 2: black becomes −2.1 and white
@@ -52,7 +52,7 @@ def show_row(
     )
     for axis, (title, tensor) in zip(axes[0], panels):
         if tensor.ndim == 3:
-            axis.imshow(picture(tensor), interpolation="nearest")
+            axis.imshow(to_rgb(tensor), interpolation="nearest")
         else:
             axis.imshow(tensor.cpu().numpy(), interpolation="nearest", cmap=cmap)
         axis.set_title(title, fontsize=10)
@@ -83,7 +83,7 @@ def show_masks(
     )
     for r, row in enumerate(rows):
         for c, tensor in enumerate(row):
-            shown = picture(tensor if tensor.ndim == 3 else paint(tensor, colors.cpu()))
+            shown = to_rgb(tensor if tensor.ndim == 3 else paint(tensor, colors.cpu()))
             axes[r, c].imshow(shown, interpolation="nearest")
             axes[r, c].set_axis_off()
             if r == 0:

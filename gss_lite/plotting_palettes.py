@@ -24,7 +24,7 @@ from gss_lite.palette.maxmin import (
     srgb_to_oklab,
 )
 from gss_lite.palette.palette import Palette
-from gss_lite.plotting import CURVES, DPI, picture
+from gss_lite.plotting import CURVES, DPI, to_rgb
 
 _UNIT = {"RGB": "RGB, 0–255 scale", "OKLab": "OKLab, lightness 0–100"}
 
@@ -219,7 +219,7 @@ def show_reconstruction(
         layout="constrained",
     )
     for axis, (title, panel) in zip(axes, panels.items()):
-        axis.imshow(picture(panel), interpolation="nearest")
+        axis.imshow(to_rgb(panel), interpolation="nearest")
         axis.set_title(title, fontsize=10)
         axis.set_axis_off()
     return figure

@@ -42,16 +42,16 @@ def shown(axis):
 def test_a_picture_is_shown_the_same_in_bytes_in_0_to_1_and_normalised():
     image, normalised = photograph()
     expected = image.permute(1, 2, 0).numpy()
-    assert np.array_equal(plotting.picture(image), expected)
-    assert plotting.picture(image / 255) == pytest.approx(expected / 255, abs=1e-6)
-    assert plotting.picture(normalised) == pytest.approx(expected / 255, abs=1e-6)
+    assert np.array_equal(plotting.to_rgb(image), expected)
+    assert plotting.to_rgb(image / 255) == pytest.approx(expected / 255, abs=1e-6)
+    assert plotting.to_rgb(normalised) == pytest.approx(expected / 255, abs=1e-6)
 
 
 @pytest.mark.parametrize("overshoot", [0.02, 0.4])
 def test_a_decoders_overshoot_is_cut_and_not_taken_for_normalisation(overshoot):
     painted = COLORS.T[:, :, None].repeat(1, 1, 4)  # (3, 3, 4)
     decoded = painted + overshoot * torch.where(painted > 0.5, 1.0, -1.0)
-    assert np.array_equal(plotting.picture(decoded), painted.permute(1, 2, 0).numpy())
+    assert np.array_equal(plotting.to_rgb(decoded), painted.permute(1, 2, 0).numpy())
 
 
 def test_show_row_draws_pictures_and_maps_with_their_titles():
