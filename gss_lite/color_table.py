@@ -34,7 +34,7 @@ PIXELS_AT_ONCE = {"cpu": 1 << 15, "cuda": 1 << 22}
 SHARED, OUTSIDE = -1, -2
 
 
-class ColorGrid(NamedTuple):
+class ColorTable(NamedTuple):
     """Candidates of each cell: `ids[start[cell] : start[cell + 1]]`, ascending, with cell = (r·side + g)·side + b.
 
     `only` (side³ + 1) short holds a cell's class if there is just one candidate, else SHARED; its
@@ -52,8 +52,8 @@ class ColorGrid(NamedTuple):
         return self.colors.device == colors.device and torch.equal(self.colors, colors)
 
 
-def build_grid(colors: Tensor) -> ColorGrid:
-    """Palette (K, 3) float32, K ≤ 4096 → ColorGrid, on the palette's device.
+def build_table(colors: Tensor) -> ColorTable:
+    """Palette (K, 3) float32, K ≤ 4096 → ColorTable, on the palette's device.
 
     Refined from COARSE_SIDE³ cells: a cell's candidates are among those of the cell of twice its
         size around it.
@@ -79,7 +79,7 @@ def build_grid(colors: Tensor) -> ColorGrid:
     start = torch.cat([count.new_zeros(1), count.cumsum(0)])
     only = torch.where(count == 1, ids[start[:-1]], SHARED)
     only = torch.cat([only, only.new_tensor([OUTSIDE])])
-    return ColorGrid(colors, side, start.int(), ids.short(), only.short())
+    return ColorTable(colors, side, start.int(), ids.short(), only.short())
 
 
 def _lowest_ids(colors: Tensor) -> Tensor:
@@ -136,7 +136,7 @@ def slices(pixels: Tensor) -> Iterator[slice]:
     return (slice(start, start + at_once) for start in range(0, pixels.shape[1], at_once))
 
 
-def grid_nearest(grid: ColorGrid, pixels: Tensor) -> tuple[Tensor, Tensor]:
+def table_nearest(grid: ColorTable, pixels: Tensor) -> tuple[Tensor, Tensor]:
     """Pixels (3, N) float32 → class ids (N,) long and the indices of those outside [0, 1]³, whose id is OUTSIDE.
 
     Ties go to the lowest id. Extra memory beyond the ids: about 60 bytes for each of PIXELS_AT_ONCE
@@ -164,7 +164,7 @@ def _cell_of(channels: Sequence[Tensor], side: int) -> Tensor:
     return cell.masked_fill_(~inside, side**3)
 
 
-def _compare(grid: ColorGrid, channels: Sequence[Tensor], cell: Tensor) -> Tensor:
+def _compare(grid: ColorTable, channels: Sequence[Tensor], cell: Tensor) -> Tensor:
     """Nearest candidate for pixels (three channels (N,)) in cells (N,): one round per candidate, with ever fewer pixels."""
     at, end = grid.start[cell], grid.start[cell + 1]
     ids = grid.ids[at].long()

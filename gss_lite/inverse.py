@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from gss_lite.color_table import ColorGrid, build_grid, grid_nearest, slices
+from gss_lite.color_table import ColorTable, build_table, slices, table_nearest
 
 TEMPERATURE = 0.1  # turns squared colour distances (0 … 3) into logits of a useful range
 
@@ -59,7 +59,7 @@ class NearestColor(nn.Module):
     def __init__(self, colors: Tensor) -> None:
         super().__init__()
         self.register_buffer("colors", checked_colors(colors))
-        self._grid: ColorGrid | None = None
+        self._table: ColorTable | None = None
 
     def forward(self, maskige: Tensor) -> Tensor:
         """Maskige (B, D, H, W) → scores 2x̂·β_k − ‖β_k‖² (B, K, H, W).
@@ -86,9 +86,9 @@ class NearestColor(nn.Module):
         colors = self.colors.float()
         pixels = _pixels(maskige, colors.shape[1])
         if colors.shape[1] == 3 and len(colors) in GRID_CLASSES:
-            if self._grid is None or not self._grid.fits(colors):
-                self._grid = build_grid(colors.clone())
-            ids, outside = grid_nearest(self._grid, pixels)
+            if self._table is None or not self._table.fits(colors):
+                self._table = build_table(colors.clone())
+            ids, outside = table_nearest(self._table, pixels)
             ids[outside] = nearest_by_comparison(pixels.index_select(1, outside), colors)
         else:
             ids = nearest_by_comparison(pixels, colors)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from gss_lite.color_table import COARSE_SIDE, OUTSIDE, SIDE, build_grid, grid_nearest
+from gss_lite.color_table import COARSE_SIDE, OUTSIDE, SIDE, build_table, table_nearest
 from gss_lite.inverse import GRID_CLASSES, LeastSquares, NearestColor, nearest_by_comparison
 from gss_lite.palette.maxmin import farthest_point_palette
 from gss_lite.palette.palette import Palette
@@ -92,7 +92,7 @@ class TestNearestColor:
         self, colors: Tensor, seed: int
     ) -> None:
         pixels = probes(colors, seed)
-        ids, outside = grid_nearest(build_grid(colors), pixels.T)
+        ids, outside = table_nearest(build_table(colors), pixels.T)
         assert torch.equal(outside, ((pixels < 0) | (pixels > 1)).any(1).nonzero().squeeze(1))
         assert bool((ids[outside] == OUTSIDE).all())
         expected = brute_force(pixels, colors)
@@ -203,10 +203,10 @@ class TestNearestColor:
             inverse(torch.rand(6, 3, generator=numbers(0))).classify(torch.rand(shape))
 
 
-class TestColorGrid:
+class TestColorTable:
     def test_one_candidate_means_nearest_in_the_whole_cell(self) -> None:
         colors = torch.rand(40, 3, generator=numbers(11))
-        grid = build_grid(colors)
+        grid = build_table(colors)
         assert grid.side == SIDE and int(grid.only[-1]) == OUTSIDE
         settled = (grid.only >= 0).nonzero().squeeze(1)[::97]
         corner = torch.stack([settled // SIDE**2, settled // SIDE % SIDE, settled % SIDE], 1) / SIDE
@@ -215,13 +215,13 @@ class TestColorGrid:
 
     def test_table_is_mostly_settled(self) -> None:
         """What makes it fast: on 150 spread colours most cells have one candidate, and few have more than three."""
-        grid = build_grid(farthest_point_palette(150).colors)
+        grid = build_table(farthest_point_palette(150).colors)
         count = grid.start.diff()
         assert float((count == 1).double().mean()) > 0.6
         assert float((count > 3).double().mean()) < 0.05
 
     def test_palette_in_one_corner_gets_a_coarser_table(self) -> None:
-        grid = build_grid(1e-6 * torch.rand(3000, 3, generator=numbers(12)))
+        grid = build_table(1e-6 * torch.rand(3000, 3, generator=numbers(12)))
         assert grid.side == COARSE_SIDE
 
 
