@@ -235,9 +235,7 @@ class Reconstruction(NamedTuple):
 @torch.no_grad()
 def reconstruct(palette: Palette, tokenizer: nn.Module, masks: Tensor) -> Tensor:
     """Masks (B, H, W), sides multiples of the stride → class ids (B, H, W) by nearest colour."""
-    return NearestColor(palette.colors).classify(
-        tokenizer.decode(tokenizer.encode(palette.paint(masks)))
-    )
+    return NearestColor(palette.colors).classify(tokenizer.decode(tokenizer.encode(palette(masks))))
 
 
 def evaluate_palette(

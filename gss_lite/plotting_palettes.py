@@ -200,7 +200,7 @@ def show_reconstruction(
     palette: Palette, tokenizer: object, mask: Tensor, *, width: float = 10
 ) -> Figure:
     """Stage I on one mask (H, W): maskige, decoder's output, nearest colours, and the wrong pixels with their share."""
-    maskige = palette.paint(mask)
+    maskige = palette(mask)
     rebuilt = tokenizer.decode(tokenizer.encode(maskige[None]))
     ids = NearestColor(palette.colors).classify(rebuilt)[0]
     wrong = (ids != mask) & (mask != IGNORE)
@@ -208,7 +208,7 @@ def show_reconstruction(
     panels = {
         "maskige": maskige,
         "decoded tokens": rebuilt[0],
-        "nearest colour": palette.paint(ids),
+        "nearest colour": palette(ids),
         f"wrong: {share:.1f} % of the pixels": 1 - 0.85 * wrong.float().expand(3, -1, -1),
     }
     figure, axes = plt.subplots(

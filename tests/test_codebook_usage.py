@@ -63,7 +63,7 @@ def test_held_out_usage_is_the_share_of_codes_met(masks):
     met = {
         int(t)
         for mask in masks[4:]
-        for t in tokenizer.eval().encode(palette.paint(mask[None])).flatten()
+        for t in tokenizer.eval().encode(palette(mask[None])).flatten()
     }
     assert set(held_out_tokens(tokenizer, palette, masks[4:]).flatten().tolist()) == met
     run = run_seed(0, masks[:4], masks[4:], steps=1, progress=False)

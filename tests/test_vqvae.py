@@ -118,7 +118,7 @@ def test_it_learns_to_reproduce_painted_masks():
     model = VQVAE(vocab_size=32, width=16, code_dim=8, depth=1).train()
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     for step in range(200):
-        maskige = palette.paint(masks[torch.randint(64, (16,))])
+        maskige = palette(masks[torch.randint(64, (16,))])
         loss, scalars = model.losses(maskige, *model(maskige))
         optimizer.zero_grad()
         loss.backward()

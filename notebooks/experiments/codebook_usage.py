@@ -69,7 +69,7 @@ def load_masks(count: int, split: str) -> Tensor:
 @torch.no_grad()
 def held_out_tokens(tokenizer: VQVAE, palette: Palette, masks: Tensor) -> Tensor:
     """Masks (N, H, W) → tokens (N, h, w)."""
-    return torch.cat([tokenizer.encode(palette.paint(part)) for part in masks.split(8)])
+    return torch.cat([tokenizer.encode(palette(part)) for part in masks.split(8)])
 
 
 def run_seed(

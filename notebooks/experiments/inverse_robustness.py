@@ -118,7 +118,7 @@ def examine(
         torch.stack(parts) for parts in zip(*(dataset[i] for i in range(len(dataset))))
     )
     masks, classes = masks.long(), len(gss.colors)
-    tokens = torch.cat([gss.tokenizer.encode(gss.palette.paint(part)) for part in masks.split(8)])
+    tokens = torch.cat([gss.tokenizer.encode(gss.palette(part)) for part in masks.split(8)])
     decode = lambda t: torch.cat([gss.tokenizer.decode(part) for part in t.split(8)])  # noqa: E731
     clean, predicted = (
         decode(tokens),

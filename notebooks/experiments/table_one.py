@@ -129,7 +129,7 @@ def judge(rows: Sequence[Row], gss: GSS, dataset: Dataset, *, batch: int = 8) ->
 def _true_tokens(gss: GSS, row: Row, mask: Tensor) -> Tensor:
     stride = gss.tokenizer.stride
     padded = F.pad(mask, (0, -mask.shape[2] % stride, 0, -mask.shape[1] % stride), value=IGNORE)
-    return gss.tokenizer.encode(row.palette.paint(padded))
+    return gss.tokenizer.encode(row.palette(padded))
 
 
 def collect(entries: dict, row: Row, judged: Mapping[str, Judged]) -> None:

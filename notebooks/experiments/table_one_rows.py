@@ -363,7 +363,7 @@ def _table(context: _Context, name: str) -> Row:
     table = count_codes(
         gss.tokenizer,
         len(gss.colors),
-        ((gss.tokenizer.encode(gss.palette.paint(mask)), mask) for mask in padded),
+        ((gss.tokenizer.encode(gss.palette(mask)), mask) for mask in padded),
     )
     return Row(
         name,

@@ -100,7 +100,7 @@ class MaskigeStage(VQVAEStage):
     @torch.no_grad()
     def read(self, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Mask (B, H, W) → (class ids (B, H, W), tokens (B, h, w))."""
-        tokens = self.tokenizer.encode(self.palette.paint(mask))
+        tokens = self.tokenizer.encode(self.palette(mask))
         return self.inverse.classify(self.tokenizer.decode(tokens)), tokens
 
 
