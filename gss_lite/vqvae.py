@@ -1,14 +1,15 @@
-"""The maskige tokenizer: E_φ and D_θ as a VQ-VAE (van den Oord et al., 2017), stage I of GSS.
+"""The maskige tokenizer of stage I: E_φ, codebook and D_θ as a VQ-VAE (van den Oord et al., 2017).
 
-A picture (B, 3, H, W) becomes a grid of H/stride × W/stride integers, each the number of a codebook
-vector, and back. So does a one-hot mask of K channels, which needs no palette (Table 2, "no
-maskige"). The codebook follows the encoder by an exponential moving average; gradients pass it
-straight through.
+A picture (B, 3, H, W) becomes a grid of H/stride × W/stride whole numbers and back. Each number
+names a vector of the codebook. A one-hot mask of K channels works too and needs no palette
+(Table 2, "no maskige"). The codebook follows the encoder by an exponential moving average, and
+gradients pass straight through it.
 """
 
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -20,7 +21,13 @@ from gss_lite.distributed import gathered, take_from_first
 
 
 class Quantized(NamedTuple):
-    """What the codebook returns: vectors (B, C, h, w), token ids (B, h, w) and the commitment loss (scalar)."""
+    """What the codebook returns.
+
+    Attributes:
+        vectors: the chosen codes (B, C, h, w), with the gradient of the encoder's vectors.
+        tokens: the ids of the chosen codes (B, h, w).
+        commitment: the mean of (v − sg(e_z))² over all entries, a scalar.
+    """
 
     vectors: Tensor
     tokens: Tensor
@@ -28,50 +35,54 @@ class Quantized(NamedTuple):
 
 
 class Codebook(nn.Module):
-    """Nearest-neighbour vector quantiser with an EMA codebook and dead-code restarts.
+    """A vector quantiser: each vector is replaced by the nearest of V codes.
+
+    In training the codes follow the vectors by moving averages, and a code that nearly nobody uses
+    is moved onto a vector of the current batch.
 
     Args:
-        vocab_size: number of codes V.
-        dim: length of a code vector.
-        decay: of the moving averages; each code is (sum of the vectors assigned to it) / (their
-            count).
-        restart_below: a code whose average count per step falls under this is moved onto a vector
-            of the current batch, drawn in proportion to its squared error: where most of a mask is
-            flat, a uniform draw would put the new code on yet another piece of road, and it would
-            die again.
+        vocab_size: V, the number of codes.
+        dim: C, the length of a code.
+        decay: λ of the moving averages of `counts` and `sums`. A code is sums / counts.
+        restart_below: a code is moved when its average count per step falls below this. Its new
+            place is drawn in proportion to the vectors' squared errors. Most of a mask is flat, so
+            a uniform draw would put the code on one more piece of road, where it would die again.
     """
 
     def __init__(
         self, vocab_size: int, dim: int, decay: float = 0.99, restart_below: float = 1.0
     ) -> None:
         super().__init__()
-        self.decay, self.restart_below = decay, restart_below
-        self.register_buffer("codes", torch.randn(vocab_size, dim))
-        self.register_buffer("counts", torch.zeros(vocab_size))
-        self.register_buffer("sums", torch.zeros(vocab_size, dim))
+        self.decay = decay
+        self.restart_below = restart_below
+        self.register_buffer("codes", torch.randn(vocab_size, dim))  # e (V, C)
+        self.register_buffer("counts", torch.zeros(vocab_size))  # N (V,)
+        self.register_buffer("sums", torch.zeros(vocab_size, dim))  # m (V, C)
         self.register_buffer("started", torch.tensor(False))
 
     def forward(self, vectors: Tensor) -> Quantized:
-        """Vectors (B, C, h, w) → their nearest codes, with the gradient of the identity (straight-through)."""
-        flat = vectors.movedim(1, -1).reshape(-1, vectors.shape[1])  # (B·h·w, C)
+        """Vectors v (B, C, h, w) → their nearest codes; in training the codebook then follows v."""
+        flat = vectors.movedim(1, -1).flatten(0, 2)  # (B·h·w, C)
         if self.training and not self.started:
             self._start(flat.detach())
-        ids = self.nearest(flat.detach())
-        chosen = self.codes[ids]
+        # z = argmin_k ‖v − e_k‖²
+        ids = self.nearest(flat.detach())  # (B·h·w,)
+        codes = self.codes[ids]  # (B·h·w, C), a copy from before this step's update
+        # ‖v − sg(e_z)‖²: the codes are buffers, so its gradient pulls the encoder alone.
+        commitment = F.mse_loss(flat, codes)
         if self.training:
             self._follow(flat.detach(), ids)
-        commitment = F.mse_loss(flat, chosen)
-        tokens = ids.view(vectors.shape[0], *vectors.shape[2:])
-        quantized = (
-            self.lookup(tokens)
-            if not self.training
-            else chosen.view(*tokens.shape, -1).movedim(-1, 1)
-        )
-        return Quantized(vectors + (quantized - vectors).detach(), tokens, commitment)
+        tokens = ids.view(vectors.shape[0], *vectors.shape[2:])  # (B, h, w)
+        codes = codes.view(*tokens.shape, -1).movedim(-1, 1)  # (B, C, h, w)
+        # v + sg(e_z − v): the value of e_z, the gradient of v (straight-through)
+        quantized = vectors + (codes - vectors).detach()
+        return Quantized(quantized, tokens, commitment)
 
     def nearest(self, flat: Tensor) -> Tensor:
         """Vectors (N, C) → ids (N,) of the nearest codes."""
-        return torch.addmm(self.codes.square().sum(1), flat, self.codes.T, alpha=-2).argmin(1)
+        # ‖v − e_k‖² = ‖v‖² + ‖e_k‖² − 2 v·e_k, and ‖v‖² is the same for every k.
+        distances = torch.addmm(self.codes.square().sum(1), flat, self.codes.T, alpha=-2)  # (N, V)
+        return distances.argmin(1)
 
     def lookup(self, tokens: Tensor) -> Tensor:
         """Token ids (B, h, w) → code vectors (B, C, h, w)."""
@@ -79,45 +90,55 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def _start(self, flat: Tensor) -> None:
-        # Random codes far from the encoder's outputs would nearly all die at once: begin on data.
+        """Put every code on a vector of the first batch, (N, C)."""
+        # Random codes lie far from the encoder's vectors, and nearly all would die at once.
         flat = gathered(flat)
-        self.codes.copy_(
-            self._draw(flat, torch.ones(len(flat), device=flat.device), len(self.codes))
-        )
+        weight = torch.ones(len(flat), device=flat.device)
+        self.codes.copy_(self._draw(flat, weight, len(self.codes)))
         self.sums.copy_(self.codes)
         self.counts.fill_(1.0)
         self.started.fill_(True)
         take_from_first(self.codes, self.sums)
 
-    @staticmethod
-    def _draw(flat: Tensor, weight: Tensor, n: int) -> Tensor:
-        # A little noise keeps two codes drawn from equal vectors apart.
-        picked = flat[torch.multinomial(weight + 1e-12, n, replacement=True)]
-        return picked + 0.01 * flat.std() * torch.randn_like(picked)
-
     @torch.no_grad()
     def _follow(self, flat: Tensor, ids: Tensor) -> None:
-        # the whole batch's, where several processes share it
-        flat, ids = gathered(flat), gathered(ids)
-        counts = torch.bincount(ids, minlength=len(self.codes)).to(flat)
-        sums = torch.zeros_like(self.sums).index_add_(0, ids, flat)
+        """Move every code to the moving average of the vectors (N, C) that chose it by `ids`."""
+        # Several processes share one codebook, and it follows the vectors of all of them.
+        flat = gathered(flat)
+        ids = gathered(ids)
+        counts = torch.bincount(ids, minlength=len(self.codes)).to(flat)  # n (V,)
+        sums = torch.zeros_like(self.sums).index_add_(0, ids, flat)  # s (V, C)
+        # N ← λN + (1 − λ)n,  m ← λm + (1 − λ)s,  e = m / N
         self.counts.lerp_(counts, 1 - self.decay)
         self.sums.lerp_(sums, 1 - self.decay)
-        dead = self.counts < self.restart_below
-        if bool(dead.any()):
-            n = int(dead.sum())
-            error = (flat - self.codes[ids]).square().sum(1)
-            self.sums[dead] = self._draw(flat, error, n)
-            self.counts[dead] = 1.0
-            take_from_first(self.sums)
+        self._restart(flat, ids)
         self.codes.copy_(self.sums / self.counts[:, None])
+
+    def _restart(self, flat: Tensor, ids: Tensor) -> None:
+        """Move unused codes onto vectors (N, C) that lie far from the code of their `ids`."""
+        dead = self.counts < self.restart_below  # (V,)
+        if not bool(dead.any()):
+            return
+        error = (flat - self.codes[ids]).square().sum(1)  # (N,)
+        self.sums[dead] = self._draw(flat, error, int(dead.sum()))
+        self.counts[dead] = 1.0
+        take_from_first(self.sums)
+
+    @staticmethod
+    def _draw(flat: Tensor, weight: Tensor, n: int) -> Tensor:
+        """Draw n of the vectors (N, C) in proportion to their weights (N,); shake them a little."""
+        picked = flat[torch.multinomial(weight + 1e-12, n, replacement=True)]  # (n, C)
+        # Two codes drawn from equal vectors would stay equal for ever: the noise parts them.
+        return picked + 0.01 * flat.std() * torch.randn_like(picked)
 
     @staticmethod
     def usage(tokens: Tensor, vocab_size: int) -> tuple[float, float]:
-        """Share of the codes that occur in `tokens`, and their perplexity exp(H) (1 … V)."""
-        share = torch.bincount(tokens.flatten(), minlength=vocab_size).double()
+        """Share of the codes that occur in `tokens`, and their perplexity exp(H), from 1 to V."""
+        share = torch.bincount(tokens.flatten(), minlength=vocab_size).double()  # (V,)
         share = share / share.sum()
-        return float((share > 0).double().mean()), math.exp(float(torch.special.entr(share).sum()))
+        used = (share > 0).double().mean()
+        entropy = torch.special.entr(share).sum()
+        return float(used), math.exp(float(entropy))
 
 
 class ResidualBlock(nn.Module):
@@ -126,7 +147,10 @@ class ResidualBlock(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.ReLU(), nn.Conv2d(dim, dim, 3, padding=1), nn.ReLU(), nn.Conv2d(dim, dim, 1)
+            nn.ReLU(),
+            nn.Conv2d(dim, dim, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(dim, dim, 1),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -135,15 +159,19 @@ class ResidualBlock(nn.Module):
 
 
 class VQVAE(nn.Module):
-    """E_φ, codebook and D_θ; meets the Tokenizer contract (encode, decode, vocab_size, stride).
+    """E_φ, codebook and D_θ in one network, which meets `contracts.CodeTokenizer`.
 
     Args:
-        vocab_size: codes in the codebook.
-        stride: pixels per token along each side, a power of two.
-        width: channels at full depth; the outermost layers hold half of them.
-        code_dim: length of a code vector. Short codes (8–32) keep the codebook in use.
-        depth: residual blocks in the encoder and in the decoder.
-        channels: D of what is read and painted: 3 for a maskige, K for a one-hot mask.
+        vocab_size: V, the number of codes.
+        stride: pixels along one side of the patch that a token stands for, a power of two.
+        width: channels of the layers on the token grid; the layers at finer grids have half.
+        code_dim: C, the length of a code. Short codes (8–32) keep the codebook in use.
+        depth: residual blocks in the encoder, and as many in the decoder.
+        decay: λ of the codebook's moving averages.
+        channels: D of the pictures: 3 for a maskige, K for a one-hot mask.
+
+    Raises:
+        ValueError: the stride is no power of two from 2 on, or there is no channel.
     """
 
     def __init__(
@@ -157,86 +185,82 @@ class VQVAE(nn.Module):
         channels: int = 3,
     ) -> None:
         super().__init__()
-        steps = int(math.log2(stride))
-        if stride < 2 or 2**steps != stride:
-            raise ValueError(f"stride must be a power of two ≥ 2 (2, 4, 8, …); got {stride}")
-        if channels < 1:
-            raise ValueError(
-                "channels must be at least 1 (3 for a maskige, K for a one-hot mask); got "
-                f"{channels}"
-            )
-        self.vocab_size, self.stride, self.channels = vocab_size, stride, channels
-        widths = [width // 2] * (steps - 1) + [width]
-        down = [
-            m
-            for i, o in zip([channels, *widths], widths)
-            for m in (nn.Conv2d(i, o, 4, 2, 1), nn.ReLU())
-        ]
-        up = [
-            m
-            for i, o in zip(widths[::-1], [*widths[-2::-1], channels])
-            for m in (nn.ReLU(), nn.ConvTranspose2d(i, o, 4, 2, 1))
-        ]
+        _check_sizes(stride, channels)
+        self.vocab_size = vocab_size
+        self.stride = stride
+        self.channels = channels
+        halvings = int(math.log2(stride))
+        dims = [channels] + [width // 2] * (halvings - 1) + [width]  # from the finest grid on
+        down = []
+        for finer, coarser in pairwise(dims):
+            down += [nn.Conv2d(finer, coarser, 4, stride=2, padding=1), nn.ReLU()]
+        up = []
+        for coarser, finer in pairwise(reversed(dims)):
+            up += [nn.ReLU(), nn.ConvTranspose2d(coarser, finer, 4, stride=2, padding=1)]
         self.encoder = nn.Sequential(
-            *down[:-1],
-            *(ResidualBlock(width) for _ in range(depth)),
+            *down[:-1],  # without the last ReLU: a residual block begins with one
+            *[ResidualBlock(width) for _ in range(depth)],
             nn.ReLU(),
             nn.Conv2d(width, code_dim, 1),
         )
         self.codebook = Codebook(vocab_size, code_dim, decay)
         self.decoder = nn.Sequential(
             nn.Conv2d(code_dim, width, 3, padding=1),
-            *(ResidualBlock(width) for _ in range(depth)),
+            *[ResidualBlock(width) for _ in range(depth)],
             *up,
         )
 
     def forward(self, maskige: Tensor) -> tuple[Tensor, Quantized]:
-        """Maskige (B, D, H, W) → reconstruction (B, D, H, W), unclamped, and what the codebook did."""
-        quantized = self.codebook(self.encoder(2 * self._checked(maskige) - 1))
-        return self._picture(quantized.vectors), quantized
+        """Maskige (B, D, H, W) → its reconstruction (B, D, H, W), not clamped, and `Quantized`."""
+        vectors = self._to_vectors(maskige)  # (B, C, h, w)
+        quantized = self.codebook(vectors)
+        reconstruction = self._to_picture(quantized.vectors)  # (B, D, H, W)
+        return reconstruction, quantized
 
     @torch.no_grad()
     def encode(self, maskige: Tensor) -> Tensor:
-        """q_φ(z|x), a point mass: maskige (B, D, H, W) in [0, 1] → tokens (B, H/stride, W/stride)."""
-        vectors = self.encoder(2 * self._checked(maskige) - 1)
-        flat = vectors.movedim(1, -1).reshape(-1, vectors.shape[1])  # (B·h·w, C)
-        # also where the encoder runs in bf16, distances are compared in float32
+        """q_φ(z|x), a point mass: maskige (B, D, H, W) in [0, 1] → tokens (B, h, w)."""
+        vectors = self._to_vectors(maskige)  # (B, C, h, w)
+        flat = vectors.movedim(1, -1).flatten(0, 2)  # (B·h·w, C)
+        # Where the encoder runs in bf16, the distances are still compared in float32.
         with torch.autocast(flat.device.type, enabled=False):
-            return self.codebook.nearest(flat.float()).view(vectors.shape[0], *vectors.shape[2:])
+            ids = self.codebook.nearest(flat.float())  # (B·h·w,)
+        return ids.view(vectors.shape[0], *vectors.shape[2:])  # (B, h, w)
 
     @torch.no_grad()
     def decode(self, tokens: Tensor) -> Tensor:
         """D_θ: tokens (B, h, w) → maskige (B, D, h·stride, w·stride) in [0, 1]."""
-        return self.decode_vectors(self.codebook.lookup(check_tokens(tokens, self.vocab_size)))
+        tokens = check_tokens(tokens, self.vocab_size)
+        return self.decode_vectors(self.codebook.lookup(tokens))
 
     def code_vectors(self) -> Tensor:
         """The vectors that tokens stand for, (V, C)."""
         return self.codebook.codes
 
     def decode_vectors(self, vectors: Tensor) -> Tensor:
-        """D_θ of any vectors where `decode` takes codes: (B, C, h, w) → maskige (B, D, h·stride, w·stride) in [0, 1]."""
-        return self._picture(vectors).clamp(0, 1)
+        """D_θ for any vectors (B, C, h, w) → maskige (B, D, h·stride, w·stride) in [0, 1]."""
+        return self._to_picture(vectors).clamp(0, 1)
 
     def losses(
         self, maskige: Tensor, picture: Tensor, quantized: Quantized, commitment: float = 0.25
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """What forward(maskige) gave → loss and scalars: mean squared + mean absolute error + commitment · ‖E(x) − sg(code)‖².
+        """Maskige (B, D, H, W) and what `forward` made of it → loss and scalars to log.
 
-        The absolute error sharpens class borders, where the squared error alone settles for a blend
-        of two colours.
+        The loss is mean squared error + mean absolute error + commitment · ‖E(x) − sg(code)‖². The
+        absolute error sharpens class borders, where the squared error alone settles for a blend of
+        two colours.
         """
         reconstruction = F.mse_loss(picture, maskige) + F.l1_loss(picture, maskige)
+        loss = reconstruction + commitment * quantized.commitment
         used, perplexity = self.codebook.usage(quantized.tokens, self.vocab_size)
-        return reconstruction + commitment * quantized.commitment, {
+        return loss, {
             "reconstruction": reconstruction.detach(),
             "usage": torch.tensor(used),
             "perplexity": torch.tensor(perplexity),
         }
 
-    def _picture(self, vectors: Tensor) -> Tensor:
-        return (self.decoder(vectors) + 1) / 2
-
-    def _checked(self, maskige: Tensor) -> Tensor:
+    def _to_vectors(self, maskige: Tensor) -> Tensor:
+        """Maskige (B, D, H, W) in [0, 1] → the encoder's vectors (B, C, H/stride, W/stride)."""
         if (
             maskige.ndim != 4
             or maskige.shape[1] != self.channels
@@ -247,4 +271,17 @@ class VQVAE(nn.Module):
                 f"a maskige must be (B, {self.channels}, H, W) with H and W multiples of the "
                 f"stride {self.stride}; got {tuple(maskige.shape)}"
             )
-        return maskige
+        return self.encoder(2 * maskige - 1)  # the network works in [−1, 1]
+
+    def _to_picture(self, vectors: Tensor) -> Tensor:
+        """Vectors (B, C, h, w) → picture (B, D, h·stride, w·stride), about [0, 1]."""
+        return (self.decoder(vectors) + 1) / 2
+
+
+def _check_sizes(stride: int, channels: int) -> None:
+    if stride < 2 or 2 ** int(math.log2(stride)) != stride:
+        raise ValueError(f"stride must be a power of two ≥ 2 (2, 4, 8, …); got {stride}")
+    if channels < 1:
+        raise ValueError(
+            f"channels must be at least 1 (3 for a maskige, K for a one-hot mask); got {channels}"
+        )
