@@ -1,4 +1,4 @@
-"""X⁻¹: colour → class (supplement, A.2).
+"""X⁻¹: colour → class (supplement, A.2), what all inverses share, and the two without training.
 
 Every inverse maps a maskige (B, D, H, W) to class scores (B, K, H, W); the class is their arg-max.
 """
@@ -12,15 +12,15 @@ from gss_lite.color_table import ColorTable, build_table, slices, table_nearest
 
 TEMPERATURE = 0.1  # turns squared colour distances (0 … 3) into logits of a useful range
 
-
-# below, comparing with every colour costs about as much as the look-up and needs no table
-GRID_CLASSES = range(32, 4097)
+# Below 32 classes, comparing with every colour costs about as much as the table. Above 4,096, the
+# table would become too large.
+TABLE_CLASSES = range(32, 4097)
 
 
 def checked_colors(colors: Tensor) -> Tensor:
-    """A copy of β as float32, or ValueError if it is no finite (K, D) matrix of two colours or more.
+    """A copy of β as float32, or ValueError if it is no finite (K, D) matrix of two or more rows.
 
-    A copy, since loading weights writes into buffers, and the palette must not change with them.
+    It is a copy because loading weights writes into buffers, and the palette must not change then.
     """
     colors = torch.as_tensor(colors).detach().float().clone()
     if colors.ndim != 2 or len(colors) < 2 or colors.shape[1] < 1:
@@ -32,60 +32,85 @@ def checked_colors(colors: Tensor) -> Tensor:
     return colors
 
 
-def _pixels(maskige: Tensor, channels: int) -> Tensor:
-    """Maskige (B, D, H, W) → float32 pixels (D, B·H·W); ValueError if it does not have the palette's channels."""
-    if maskige.ndim != 4 or maskige.shape[1] != channels:
-        raise ValueError(
-            f"expected a maskige (B, {channels}, H, W) for colours with {channels} channels; got "
-            f"{tuple(maskige.shape)}"
-        )
-    return maskige.movedim(1, 0).reshape(channels, -1).float()
-
-
-class NearestColor(nn.Module):
-    """Training-free X⁻¹ of GSS-FF: the class whose colour is nearest in squared Euclidean distance.
-
-    argmin ‖x̂ − β_k‖² = argmax 2x̂·β_k − ‖β_k‖²: linear in x̂ with a bias per class. Ties go to the
-    lowest id.
+class BaseInverse(nn.Module):
+    """What every X⁻¹ shares. A subclass gives the formula of its scores in `_scores`.
 
     Args:
-        colors: β (K, D), as a rule in [0, 1].
+        colors: β (K, D), the palette whose maskige it reads, as a rule in [0, 1].
 
     Raises:
-        ValueError: colors is not a finite (K, D) matrix with K ≥ 2, or (when called) a maskige
-            without D channels.
+        ValueError: colors is not a finite (K, D) matrix with K ≥ 2, or (when called) the maskige
+            does not have D channels.
     """
+
+    temperature = 1.0
 
     def __init__(self, colors: Tensor) -> None:
         super().__init__()
         self.register_buffer("colors", checked_colors(colors))
-        self._table: ColorTable | None = None
+
+    def scores(self, maskige: Tensor) -> Tensor:
+        """Maskige (B, D, H, W) → a score for each class, (B, K, H, W); the largest one wins."""
+        self._check(maskige)
+        return self._scores(maskige)
 
     def forward(self, maskige: Tensor) -> Tensor:
-        """Maskige (B, D, H, W) → scores 2x̂·β_k − ‖β_k‖² (B, K, H, W).
-
-        Their arg-max is `classify` except where two colours are equally near up to rounding.
-        """
-        products = torch.einsum("bdhw,kd->bkhw", maskige, self.colors)
-        return 2 * products - self.colors.square().sum(1)[:, None, None]
+        """The same as `scores`."""
+        return self.scores(maskige)
 
     def probabilities(self, maskige: Tensor) -> Tensor:
-        """Maskige (B, D, H, W) → soft-max of −‖x̂ − β_k‖² / TEMPERATURE, (B, K, H, W): how near the colours are, no claim of certainty."""
-        return (self(maskige).float() / TEMPERATURE).softmax(1)
+        """Maskige (B, D, H, W) → the soft-max of the scores over the classes, (B, K, H, W)."""
+        return (self.scores(maskige).float() / self.temperature).softmax(1)
+
+    @torch.no_grad()
+    def classify(self, maskige: Tensor) -> Tensor:
+        """Maskige (B, D, H, W) → the arg-max of the scores, (B, H, W) long."""
+        return self.scores(maskige).argmax(1)
+
+    def _scores(self, maskige: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def _check(self, maskige: Tensor) -> None:
+        channels = self.colors.shape[1]
+        if maskige.ndim != 4 or maskige.shape[1] != channels:
+            raise ValueError(
+                f"expected a maskige (B, {channels}, H, W), since this X⁻¹ reads colours with "
+                f"{channels} channels; got {tuple(maskige.shape)}"
+            )
+
+
+class NearestColor(BaseInverse):
+    """X⁻¹ of GSS-FF, without training: the class whose colour is nearest in Euclidean distance.
+
+    argmin ‖x̂ − β_k‖² = argmax 2x̂·β_k − ‖β_k‖²: linear in x̂ with a bias for each class. Ties go to
+    the lowest id. Arguments and errors are those of `BaseInverse`.
+    """
+
+    temperature = TEMPERATURE
+
+    def __init__(self, colors: Tensor) -> None:
+        super().__init__(colors)
+        self._table: ColorTable | None = None
+
+    def _scores(self, maskige: Tensor) -> Tensor:
+        # 2x̂·β_k − ‖β_k‖²; its arg-max is `classify` except where two colours are equally near up to
+        # rounding.
+        products = torch.einsum("bdhw,kd->bkhw", maskige, self.colors)  # (B, K, H, W)
+        return 2 * products - self.colors.square().sum(1)[:, None, None]
 
     @torch.no_grad()
     def classify(self, maskige: Tensor) -> Tensor:
         """Maskige (B, D, H, W) → class ids (B, H, W), long.
 
-        Exact: the arg-min over k of the squared differences, added up channel by channel in
-            float32, whatever the
-        values of the maskige. The extra memory does not grow with K, and with H·W only by the ids
-        themselves. From 32 classes on, RGB is answered from a table over the colour cube, built at
-        the first call (0.1 s) and kept.
+        The answer is exact: the arg-min over k of the squared differences, added up channel by
+        channel in float32, whatever the values of the maskige. The extra memory does not grow with
+        K, and with H·W only by the ids themselves. From 32 classes on, RGB is answered from a table
+        over the colour cube, which is built at the first call (0.1 s) and kept.
         """
+        self._check(maskige)
         colors = self.colors.float()
-        pixels = _pixels(maskige, colors.shape[1])
-        if colors.shape[1] == 3 and len(colors) in GRID_CLASSES:
+        pixels = _pixels(maskige)
+        if colors.shape[1] == 3 and len(colors) in TABLE_CLASSES:
             if self._table is None or not self._table.fits(colors):
                 self._table = build_table(colors.clone())
             ids, outside = table_nearest(self._table, pixels)
@@ -95,14 +120,59 @@ class NearestColor(nn.Module):
         return ids.view(maskige.shape[0], *maskige.shape[2:])
 
 
+class LeastSquares(BaseInverse):
+    """X⁻¹ as printed in (S.8): scores x̂γ with γ = (βᵀβ)⁻¹βᵀ (D, K), which solves βγ ≈ 1.
+
+    **This is not a classifier.** βγ is a projection of rank D, so ‖βγ − 1‖² = K − D for every
+    palette that spans the channels, and on the paper's palettes the arg-max of x̂γ is wrong for
+    most classes even without noise: colours on the outside of the palette, seen from black, hide
+    the others. It also returns the same class for x̂ and for x̂/2. It is here to be looked at; to
+    read a maskige use `NearestColor`.
+
+    Args:
+        colors: β (K, D).
+
+    Raises:
+        ValueError: as `BaseInverse`; or the colours do not span the D channels, so that βᵀβ has no
+            inverse.
+    """
+
+    def __init__(self, colors: Tensor) -> None:
+        super().__init__(colors)
+        beta = self.colors.double()
+        rank = int(torch.linalg.matrix_rank(beta))
+        channels = beta.shape[1]
+        if rank < channels:
+            raise ValueError(
+                f"the {len(beta)} colours span {rank} of {channels} channels, so βᵀβ has no "
+                f"inverse and (S.8) no solution; use a palette with {channels} linearly "
+                "independent colours"
+            )
+        # γ = (βᵀβ)⁻¹βᵀ, (D, K)
+        self.register_buffer("gamma", torch.linalg.solve(beta.T @ beta, beta.T).float())
+
+    def _scores(self, maskige: Tensor) -> Tensor:
+        return torch.einsum("bdhw,dk->bkhw", maskige, self.gamma)
+
+    @torch.no_grad()
+    def classify(self, maskige: Tensor) -> Tensor:
+        """Maskige (B, D, H, W) → the arg-max of the scores, (B, H, W) long; see the warning."""
+        self._check(maskige)
+        pixels = _pixels(maskige)
+        # A slice at a time: the scores of all pixels are never held at once.
+        ids = torch.cat([(self.gamma.T @ pixels[:, run]).argmax(0) for run in slices(pixels)])
+        return ids.view(maskige.shape[0], *maskige.shape[2:])
+
+
 def nearest_by_comparison(pixels: Tensor, colors: Tensor) -> Tensor:
-    """Pixels (D, N) and β (K, D), float32 → ids (N,): every colour in turn, keeping the nearest so far.
+    """Pixels (D, N) and β (K, D), float32 → ids (N,): every colour in turn, the nearest so far.
 
     Extra memory: a few floats for each of PIXELS_AT_ONCE pixels, whatever N and K.
     """
     ids = torch.zeros(pixels.shape[1], dtype=torch.long, device=pixels.device)
     for run in slices(pixels):
-        part, nearest = pixels[:, run], ids[run]
+        part = pixels[:, run]
+        nearest = ids[run]  # a view: what is written into it stands in ids
         least = torch.full_like(part[0], torch.inf)
         for k, color in enumerate(colors.tolist()):
             distance = torch.zeros_like(least)
@@ -113,42 +183,6 @@ def nearest_by_comparison(pixels: Tensor, colors: Tensor) -> Tensor:
     return ids
 
 
-class LeastSquares(nn.Module):
-    """X⁻¹ as printed in (S.8): scores x̂γ with γ = (βᵀβ)⁻¹βᵀ (D, K), the least-squares solution of βγ ≈ 1.
-
-    **This is not a classifier.** βγ is a projection of rank D, so ‖βγ − 1‖² = K − D for every
-    palette that spans the channels, and on the paper's palettes the arg-max of x̂γ is wrong for
-    most classes even without noise: colours on the outside of the palette, seen from black, mask
-    the others. It also returns the same class for x̂ and for x̂/2. It is here to be looked at; to
-    read a maskige use `NearestColor`.
-
-    Args:
-        colors: β (K, D).
-
-    Raises:
-        ValueError: colors is not a finite (K, D) matrix with K ≥ 2, or does not span the D
-            channels, so that βᵀβ has no inverse; or (when called) a maskige without D channels.
-    """
-
-    def __init__(self, colors: Tensor) -> None:
-        super().__init__()
-        beta = checked_colors(colors).double()
-        rank, channels = int(torch.linalg.matrix_rank(beta)), beta.shape[1]
-        if rank < channels:
-            raise ValueError(
-                f"the {len(beta)} colours span {rank} of {channels} channels, so βᵀβ has no "
-                "inverse and (S.8) no solution; "
-                f"use a palette with {channels} linearly independent colours"
-            )
-        self.register_buffer("gamma", torch.linalg.solve(beta.T @ beta, beta.T).float())
-
-    def forward(self, maskige: Tensor) -> Tensor:
-        """Maskige (B, D, H, W) → scores x̂γ (B, K, H, W)."""
-        return torch.einsum("bdhw,dk->bkhw", maskige, self.gamma)
-
-    @torch.no_grad()
-    def classify(self, maskige: Tensor) -> Tensor:
-        """Maskige (B, D, H, W) → the arg-max of the scores, (B, H, W) long; see the warning above."""
-        pixels = _pixels(maskige, len(self.gamma))
-        ids = torch.cat([(self.gamma.T @ pixels[:, run]).argmax(0) for run in slices(pixels)])
-        return ids.view(maskige.shape[0], *maskige.shape[2:])
+def _pixels(maskige: Tensor) -> Tensor:
+    """Maskige (B, D, H, W) → float32 pixels (D, B·H·W)."""
+    return maskige.movedim(1, 0).reshape(maskige.shape[1], -1).float()

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from gss_lite.color_table import COARSE_SIDE, OUTSIDE, SIDE, build_table, table_nearest
-from gss_lite.inverse import GRID_CLASSES, LeastSquares, NearestColor, nearest_by_comparison
+from gss_lite.inverse import TABLE_CLASSES, LeastSquares, NearestColor, nearest_by_comparison
 from gss_lite.palette.maxmin import farthest_point_palette
 from gss_lite.palette.palette import Palette
 
-MANY = GRID_CLASSES.start  # from here on RGB goes through the table
+MANY = TABLE_CLASSES.start  # from here on RGB goes through the table
 
 
 def brute_force(pixels: Tensor, colors: Tensor) -> Tensor:
