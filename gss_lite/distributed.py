@@ -1,4 +1,7 @@
-"""Several processes: what they have to agree on for their step to be that of one on the whole batch, and who writes."""
+"""Several processes: what they agree on, so that a step is that of one on the whole batch.
+
+Everything here is Accelerate's, and costs nothing where there is one process.
+"""
 
 from __future__ import annotations
 
@@ -8,86 +11,80 @@ import warnings
 import torch
 import torch.distributed as dist
 from accelerate import PartialState
-from accelerate.utils import parse_flag_from_env
+from accelerate.utils import broadcast, gather, parse_flag_from_env, reduce
 from torch import Tensor
 
 
-def several() -> bool:
+def is_distributed() -> bool:
     """Whether this process works together with others."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    return world_size() > 1
 
 
-def processes() -> int:
+def world_size() -> int:
     """How many processes work together, this one among them."""
-    return dist.get_world_size() if several() else 1
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def process_index() -> int:
+    """The number of this process among those that work together, from 0."""
+    return dist.get_rank() if is_distributed() else 0
 
 
 def is_main() -> bool:
-    """Whether this process is the one that prints and writes files: the first, or the only one."""
-    return not several() or dist.get_rank() == 0
+    """Whether this process is the one that prints and writes files."""
+    return process_index() == 0
 
 
 def wait_for_all() -> None:
-    """Returns when every process has come here; at once where there is one."""
-    if several():
-        dist.barrier()
+    """Return when every process has come here."""
+    if is_distributed():
+        PartialState().wait_for_everyone()
 
 
-def join(device: torch.device) -> torch.device:
-    """Meet the processes that `accelerate launch` or torchrun started beside this one, if any → the device of this process's share."""
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
-        # What `accelerate launch --cpu --num_processes 2` leaves behind: an address to meet at, and
-        # nobody to meet.
-        if (
-            parse_flag_from_env("ACCELERATE_USE_CPU")
-            and "MASTER_ADDR" in os.environ
-            and "WORLD_SIZE" not in os.environ
-        ):
-            warnings.warn(
-                "accelerate launch --cpu starts one process, whatever --num_processes says "
-                "(without mpirun). For several on the CPU: "
-                "ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 -m "
-                "gss_lite …",
-                stacklevel=2,
-            )
-        return device
-    state = PartialState(cpu=device.type == "cpu" or parse_flag_from_env("ACCELERATE_USE_CPU"))
-    return state.device
+def init_distributed(device: torch.device) -> torch.device:
+    """Join the processes that a launcher started beside this one → the device of this process.
+
+    A process that was started alone joins nobody, and keeps `device`.
+    """
+    on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU")
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        return PartialState(cpu=on_cpu or device.type == "cpu").device
+    # `accelerate launch --cpu --num_processes 2` leaves an address to meet at, and starts nobody.
+    if on_cpu and "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ:
+        warnings.warn(
+            "accelerate launch --cpu starts one process, whatever --num_processes says (without "
+            "mpirun). For several on the CPU: ACCELERATE_USE_CPU=true accelerate launch "
+            "--multi_gpu --num_processes 2 -m gss_lite …",
+            stacklevel=2,
+        )
+    return device
 
 
-def total_over_processes(count: Tensor) -> Tensor:
-    """Counts, added up over all training processes; as they are where there is one process."""
-    if not several():
+def sum_over_processes(count: Tensor) -> Tensor:
+    """Counts, added up over all processes; they must be whole numbers below 2²⁴ on a GPU."""
+    if not is_distributed():
         return count
-    total = (
-        count.detach().to(torch.float64 if count.device.type == "cpu" else torch.float32).clone()
-    )
-    dist.all_reduce(total)
-    return total
+    exact = torch.float64 if count.device.type == "cpu" else torch.float32
+    return reduce(count.detach().to(exact), "sum")
 
 
 def mean_over_processes(count: Tensor) -> Tensor:
-    """A count (scalar), averaged over all training processes; as it is where there is one process.
+    """A count, averaged over all processes.
 
-    Gradients are averaged over the processes. A sum divided by *this* count then has the gradient
-    of (all sums) / (all counts), where each process dividing by its own would give positions in
-    pictures with many ignored pixels more weight.
+    Gradients are averaged over the processes. A sum divided by this count then has the gradient of
+    (all sums) / (all counts). If each process divided by its own count, positions in pictures with
+    many ignored pixels would weigh more.
     """
-    return total_over_processes(count) / processes() if several() else count
+    return sum_over_processes(count) / world_size() if is_distributed() else count
 
 
-def gathered(rows: Tensor) -> Tensor:
-    """Rows (N, …), those of all training processes one below the other (n·N, …), in the order of a batch that was shared out."""
-    if not several():
-        return rows
-    parts = [
-        torch.empty_like(rows, memory_format=torch.contiguous_format) for _ in range(processes())
-    ]
-    dist.all_gather(parts, rows.contiguous())
-    return torch.cat(parts)
+def all_gather(rows: Tensor) -> Tensor:
+    """Rows (N, …) → those of all processes, one below the other (n·N, …)."""
+    return gather(rows.contiguous()) if is_distributed() else rows
 
 
-def take_from_first(*tensors: Tensor) -> None:
-    """Overwrite the tensors, in every process, with those of the first: after each drew random numbers of its own."""
-    for tensor in tensors if several() else ():
-        dist.broadcast(tensor, 0)
+def broadcast_(*tensors: Tensor) -> None:
+    """Overwrite the tensors, in every process, with those of the first process."""
+    if is_distributed():
+        for tensor in tensors:
+            tensor.copy_(broadcast(tensor))

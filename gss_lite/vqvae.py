@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gss_lite.contracts import check_tokens
-from gss_lite.distributed import gathered, take_from_first
+from gss_lite.distributed import all_gather, broadcast_
 
 
 class Quantized(NamedTuple):
@@ -92,20 +92,20 @@ class Codebook(nn.Module):
     def _start(self, flat: Tensor) -> None:
         """Put every code on a vector of the first batch, (N, C)."""
         # Random codes lie far from the encoder's vectors, and nearly all would die at once.
-        flat = gathered(flat)
+        flat = all_gather(flat)
         weight = torch.ones(len(flat), device=flat.device)
         self.codes.copy_(self._draw(flat, weight, len(self.codes)))
         self.sums.copy_(self.codes)
         self.counts.fill_(1.0)
         self.started.fill_(True)
-        take_from_first(self.codes, self.sums)
+        broadcast_(self.codes, self.sums)
 
     @torch.no_grad()
     def _follow(self, flat: Tensor, ids: Tensor) -> None:
         """Move every code to the moving average of the vectors (N, C) that chose it by `ids`."""
         # Several processes share one codebook, and it follows the vectors of all of them.
-        flat = gathered(flat)
-        ids = gathered(ids)
+        flat = all_gather(flat)
+        ids = all_gather(ids)
         counts = torch.bincount(ids, minlength=len(self.codes)).to(flat)  # n (V,)
         sums = torch.zeros_like(self.sums).index_add_(0, ids, flat)  # s (V, C)
         # N ← λN + (1 − λ)n,  m ← λm + (1 − λ)s,  e = m / N
@@ -122,7 +122,7 @@ class Codebook(nn.Module):
         error = (flat - self.codes[ids]).square().sum(1)  # (N,)
         self.sums[dead] = self._draw(flat, error, int(dead.sum()))
         self.counts[dead] = 1.0
-        take_from_first(self.sums)
+        broadcast_(self.sums)
 
     @staticmethod
     def _draw(flat: Tensor, weight: Tensor, n: int) -> Tensor:
