@@ -57,6 +57,7 @@ class Palette(nn.Module):
                 f"{ignore.tolist()}"
             )
         self.name = name
+        self.origin: dict = {}  # what identifies the run that made the palette, if one did
         self.register_buffer("colors", colors, persistent=False)
         self.register_buffer("ignore_color", ignore, persistent=False)
 
@@ -84,6 +85,8 @@ class Palette(nn.Module):
             "name": self.name,
             "ignore_color": _to_255(self.ignore_color),
         }
+        if self.origin:
+            head["origin"] = self.origin
         if _looks_like_0_to_1(colors):
             head["scale"] = 255  # a palette of hardly any light: without a word it looks like 0–1
         head = json.dumps(head, ensure_ascii=False)
@@ -136,6 +139,7 @@ class Palette(nn.Module):
                 f"{path}: no colour has a value above 1, so they seem to be on the 0–1 scale; "
                 'multiply them by 255, or add "scale": 255 if they are as dark as that'
             )
+        palette.origin = value.get("origin") or {}
         return palette
 
 
