@@ -1,8 +1,9 @@
-"""I_ψ, the latent prior p_ψ(z|x): photograph → token logits (supplement, section C; stage II of GSS).
+"""I_ψ, the latent prior p_ψ(z|x): photograph → token logits (supplement, section C; stage II).
 
-timm backbone → four feature maps (1/4 … 1/32) → multi-level aggregation (an MLP and shifted-window
-Transformer blocks on the 1/4 grid) → one classification over the codebook per grid cell. A light
-pixel branch beside it classifies the pixels directly; it fills the unlabelled ones (§3.3).
+A timm backbone gives four feature maps (1/4 … 1/32). Multi-level aggregation, an MLP and
+shifted-window Transformer blocks work on the 1/4 grid. One classification over the codebook for
+each grid cell follows. A light pixel branch beside it classifies the pixels directly, and fills the
+unlabelled ones (§3.3).
 """
 
 from __future__ import annotations
@@ -19,21 +20,23 @@ from torch import Tensor, nn
 
 
 class PriorOutput(NamedTuple):
-    """Token logits (B, V, H/4, W/4) and the auxiliary branch's class logits (B, K, H/4, W/4)."""
+    """Token logits (B, V, H/4, W/4) and the pixel branch's class logits (B, K, H/4, W/4)."""
 
     token_logits: Tensor
     pixel_logits: Tensor
 
 
 class PriorFeatures(NamedTuple):
-    """What `to_tokens` is applied to, (B, token_dim, H/4, W/4), and the auxiliary branch's class logits (B, K, H/4, W/4)."""
+    """The input of `to_tokens` (B, token_dim, H/4, W/4), and class logits as in `PriorOutput`."""
 
     token_features: Tensor
     pixel_logits: Tensor
 
 
 class LevelNorms(nn.Module):
-    """A Swin backbone with a layer norm on each of the maps it gives out, as the released code has (timm's has none).
+    """A Swin backbone with a layer norm on each of its maps, as in the released code.
+
+    timm's own backbone has no such norms.
 
     Args:
         body: a timm `features_only` model whose maps are channels-last, (B, H, W, C).
@@ -41,28 +44,30 @@ class LevelNorms(nn.Module):
 
     def __init__(self, body: nn.Module) -> None:
         super().__init__()
-        self.body, self.feature_info = body, body.feature_info
+        self.body = body
+        self.feature_info = body.feature_info
         for i, channels in enumerate(self.feature_info.channels()):
             self.add_module(f"norm{i}", nn.LayerNorm(channels))
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Normalised photograph (B, 3, H, W) → normalised maps (B, C, H/s, W/s), finest first.
 
-        Channels first, so that nobody has to guess: at 768 pixels Swin-L's finest map is 192 × 192
-            with 192 channels.
+        They come channels first, so that nobody has to guess their layout: at 768 pixels the finest
+        map of Swin-L is 192 × 192 and has 192 channels.
         """
-        return [
-            getattr(self, f"norm{i}")(feature).permute(0, 3, 1, 2)
-            for i, feature in enumerate(self.body(image))
-        ]
+        maps = []
+        for i, feature in enumerate(self.body(image)):  # (B, H/s, W/s, C)
+            norm = getattr(self, f"norm{i}")
+            maps.append(norm(feature).permute(0, 3, 1, 2))  # (B, C, H/s, W/s)
+        return maps
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """As the body's."""
+        """Recompute the body's activations in the backward pass, or keep them."""
         self.body.set_grad_checkpointing(enable)
 
 
 class ConvBNReLU(nn.Sequential):
-    """1×1 convolution without bias, batch norm, ReLU: the unit both branches are built from."""
+    """1×1 convolution without bias, batch norm, ReLU: both branches are built from this unit."""
 
     def __init__(self, in_dim: int, out_dim: int) -> None:
         super().__init__(
@@ -75,15 +80,22 @@ class ConvBNReLU(nn.Sequential):
 class WindowBlock(SwinTransformerBlock):
     """timm's Swin block for feature maps of any size, padded as the released GSS code pads.
 
-    timm shifts first and pads afterwards; the released code (mmsegmentation's Swin) pads first. The
-    two differ wherever a side is no multiple of the window, so the pad is put in front here.
+    timm shifts the windows first and pads afterwards. The released code (mmsegmentation's Swin)
+    pads first. The two differ where a side is no multiple of the window, so this block pads before
+    it calls timm's attention.
+
+    Args:
+        dim: channels of the map.
+        heads: attention heads.
+        window: cells along one side of a window.
+        ffn_dim: hidden units of the MLP.
+        shifted: whether the windows are shifted by half their side.
     """
 
     def __init__(self, dim: int, heads: int, window: int, ffn_dim: int, shifted: bool) -> None:
-        # input_resolution is only used where the window is not always partitioned, or the mask not
-        # dynamic.
         super().__init__(
             dim,
+            # Not used: the last two arguments let timm partition a map of any size.
             input_resolution=(window, window),
             num_heads=heads,
             window_size=window,
@@ -94,20 +106,23 @@ class WindowBlock(SwinTransformerBlock):
         )
 
     def _attn(self, x: Tensor) -> Tensor:
-        height, width = x.shape[1:3]
-        pad_h, pad_w = -height % self.window_size[0], -width % self.window_size[1]
-        padded = F.pad(x, (0, 0, 0, pad_w, 0, pad_h))
-        return super()._attn(padded)[:, :height, :width].contiguous()
+        height, width = x.shape[1:3]  # x is (B, H, W, C)
+        pad_bottom = -height % self.window_size[0]
+        pad_right = -width % self.window_size[1]
+        x = F.pad(x, (0, 0, 0, pad_right, 0, pad_bottom))  # whole windows in both directions
+        x = super()._attn(x)
+        return x[:, :height, :width].contiguous()  # (B, H, W, C)
 
 
 class Aggregation(nn.Module):
-    """Multi-level aggregation: each level → 1×1 conv, all resized to the 1/4 grid, concatenated and fused.
+    """Multi-level aggregation: a 1×1 convolution a level, all levels on the 1/4 grid, one fusion.
 
     Args:
         in_dims: channels of the four levels, finest first.
-        level_dim, out_dim: channels per level and after fusion.
-        order: the order in which levels are concatenated; the released configs put the 1/8 map
-            first (in_index).
+        level_dim: channels of each level before the fusion.
+        out_dim: channels after the fusion.
+        order: the order in which the levels are concatenated. The released configs put the 1/8 map
+            first (`in_index`).
     """
 
     def __init__(
@@ -123,25 +138,37 @@ class Aggregation(nn.Module):
         self.fuse = ConvBNReLU(level_dim * len(self.order), out_dim)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Feature maps, finest first → (B, out_dim, H/4, W/4)."""
+        """Feature maps (B, C_i, H/s_i, W/s_i), finest first → (B, out_dim, H/4, W/4)."""
         grid = features[0].shape[2:]
-        maps = [
-            F.interpolate(level(features[i]), size=grid, mode="bilinear", align_corners=False)
-            for i, level in zip(self.order, self.levels)
-        ]
-        return self.fuse(torch.cat(maps, 1))
+        maps = []
+        for i, level in zip(self.order, self.levels):
+            x = level(features[i])  # (B, level_dim, H/s_i, W/s_i)
+            x = F.interpolate(x, size=grid, mode="bilinear", align_corners=False)
+            maps.append(x)  # (B, level_dim, H/4, W/4)
+        x = torch.cat(maps, dim=1)  # (B, levels · level_dim, H/4, W/4)
+        return self.fuse(x)  # (B, out_dim, H/4, W/4)
 
 
 class Prior(nn.Module):
-    """The image encoder I_ψ with its token head and auxiliary pixel head.
+    """The image encoder I_ψ with its token head and its auxiliary pixel head.
 
     Args:
-        backbone: a timm `features_only` model giving four levels, the finest at 1/4; maps (B, C, H,
-            W), or (B, H, W, C) where it has an `output_fmt` of "NHWC".
-        vocab_size: V, the tokenizer's codes. num_classes: K.
-        level_dim, fuse_dim, token_dim: 384, 512 and 2048 in the paper's models; pixel_dim: 384.
-        depth, heads, window, ffn_dim: of the shifted-window blocks (D = 2 for Swin-L, 6 for R101;
-            16; 7; 1024).
+        backbone: a timm `features_only` model that gives four levels, the finest at 1/4. Its maps
+            are (B, C, H, W), or (B, H, W, C) where it has an `output_fmt` of "NHWC".
+        vocab_size: V, the tokenizer's number of codes.
+        num_classes: K.
+        level_dim: channels of each level in the aggregation; 384 in the paper's models.
+        fuse_dim: channels of the window blocks; 512 there.
+        token_dim: channels before the token classification; 2048 there.
+        pixel_dim: channels of the pixel branch; 384 there.
+        depth: number of window blocks, D: 2 for Swin-L, 6 for R101.
+        heads: attention heads; 16 there.
+        window: cells along one side of a window; 7 there.
+        ffn_dim: hidden units of the blocks' MLP; 1024 there.
+        dropout: share of the channels that are dropped before the token classification.
+
+    Raises:
+        ValueError: the backbone does not give four levels beginning at 1/4.
     """
 
     def __init__(
@@ -161,72 +188,87 @@ class Prior(nn.Module):
         dropout: float = 0.1,
     ) -> None:
         super().__init__()
-        info = backbone.feature_info
-        if len(info.channels()) != 4 or info.reduction()[0] != 4:
-            raise ValueError(
-                f"the prior needs four feature levels beginning at 1/4; {type(backbone).__name__} "
-                "gives "
-                f"{list(info.reduction())}. Choose out_indices accordingly (ResNet: 1, 2, 3, 4)."
-            )
+        channels = _level_channels(backbone)
         self.backbone = backbone
-        self.aggregation = Aggregation(info.channels(), level_dim, fuse_dim)
-        self.blocks = nn.Sequential(
-            *(
-                WindowBlock(fuse_dim, heads, window, ffn_dim, shifted=i % 2 == 1)
-                for i in range(depth)
-            )
-        )
+        self.aggregation = Aggregation(channels, level_dim, fuse_dim)
+        blocks = [
+            WindowBlock(fuse_dim, heads, window, ffn_dim, shifted=i % 2 == 1) for i in range(depth)
+        ]
+        self.blocks = nn.Sequential(*blocks)
         self.norm = nn.LayerNorm(fuse_dim)
-        # Held: the batch norm behind takes this bias away again. Its gradient is rounding alone,
-        # which Adam would turn into steps of any sign, so that one process and two would part.
+        # The batch norm of `before_tokens` takes this bias away again, so its gradient is nothing
+        # but rounding. Adam would turn that into steps of any sign, and one process and two would
+        # part. The bias is therefore held at 0.
         self.norm.bias.register_hook(torch.zeros_like)
         self.before_tokens = ConvBNReLU(fuse_dim, token_dim)
         self.dropout = nn.Dropout2d(dropout)
         self.to_tokens = nn.Conv2d(token_dim, vocab_size, 1)
-        self.pixel_aggregation = Aggregation(info.channels(), pixel_dim, pixel_dim)
+        self.pixel_aggregation = Aggregation(channels, pixel_dim, pixel_dim)
         self.to_classes = nn.Conv2d(pixel_dim, num_classes, 1)
 
     def forward(self, image: Tensor) -> PriorOutput:
-        """Normalised photograph (B, 3, H, W), H and W multiples of 4 → PriorOutput on the H/4 × W/4 grid."""
+        """Normalised photograph (B, 3, H, W), H and W multiples of 4 → both heads' logits."""
         token_features, pixel_logits = self.encode(image)
-        return PriorOutput(self.to_tokens(token_features), pixel_logits)
+        token_logits = self.to_tokens(token_features)  # (B, V, H/4, W/4)
+        return PriorOutput(token_logits, pixel_logits)
 
     def encode(self, image: Tensor) -> PriorFeatures:
-        """The same without the last projection, whose V logits per position the training loss computes in chunks."""
+        """Normalised photograph (B, 3, H, W) → everything but the last projection `to_tokens`.
+
+        Its V logits for each position need much memory, so the training loss computes them in
+        chunks.
+        """
         features = self.features(image)
-        pixel_logits = self.to_classes(self.pixel_aggregation(features))
+        x = self.pixel_aggregation(features)  # (B, pixel_dim, H/4, W/4)
+        pixel_logits = self.to_classes(x)  # (B, K, H/4, W/4)
         return PriorFeatures(self.token_features(features), pixel_logits)
 
     def features(self, image: Tensor) -> list[Tensor]:
-        """Normalised photograph (B, 3, H, W) → the backbone's four maps, channels first, finest first."""
+        """Normalised photograph (B, 3, H, W) → the maps (B, C, H/s, W/s), finest first."""
         maps = self.backbone(image)
-        # timm says how its maps lie: (B, H, W, C) for Swin; networks that say nothing are
-        # convolutional, (B, C, H, W).
-        return (
-            [m.permute(0, 3, 1, 2) for m in maps]
-            if getattr(self.backbone, "output_fmt", "NCHW") == "NHWC"
-            else list(maps)
-        )
+        # timm says how its maps lie: (B, H, W, C) for Swin. Networks that say nothing are
+        # convolutional, and theirs are (B, C, H, W).
+        if getattr(self.backbone, "output_fmt", "NCHW") == "NHWC":
+            return [m.permute(0, 3, 1, 2) for m in maps]
+        return list(maps)
 
     def token_features(self, features: Sequence[Tensor]) -> Tensor:
-        """Feature maps, finest first → (B, token_dim, H/4, W/4)."""
-        x = self.aggregation(features).permute(0, 2, 3, 1)  # (B, h, w, C): what Swin blocks work on
-        x = self.norm(self.blocks(x)).permute(0, 3, 1, 2)  # (B, C, h, w)
-        return self.dropout(self.before_tokens(x))
+        """Feature maps (B, C_i, H/s_i, W/s_i), finest first → (B, token_dim, H/4, W/4)."""
+        x = self.aggregation(features)  # (B, C, H/4, W/4), C = fuse_dim
+        x = x.permute(0, 2, 3, 1)  # (B, H/4, W/4, C), as Swin blocks want it
+        x = self.blocks(x)
+        x = self.norm(x)
+        x = x.permute(0, 3, 1, 2)  # (B, C, H/4, W/4)
+        x = self.before_tokens(x)  # (B, token_dim, H/4, W/4)
+        return self.dropout(x)  # drops whole channels
 
     def token_logits(self, features: Sequence[Tensor]) -> Tensor:
-        """Feature maps, finest first → token logits (B, V, H/4, W/4)."""
+        """Logits of p_ψ(z|x): feature maps, finest first → (B, V, H/4, W/4)."""
         return self.to_tokens(self.token_features(features))
+
+
+def _level_channels(backbone: nn.Module) -> list[int]:
+    """The channels of a backbone's four levels; ValueError if they do not begin at 1/4."""
+    info = backbone.feature_info
+    if len(info.channels()) != 4 or info.reduction()[0] != 4:
+        raise ValueError(
+            "the prior needs four feature levels beginning at 1/4; "
+            f"{type(backbone).__name__} gives {list(info.reduction())}. "
+            "Choose out_indices accordingly (ResNet: 1, 2, 3, 4)."
+        )
+    return info.channels()
 
 
 def build_backbone(
     name: str, *, pretrained: bool = False, level_norms: bool = False, **kwargs: object
 ) -> nn.Module:
-    """A timm `features_only` backbone by name; keyword arguments go to timm.create_model.
+    """A timm `features_only` backbone by name; keyword arguments go to `timm.create_model`.
 
     Args:
-        level_norms: put a layer norm on each map, see `LevelNorms`. They are new: no pretrained
-            weights have them.
+        name: as timm spells it.
+        pretrained: fetch timm's pretrained weights.
+        level_norms: put a layer norm on each map, see `LevelNorms`. These norms are new: no
+            pretrained weights have them.
 
     Raises:
         ValueError: timm knows no such model.
@@ -234,9 +276,10 @@ def build_backbone(
             put in their place.
     """
     if not timm.is_model(name):
-        near = ", ".join(difflib.get_close_matches(name, timm.list_models(), n=3)) or "none"
+        near = difflib.get_close_matches(name, timm.list_models(), n=3)
         raise ValueError(
-            f"timm has no model named {name!r}; similar names: {near}. See timm.list_models()."
+            f"timm has no model named {name!r}; similar names: {', '.join(near) or 'none'}. "
+            "See timm.list_models()."
         )
     try:
         body = timm.create_model(name, features_only=True, pretrained=pretrained, **kwargs)
@@ -246,8 +289,7 @@ def build_backbone(
             raise
         raise RuntimeError(
             f"the pretrained weights of {name!r} could not be loaded ({type(error).__name__}: "
-            f"{error}). They are fetched "
-            "from the Hugging Face hub on first use: connect once, or pass "
-            "pretrained_cfg_overlay=dict(file=PATH) for a "
-            "local file, or train from scratch with pretrained=False."
+            f"{error}). They are fetched from the Hugging Face hub on first use: connect once, or "
+            "pass pretrained_cfg_overlay=dict(file=PATH) for a local file, or train from scratch "
+            "with pretrained=False."
         ) from error
