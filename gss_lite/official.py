@@ -1,7 +1,7 @@
 """Names of the released checkpoints' tensors → names in `Prior`, one to one, shapes unchanged.
 
-The released head (`decode_head.` of fudan-zvg/GSS) also keeps `relative_position_index`, which
-holds no weights: it follows from the window's size and is built here too.
+The released head (`decode_head.` of fudan-zvg/GSS) also keeps `relative_position_index`. It holds
+no weights: it follows from the window's size, and our blocks build it too.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from torch import Tensor
 
 HEAD = "decode_head."
 
-
 UNITS = {  # 1×1 conv + batch norm + ReLU
     "fusion_conv": "aggregation.fuse",
     "fusion_conv_pixel": "pixel_aggregation.fuse",
@@ -20,11 +19,7 @@ UNITS = {  # 1×1 conv + batch norm + ReLU
     **{f"convs.{i}": f"aggregation.levels.{i}" for i in range(4)},
     **{f"convs_pixel.{i}": f"pixel_aggregation.levels.{i}" for i in range(4)},
 }
-
-
 LAYERS = {"swin_ln": "norm", "conv_seg": "to_tokens", "conv_seg_pixel": "to_classes"}
-
-
 BLOCK_LAYERS = {
     "norm1": "norm1",
     "norm2": "norm2",
@@ -33,32 +28,27 @@ BLOCK_LAYERS = {
     "ffn.layers.0.0": "mlp.fc1",
     "ffn.layers.1": "mlp.fc2",
 }
-
-
 BATCH_NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-
-
 TABLE = "relative_position_bias_table"
-
-
 WITHOUT_WEIGHTS = ("relative_position_index",)
 
 
 def head_names(depth: int) -> dict[str, str]:
-    """{name in a released checkpoint: name in Prior} of every tensor of a head with `depth` Swin blocks."""
+    """{name in a released checkpoint: name in Prior} for a head with `depth` Swin blocks."""
     names = {}
     for theirs, ours in UNITS.items():
         names[f"{HEAD}{theirs}.conv.weight"] = f"{ours}.0.weight"
-        names |= {f"{HEAD}{theirs}.bn.{part}": f"{ours}.1.{part}" for part in BATCH_NORM}
+        for part in BATCH_NORM:
+            names[f"{HEAD}{theirs}.bn.{part}"] = f"{ours}.1.{part}"
     layers = dict(LAYERS)
     for i in range(depth):
         block = f"transformer_block.blocks.{i}"
         names[f"{HEAD}{block}.attn.w_msa.{TABLE}"] = f"blocks.{i}.attn.{TABLE}"
-        layers |= {
-            f"{block}.{theirs}": f"blocks.{i}.{ours}" for theirs, ours in BLOCK_LAYERS.items()
-        }
+        for theirs, ours in BLOCK_LAYERS.items():
+            layers[f"{block}.{theirs}"] = f"blocks.{i}.{ours}"
     for theirs, ours in layers.items():
-        names |= {f"{HEAD}{theirs}.{part}": f"{ours}.{part}" for part in ("weight", "bias")}
+        for part in ("weight", "bias"):
+            names[f"{HEAD}{theirs}.{part}"] = f"{ours}.{part}"
     return names
 
 
@@ -78,7 +68,8 @@ def head_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     names = head_names(head_depth(state))
     there = {name for name in state if name.startswith(HEAD) and not name.endswith(WITHOUT_WEIGHTS)}
-    missing, unknown = sorted(names.keys() - there), sorted(there - names.keys())
+    missing = sorted(names.keys() - there)
+    unknown = sorted(there - names.keys())
     if missing or unknown:
         raise ValueError(
             f"not the head of a released GSS-FF checkpoint: {len(missing)} tensors are missing "
