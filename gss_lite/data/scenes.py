@@ -14,9 +14,10 @@ import torch
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
+from gss_lite.contracts import IGNORE
 from gss_lite.data.street import compose
-from gss_lite.data.street.classes import CLASSES, FINE_CLASSES, FINE_GROUP, FINE_TO_COARSE, VOID
-from gss_lite.data.street.light import LIGHTS, picture
+from gss_lite.data.street.classes import CLASSES, FINE_CLASSES, FINE_GROUP, FINE_TO_COARSE
+from gss_lite.data.street.light import LIGHTS, illuminate
 
 DOMAINS = ("day", "dusk", "fog", "town")
 """day; dusk: dark warm light, lit windows and lamps; fog: whitened by depth; town: another town's architecture, by day."""
@@ -50,7 +51,7 @@ def render_fine(
     if seed < 0 or index < 0:
         raise ValueError(f"seed and index must not be negative, got seed {seed}, index {index}")
     street = compose(seed, index, height, width, elsewhere=domain == "town")
-    image = picture(street, LIGHTS["day" if domain == "town" else domain])
+    image = illuminate(street, LIGHTS["day" if domain == "town" else domain])
     return image, _fine_mask(street.surfaces.index, np.asarray(street.canvas.fine, np.uint8))
 
 
@@ -105,7 +106,7 @@ class Scenes(Dataset):
 
     classes = CLASSES
     num_classes = len(CLASSES)
-    ignore_index = VOID
+    ignore_index = IGNORE
 
     def __init__(
         self,
@@ -182,7 +183,7 @@ def fold(num_classes: int) -> tuple[np.ndarray, tuple[str, ...]]:
         cheapest = min(costs, key=costs.__getitem__)
         clusters[cheapest] += clusters.pop(cheapest + 1)
 
-    table = np.full(256, VOID, np.uint8)
+    table = np.full(256, IGNORE, np.uint8)
     for number, cluster in enumerate(clusters):
         table[cluster] = number
     names = tuple(
@@ -226,7 +227,7 @@ class ManyScenes(Scenes):
         )
         self._table, self.classes = fold(num_classes)
         self.num_classes = num_classes
-        self.to_coarse = np.full(256, VOID, np.uint8)
+        self.to_coarse = np.full(256, IGNORE, np.uint8)
         self.to_coarse[self._table[: len(FINE_CLASSES)]] = FINE_TO_COARSE[: len(FINE_CLASSES)]
 
     def _draw(self, index: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Composes one street: who stands where. The layout comes from (seed, index) alone and is drawn from far to near."""
+"""One street: who stands where. The layout comes from (seed, index) alone."""
 
 from __future__ import annotations
 
@@ -10,20 +10,24 @@ from functools import partial
 import numpy as np
 from PIL import Image
 
-from gss_lite.data.street.actors import car, cyclist, pedestrian
 from gss_lite.data.street.buildings import ELSEWHERE, HOME, Town, backdrop, building, fence
 from gss_lite.data.street.canvas import Camera, Canvas, Dice
 from gss_lite.data.street.classes import FENCES
 from gss_lite.data.street.furniture import clutter, hedge, lamp_post, sign, traffic_light, tree
+from gss_lite.data.street.people import cyclist, pedestrian
 from gss_lite.data.street.surfaces import Ground, Surfaces, ground_materials, refine
+from gss_lite.data.street.vehicles import car
 
+# Depth (m) at which houses close the street.
 FAR = 85.0
-"""Depth (m) at which houses close the street."""
+
+# Something to draw: its depth (m), and a function that draws it. What is far is drawn first.
+Draw = tuple[float, Callable[[], None]]
 
 
 @dataclass
 class Street:
-    """One composed street: the canvas with its materials, the refined surfaces, and what the light needs to know."""
+    """One composed street: materials, refined surfaces, and what the light needs to know."""
 
     canvas: Canvas
     surfaces: Surfaces
@@ -35,18 +39,98 @@ class Street:
     generator: np.random.Generator
 
 
-Draw = tuple[float, Callable[[], None]]
+def compose(seed: int, index: int, rows: int, columns: int, elsewhere: bool = False) -> Street:
+    """Compose and draw street (`seed`, `index`) on a canvas of `rows` × `columns` output pixels."""
+    sequence = np.random.SeedSequence([seed, index, int(elsewhere)])
+    generator = np.random.Generator(np.random.PCG64(sequence))
+    billows = Image.fromarray(generator.random((16, 9), dtype=np.float32))
+    clouds = np.asarray(billows.resize((30, 48), Image.Resampling.BICUBIC))
+    clouds = clouds + 0.4 * (generator.random((48, 30), dtype=np.float32) - 0.5)
+    dice = Dice(generator)
+    town = ELSEWHERE if elsewhere else HOME
+    camera = Camera(dice(1.45, 2.1), dice(1.15, 1.35), dice(-0.17, 0.17), dice(0.42, 0.53))
+    canvas = Canvas(rows, columns, camera)
+    canvas.sun = (dice.pick((-1.0, 1.0)) * dice(0.35, 1.1), dice(-0.25, 0.5))
+    sunny = dice.pick((0.15, 0.5, 0.9, 1.0))
+
+    ground = _ground(dice, town)
+    first_ground = ground_materials(canvas, dice)
+    first_sky = len(canvas.rgb)
+    for name in ("high sky", "low sky", "bright cloud", "dark cloud"):
+        canvas.material(name, (0.0, 0.0, 0.0), 1e4, rough=0.0)
+
+    _horizon(canvas, dice, town)
+    houses: list[Draw] = []
+    things: list[Draw] = []
+    for side in (-1, 1):
+        behind, front = _plots(canvas, dice, town, ground, side)
+        houses += behind
+        things += front + _pavement_life(canvas, dice, town, ground, side)
+    things += _traffic(canvas, dice, town, ground)
+    for batch in (houses, things):
+        for _, draw in sorted(batch, key=lambda item: -item[0]):
+            draw()
+    _frame(canvas, dice)
+    surfaces = refine(canvas, ground, first_ground, clouds, dice(0.35, 0.75), first_sky)
+    exposure = dice(0.88, 1.14)
+    warmth = dice(-0.05, 0.05)
+    return Street(canvas, surfaces, first_ground, first_sky, sunny, exposure, warmth, generator)
 
 
-def _side(
+def _ground(dice: Dice, town: Town) -> Ground:
+    """The road and its pavements, with their paint."""
+    half = dice(*town.road)
+    own = dice.pick((-1.0, 1.0)) * dice(0.2, 1.7)  # how far right of the road's middle we drive
+    left, right = -half + own, half + own
+    ground = Ground(
+        left_wall=left - dice(*town.pavement),
+        left_kerb=left,
+        right_kerb=right,
+        right_wall=right + dice(*town.pavement),
+        dash_phase=dice(0, 6),
+        yellow_centre=dice.chance(0.25),
+        yellow_edges=dice.chance(0.3),
+        edge_lines=dice.chance(0.5),
+        cycle_lane=dice.pick((0, 0, 0, -1, 1)),
+        verges=(dice.chance(0.2), dice.chance(0.2)),
+        zebra=dice(7.0, 15.0) if dice.chance(0.25) else 0.0,
+        arrows=dice(5.5, 11.0) if dice.chance(0.25) else 0.0,
+    )
+    ground.patches = [
+        (dice(left + 0.5, right - 0.5), dice(4.0, 14.0), dice(0.4, 1.0), dice(0.5, 2.5))
+        for _ in range(dice.below(4))
+    ]
+    return ground
+
+
+def _horizon(canvas: Canvas, dice: Dice, town: Town) -> None:
+    """Draw distant woods, and the houses and trees that close the street."""
+    woods = canvas.material("hedge", dice.tint((0.24, 0.33, 0.22), 0.08), 130.0, -0.2, 0.2)
+    skyline = [(-110.0 + 10.0 * k, dice(2.5, 6.5), 130.0) for k in range(23)]
+    canvas.quad([(-110.0, 0.0, 130.0), *skyline, (110.0, 0.0, 130.0)], woods)
+    x = -70.0
+    while x < 70.0:
+        width = dice(9.0, 18.0)
+        if dice.chance(0.7):
+            backdrop(canvas, dice, town, x, x + width, FAR + dice(0.0, 10.0))
+        else:
+            tree(canvas, dice, x + width / 2, FAR, dice.pick(town.species), dice(3.0, 4.5))
+        x += width
+
+
+def _plots(
     canvas: Canvas, dice: Dice, town: Town, ground: Ground, side: int
 ) -> tuple[list[Draw], list[Draw]]:
-    """Plots along one side of the street: (what stands at the building line, trees and fences in front of it)."""
+    """Plots along one side: what stands at the building line, and what stands in front of it."""
     wall = ground.left_wall if side < 0 else ground.right_wall
-    sun_x = canvas.sun[0]
-    facing = 0.8 if sun_x * side > 0 else -0.7
+    facing = 0.8 if canvas.sun[0] * side > 0 else -0.7
     houses: list[Draw] = []
     front: list[Draw] = []
+
+    def add_house(plane: float, start: float, end: float) -> None:
+        draw = partial(building, canvas, dice, town, side, plane, start, end, facing)
+        houses.append((near, draw))
+
     near = dice(-6.0, 0.5)
     while near < 62.0:
         width = dice(*town.plot)
@@ -58,55 +142,48 @@ def _side(
         elif luck < 0.40 and near > 3.0:
             set_back = wall + side * dice(5.0, 9.0)
             if dice.chance(0.75):
-                houses.append(
-                    (
-                        near,
-                        partial(
-                            building,
-                            canvas,
-                            dice,
-                            town,
-                            side,
-                            set_back,
-                            near + 0.5,
-                            far - 0.5,
-                            facing,
-                        ),
-                    )
-                )
-            for _ in range(1 + dice.below(3)):
-                place = wall + side * dice(1.2, 4.5), dice(near + 1.0, far - 0.5)
-                front.append(
-                    (
-                        place[1] + 0.5,
-                        partial(
-                            tree, canvas, dice, *place, dice.pick(town.species), dice(1.4, 2.3)
-                        ),
-                    )
-                )
-            if near < 22.0 and dice.chance(0.9):
-                height = dice(1.5, 2.0)
-                kind = FENCES[dice.below(4)]
-                front += fence(canvas, dice, kind, wall, near, height, facing, [(near, far)])
-            else:
-                front.append((near, partial(hedge, canvas, dice, wall, near, far, dice(1.0, 1.7))))
+                add_house(set_back, near + 0.5, far - 0.5)
+            front += _garden(canvas, dice, town, wall, side, near, far, facing)
         elif far > 1.5:
-            houses.append(
-                (near, partial(building, canvas, dice, town, side, wall, near, far, facing))
-            )
+            add_house(wall, near, far)
         near = far
     return houses, front
 
 
+def _garden(
+    canvas: Canvas,
+    dice: Dice,
+    town: Town,
+    wall: float,
+    side: int,
+    near: float,
+    far: float,
+    facing: float,
+) -> list[Draw]:
+    """Trees in a front garden, and the fence or hedge around it."""
+    things: list[Draw] = []
+    for _ in range(1 + dice.below(3)):
+        x = wall + side * dice(1.2, 4.5)
+        z = dice(near + 1.0, far - 0.5)
+        species = dice.pick(town.species)
+        things.append((z + 0.5, partial(tree, canvas, dice, x, z, species, dice(1.4, 2.3))))
+    if near < 22.0 and dice.chance(0.9):
+        height = dice(1.5, 2.0)
+        kind = FENCES[dice.below(4)]
+        things += fence(canvas, dice, kind, wall, near, height, facing, [(near, far)])
+    else:
+        things.append((near, partial(hedge, canvas, dice, wall, near, far, dice(1.0, 1.7))))
+    return things
+
+
 def _traffic(canvas: Canvas, dice: Dice, town: Town, ground: Ground) -> list[Draw]:
-    """Parked, driving and crossing cars and cyclists."""
+    """Parked, driving and crossing cars, and cyclists."""
     left, right = ground.left_kerb, ground.right_kerb
     middle = (left + right) / 2
-    boxy = town.boxy_cars
     things: list[Draw] = []
 
     def add_car(x: float, z: float, heading: float) -> None:
-        things.append((z, partial(car, canvas, dice, x, z, heading, boxy)))
+        things.append((z, partial(car, canvas, dice, x, z, heading, town.boxy_cars)))
 
     for kerb, inward, heading in ((left, 1, 0.0), (right, -1, math.pi)):
         busy = dice(0.0, 0.75) if dice.chance(0.75) else 0.0
@@ -120,9 +197,9 @@ def _traffic(canvas: Canvas, dice: Dice, town: Town, ground: Ground) -> list[Dra
             inward = -1 if lane > middle else 1
             add_car(lane + inward * dice(-0.2, 0.7), dice(7.0, 13.0), heading + dice(-0.06, 0.06))
     if dice.chance(0.16):
-        add_car(
-            dice(left, right), dice(11.0, 20.0), dice.pick((-1, 1)) * math.pi / 2 + dice(-0.3, 0.3)
-        )
+        x = dice(left, right)
+        z = dice(11.0, 20.0)
+        add_car(x, z, dice.pick((-1, 1)) * math.pi / 2 + dice(-0.3, 0.3))
     for _ in range((0, 1, 1, 2)[dice.below(4)]):
         side = dice.pick((-1, 1))
         kerb = left if side < 0 else right
@@ -135,17 +212,17 @@ def _traffic(canvas: Canvas, dice: Dice, town: Town, ground: Ground) -> list[Dra
 
 def _pavement_life(canvas: Canvas, dice: Dice, town: Town, ground: Ground, side: int) -> list[Draw]:
     """Trees, posts, signs, people, railings and clutter on one pavement."""
-    kerb, wall = (
-        (ground.left_kerb, ground.left_wall) if side < 0 else (ground.right_kerb, ground.right_wall)
-    )
+    kerb = ground.left_kerb if side < 0 else ground.right_kerb
+    wall = ground.left_wall if side < 0 else ground.right_wall
+    at_kerb = kerb + side * 0.45
     things: list[Draw] = []
 
     def add(z: float, draw: Callable, *arguments: object) -> None:
         things.append((z, partial(draw, canvas, dice, *arguments)))
 
-    at_kerb = kerb + side * 0.45
     if dice.chance(town.tree_share):
-        species, z = dice.pick(town.species), dice(8.0, 16.0)
+        species = dice.pick(town.species)
+        z = dice(8.0, 16.0)
         while z < 20.0:
             add(z, tree, kerb + side * dice(0.6, 1.1), z, species, dice(1.3, 2.2))
             z += dice(7.0, 13.0)
@@ -165,16 +242,17 @@ def _pavement_life(canvas: Canvas, dice: Dice, town: Town, ground: Ground, side:
         near = dice(3.0, 7.0)
         spans = [(near + 2.0 * k, near + 2.0 * (k + 1)) for k in range(3 + dice.below(5))]
         kind = dice.pick(("iron railing", "guard rail", "guard rail"))
-        things.extend(
-            fence(canvas, dice, kind, kerb + side * 0.25, near, dice(1.1, 1.35), -0.2, spans)
-        )
+        plane = kerb + side * 0.25
+        things += fence(canvas, dice, kind, plane, near, dice(1.1, 1.35), -0.2, spans)
     for _ in range((0, 1, 2, 2, 3)[dice.below(5)]):
-        # Nearer than 5 m the pavement lies outside the picture; whoever is that near crosses the
-        # road.
+        # Nearer than 5 m the pavement lies outside the picture, so whoever is that near crosses
+        # the road.
         if dice.chance(0.25):
-            x, z = dice(ground.left_kerb, ground.right_kerb), dice(3.6, 6.0)
+            x = dice(ground.left_kerb, ground.right_kerb)
+            z = dice(3.6, 6.0)
         else:
-            x, z = kerb + side * dice(0.4, max(0.8, abs(wall - kerb) - 0.5)), dice(5.0, 8.0)
+            x = kerb + side * dice(0.4, max(0.8, abs(wall - kerb) - 0.5))
+            z = dice(5.0, 8.0)
         add(z, pedestrian, x, z)
     if dice.chance(0.35):
         z = dice(5.0, 15.0)
@@ -182,87 +260,12 @@ def _pavement_life(canvas: Canvas, dice: Dice, town: Town, ground: Ground, side:
     return things
 
 
-def compose(seed: int, index: int, rows: int, columns: int, elsewhere: bool = False) -> Street:
-    """Compose and draw street (`seed`, `index`) on a canvas of `rows` × `columns` output pixels."""
-    generator = np.random.Generator(
-        np.random.PCG64(np.random.SeedSequence([seed, index, int(elsewhere)]))
-    )
-    billows = Image.fromarray(generator.random((16, 9), dtype=np.float32))
-    clouds = np.asarray(billows.resize((30, 48), Image.Resampling.BICUBIC))
-    clouds = clouds + 0.4 * (generator.random((48, 30), dtype=np.float32) - 0.5)
-    dice = Dice(generator)
-    town = ELSEWHERE if elsewhere else HOME
-    camera = Camera(dice(1.45, 2.1), dice(1.15, 1.35), dice(-0.17, 0.17), dice(0.42, 0.53))
-    canvas = Canvas(rows, columns, camera)
-    canvas.sun = (dice.pick((-1.0, 1.0)) * dice(0.35, 1.1), dice(-0.25, 0.5))
-    sunny = dice.pick((0.15, 0.5, 0.9, 1.0))
-
-    half, own = dice(*town.road), dice.pick((-1.0, 1.0)) * dice(0.2, 1.7)
-    left, right = -half + own, half + own
-    ground = Ground(
-        left - dice(*town.pavement),
-        left,
-        right,
-        right + dice(*town.pavement),
-        dash_phase=dice(0, 6),
-        yellow_centre=dice.chance(0.25),
-        yellow_edges=dice.chance(0.3),
-        edge_lines=dice.chance(0.5),
-        cycle_lane=dice.pick((0, 0, 0, -1, 1)),
-        verges=(dice.chance(0.2), dice.chance(0.2)),
-        zebra=dice(7.0, 15.0) if dice.chance(0.25) else 0.0,
-        arrows=dice(5.5, 11.0) if dice.chance(0.25) else 0.0,
-    )
-    ground.patches = [
-        (dice(left + 0.5, right - 0.5), dice(4.0, 14.0), dice(0.4, 1.0), dice(0.5, 2.5))
-        for _ in range(dice.below(4))
-    ]
-    first_ground = ground_materials(canvas, dice)
-    first_sky = len(canvas.rgb)
-    for name in ("high sky", "low sky", "bright cloud", "dark cloud"):
-        canvas.material(name, (0.0, 0.0, 0.0), 1e4, rough=0.0)
-
-    woods = canvas.material("hedge", dice.tint((0.24, 0.33, 0.22), 0.08), 130.0, -0.2, 0.2)
-    skyline = [(-110.0 + 10.0 * k, dice(2.5, 6.5), 130.0) for k in range(23)]
-    canvas.quad([(-110.0, 0.0, 130.0), *skyline, (110.0, 0.0, 130.0)], woods)
-    x = -70.0
-    while x < 70.0:
-        width = dice(9.0, 18.0)
-        if dice.chance(0.7):
-            backdrop(canvas, dice, town, x, x + width, FAR + dice(0.0, 10.0))
-        else:
-            tree(canvas, dice, x + width / 2, FAR, dice.pick(town.species), dice(3.0, 4.5))
-        x += width
-    houses: list[Draw] = []
-    things: list[Draw] = []
-    for side in (-1, 1):
-        behind, front = _side(canvas, dice, town, ground, side)
-        houses += behind
-        things += front + _pavement_life(canvas, dice, town, ground, side)
-    things += _traffic(canvas, dice, town, ground)
-    for batch in (houses, things):
-        for _, draw in sorted(batch, key=lambda item: -item[0]):
-            draw()
-    _frame(canvas, dice)
-    surfaces = refine(canvas, ground, first_ground, clouds, dice(0.35, 0.75), first_sky)
-    return Street(
-        canvas,
-        surfaces,
-        first_ground,
-        first_sky,
-        sunny,
-        dice(0.88, 1.14),
-        dice(-0.05, 0.05),
-        generator,
-    )
-
-
 def _frame(canvas: Canvas, dice: Dice) -> None:
-    """What belongs to the camera, not to the street (void): the ego car's bonnet and a dark picture border."""
+    """Draw what belongs to the camera (void): our car's bonnet and a dark border."""
     height, width = canvas.scale, 2 * canvas.middle
     if dice.chance(0.4):
-        colour = dice.tint(dice.pick(((0.12, 0.12, 0.14), (0.35, 0.36, 0.38), (0.35, 0.10, 0.10))))
-        paint = canvas.material("void", colour, 1.0, 0.6, 0.02)
+        bonnets = ((0.12, 0.12, 0.14), (0.35, 0.36, 0.38), (0.35, 0.10, 0.10))
+        paint = canvas.material("void", dice.tint(dice.pick(bonnets)), 1.0, 0.6, 0.02)
         rise = dice(0.03, 0.07) * height
         arc = [
             (width * t / 12, height - rise * math.sin(math.pi * (0.12 + 0.76 * t / 12)))

@@ -23,7 +23,7 @@ from gss_lite.data.scenes import (
 )
 from gss_lite.data.street import compose
 from gss_lite.data.street.classes import CLASSES, FINE_CLASSES, FINE_GROUP, FINE_TO_COARSE
-from gss_lite.data.street.light import LIGHTS, picture
+from gss_lite.data.street.light import LIGHTS, illuminate
 
 _LIGHTS = ("day", "dusk", "fog")
 _VALID = [*range(11), 255]
@@ -152,7 +152,7 @@ def test_recolouring_a_class_changes_exactly_its_pixels(name: str) -> None:
             street.canvas.rgb = [
                 (paint,) * 3 if c == number else rgb for rgb, c in zip(street.canvas.rgb, coarse)
             ]
-            pictures.append(picture(street, LIGHTS["day"]))
+            pictures.append(illuminate(street, LIGHTS["day"]))
         changed = (pictures[0] != pictures[1]).any(-1)
         mask = render(11, index)[1]
         samples = coarse[street.surfaces.index].reshape(96, 2, 128, 2) == number
