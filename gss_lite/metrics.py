@@ -1,14 +1,13 @@
-"""Segmentation metrics from one confusion matrix: mIoU, mAcc (mean class recall), aAcc (pixel accuracy).
+"""Segmentation metrics: mIoU, mAcc and aAcc from one confusion matrix, and what goes beyond them.
 
-Does a model know what it does not know? Confidence against accuracy, and errors against uncertainty, pixel by pixel.
-
-For class probabilities from anywhere: the soft-max of a pixel head, or the shares of masks sampled
-    from the prior
-(`inference.sample_masks`, `inference.class_frequencies`).
+Two functions ask about uncertainty: does confidence equal accuracy (`calibration`), and do errors
+lie where the model is uncertain (`risk_coverage`)? They take probabilities from anywhere: a pixel
+head's soft-max, or the shares of masks sampled from the prior (`inference.class_frequencies`).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -16,7 +15,6 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics.classification import MulticlassConfusionMatrix
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from gss_lite.contracts import IGNORE
@@ -24,10 +22,10 @@ from gss_lite.contracts import IGNORE
 
 @dataclass(frozen=True)
 class Scores:
-    """Results in [0, 1]. `iou` and `recall` hold one value per class; NaN where there is nothing to measure.
+    """Scores in [0, 1]. `iou` and `recall` hold one value a class, NaN where nothing was measured.
 
-    A class of which the truth holds no pixel has no recall; its IoU is 0 where it was predicted,
-    and NaN where it was not. NaN is left out of the means.
+    A class without a true pixel has no recall. Its IoU is 0 if it was predicted, and NaN if not.
+    The means `miou` and `macc` leave NaN out; `aacc` is the share of right pixels.
     """
 
     miou: float
@@ -38,88 +36,80 @@ class Scores:
 
     @property
     def absent(self) -> tuple[int, ...]:
-        """The classes of which the truth held no pixel."""
-        return tuple(k for k, value in enumerate(self.recall) if value != value)
+        """The classes without a true pixel."""
+        return tuple(k for k, value in enumerate(self.recall) if math.isnan(value))
 
-    def absence(self, names: tuple[str, ...]) -> str:
-        """One line that names the absent classes and says what they count; empty where all occurred."""
-        absent = [names[k] for k in self.absent]
-        invented = [names[k] for k in self.absent if self.iou[k] == self.iou[k]]
-        if not absent:
+    def absence(self, names: Sequence[str]) -> str:
+        """One line on the absent classes and how they count; empty if there are none."""
+        if not self.absent:
             return ""
-        line = f"no true pixel of {', '.join(absent)}: not measured (–)"
-        return line + (
-            f", but {', '.join(invented)} predicted, which counts as IoU 0" if invented else ""
-        )
+        line = f"no true pixel of {', '.join(names[k] for k in self.absent)}: not measured (–)"
+        invented = [names[k] for k in self.absent if not math.isnan(self.iou[k])]
+        if invented:
+            line += f", but {', '.join(invented)} predicted, which counts as IoU 0"
+        return line
 
     def as_dict(self) -> dict:
-        """For run records: NaN becomes None, which JSON can hold."""
-        clean = lambda values: [None if v != v else round(v, 6) for v in values]  # noqa: E731
-        return {
-            "miou": round(self.miou, 6),
-            "macc": round(self.macc, 6),
-            "aacc": round(self.aacc, 6),
-            "iou": clean(self.iou),
-            "recall": clean(self.recall),
-        }
+        """The scores for run records: NaN becomes None, which JSON can hold."""
+        record = {name: round(getattr(self, name), 6) for name in ("miou", "macc", "aacc")}
+        for name in ("iou", "recall"):
+            values = getattr(self, name)
+            record[name] = [None if math.isnan(value) else round(value, 6) for value in values]
+        return record
 
-    def table(self, names: tuple[str, ...]) -> str:
-        """A per-class table in percent, for the terminal, with a line on classes that did not occur."""
+    def table(self, names: Sequence[str]) -> str:
+        """A table in percent, one row a class, with a line on classes that did not occur."""
         if len(names) != len(self.iou):
             raise ValueError(f"{len(names)} class names for {len(self.iou)} classes")
         width = max(map(len, names))
-        percent = lambda v: "   –  " if v != v else f"{100 * v:6.2f}"  # noqa: E731
-        rows = [
-            f"{n:<{width}}  {percent(i)}  {percent(r)}"
-            for n, i, r in zip(names, self.iou, self.recall)
-        ]
-        return "\n".join(
-            [f"{'class':<{width}}     IoU  recall", *rows, *filter(None, [self.absence(names)])]
-        )
+        lines = [f"{'class':<{width}}     IoU  recall"]
+        for name, iou, recall in zip(names, self.iou, self.recall):
+            lines.append(f"{name:<{width}}  {_percent(iou)}  {_percent(recall)}")
+        if self.absent:
+            lines.append(self.absence(names))
+        return "\n".join(lines)
+
+
+def _percent(value: float) -> str:
+    return "   –  " if math.isnan(value) else f"{100 * value:6.2f}"
 
 
 class SegmentationMetrics:
-    """Accumulates a confusion matrix over batches (torchmetrics), ignoring pixels whose true id is 255.
+    """Adds up a confusion matrix over batches; pixels of true id 255 do not count.
 
-    A class that occurs neither in the truth nor in the prediction is left out of the means, as
-    mmsegmentation does.
+    A class that occurs neither in the truth nor in the prediction is left out of the means, as in
+    mmsegmentation.
     """
 
     def __init__(self, num_classes: int) -> None:
         self.num_classes = num_classes
-        self.confusion = MulticlassConfusionMatrix(
-            num_classes, ignore_index=IGNORE, validate_args=False
-        )
+        self.reset()
 
     def update(self, predicted: Tensor, target: Tensor) -> None:
-        """Predicted ids 0…K−1 and true ids 0…K−1 or 255, both (B, H, W); ValueError for others, or for different sizes."""
-        _check_ids(predicted, target, self.num_classes)
-        self.confusion.to(predicted.device).update(predicted, target.long().to(predicted.device))
+        """Count ids 0…K−1 against true ids 0…K−1 or 255, (B, H, W); ValueError for others."""
+        counts = confusion_matrix(predicted, target, self.num_classes)
+        self.matrix = self.matrix.to(counts.device) + counts
 
     def compute(self) -> Scores:
-        """Scores over everything seen so far."""
-        return scores_from_confusion(self.confusion.compute())
+        """The scores of everything seen so far; ValueError if that is no labelled pixel."""
+        return scores_from_confusion(self.matrix)
 
     def reset(self) -> None:
         """Forget everything seen."""
-        self.confusion.reset()
+        self.matrix = torch.zeros(self.num_classes, self.num_classes, dtype=torch.long)
 
 
 def confusion_matrix(predicted: Tensor, target: Tensor, num_classes: int) -> Tensor:
-    """Counts (K, K), rows true and columns predicted, of one picture's ids (H, W); pixels of true id 255 are left out.
-
-    Raises:
-        ValueError: as SegmentationMetrics.update.
-    """
+    """Counts (K, K), rows true, columns predicted, of ids as `SegmentationMetrics` takes them."""
     _check_ids(predicted, target, num_classes)
+    target = target.long().to(predicted.device)
     return multiclass_confusion_matrix(
-        predicted, target.long(), num_classes, ignore_index=IGNORE, validate_args=False
+        predicted, target, num_classes, ignore_index=IGNORE, validate_args=False
     )
 
 
 def _check_ids(predicted: Tensor, target: Tensor, num_classes: int) -> None:
-    # A strange id would be counted in another class's row, or end in an index error of torch's:
-    # checked here instead.
+    # Unchecked, a wrong id would be counted in another class's row or end in torch's index error.
     if predicted.shape != target.shape:
         raise ValueError(
             f"prediction {tuple(predicted.shape)} and mask {tuple(target.shape)} must have the "
@@ -132,9 +122,9 @@ def _check_ids(predicted: Tensor, target: Tensor, num_classes: int) -> None:
                 "(argmax of logits)"
             )
         ids = ids.long()
-        wrong = (ids < 0) | (ids >= num_classes) & (ids != IGNORE)
-        if name == "prediction":
-            wrong |= ids == IGNORE
+        wrong = (ids < 0) | (ids >= num_classes)
+        if name == "mask":
+            wrong &= ids != IGNORE
         if bool(wrong.any()):
             also = ", or 255 for ignored pixels" if name == "mask" else ""
             raise ValueError(
@@ -144,103 +134,131 @@ def _check_ids(predicted: Tensor, target: Tensor, num_classes: int) -> None:
 
 
 def scores_from_confusion(matrix: Tensor) -> Scores:
-    """Confusion matrix (K, K), rows true and columns predicted → Scores.
-
-    Raises:
-        ValueError: it is all zero.
-    """
+    """Confusion matrix (K, K), rows true, columns predicted → Scores; ValueError if it is zero."""
     if not bool(matrix.any()):
         raise ValueError(
             "there is nothing to score: no pixel was counted, as where every true id is 255 "
             "(ignore)"
         )
     matrix = matrix.double()
-    hit, true, predicted = matrix.diag(), matrix.sum(1), matrix.sum(0)
-    iou, recall = hit / (true + predicted - hit), hit / true  # 0/0 = NaN: the class does not occur
+    hit = matrix.diag()
+    recall = hit / matrix.sum(1)  # 0/0 = NaN: the class does not occur
+    iou = _iou(matrix)
     return Scores(
-        float(iou.nanmean()),
-        float(recall.nanmean()),
-        float(hit.sum() / matrix.sum()),
-        tuple(iou.tolist()),
-        tuple(recall.tolist()),
+        miou=float(iou.nanmean()),
+        macc=float(recall.nanmean()),
+        aacc=float(hit.sum() / matrix.sum()),
+        iou=tuple(iou.tolist()),
+        recall=tuple(recall.tolist()),
     )
 
 
-def paired_bootstrap(
-    one: Tensor, other: Tensor, *, draws: int = 1000, seed: int = 0
-) -> tuple[float, float]:
-    """What another set of pictures could say of mIoU(other) − mIoU(one): the middle 95 % over `draws` sets drawn from these.
+def _iou(matrix: Tensor) -> Tensor:
+    """Confusion matrices (…, K, K) in float64 → IoU (…, K); 0/0 = NaN: the class does not occur."""
+    hit = matrix.diagonal(dim1=-2, dim2=-1)
+    return hit / (matrix.sum(-1) + matrix.sum(-2) - hit)
 
-    Both are judged on the same pictures in every draw (with replacement), so what is hard for both
-    cancels.
+
+def paired_bootstrap(
+    one: Tensor,
+    other: Tensor,
+    *,
+    groups: Sequence[int] | None = None,
+    block: int = 1,
+    draws: int = 1000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """The middle 95 % of mIoU(other) − mIoU(one) over redrawn sets of the pictures: (low, high).
+
+    Each draw takes as many pictures as there are, with replacement, and judges both models on the
+    same ones, so what is hard for both cancels. Both means are taken over the same classes: those
+    whose IoU is defined for both models in this draw.
 
     Args:
-        one, other: confusion matrices (N, K, K), picture by picture, in the same order.
+        one, other: confusion matrices (N, K, K), one a picture, both in the same order.
+        groups: the drive of each picture, N numbers. Every drive then keeps its number of pictures.
+            None: all belong together.
+        block: consecutive pictures of a drive that are drawn together. Frames of a drive resemble
+            their neighbours, and an interval that takes them for independent is too narrow. A
+            block goes on at the drive's beginning where the drive ends (Politis and Romano, 1992).
+        draws, seed: how many sets are drawn, and the seed of the drawing.
 
     Raises:
-        ValueError: their shapes differ, or are not (N, K, K).
+        ValueError: shapes that do not fit, or a block below 1 or above the size of a drive.
     """
     if one.shape != other.shape or one.ndim != 3:
         raise ValueError(
             "paired pictures need two stacks of confusion matrices (N, K, K) of one shape; got "
             f"{tuple(one.shape)} and {tuple(other.shape)}"
         )
-    picked = torch.randint(
-        len(one), (draws, len(one)), generator=torch.Generator().manual_seed(seed)
-    )
-    times = torch.zeros(draws, len(one), dtype=torch.float64).scatter_add_(
-        1, picked, torch.ones(picked.shape, dtype=torch.float64)
-    )
-
-    def miou(stack: Tensor) -> Tensor:
-        matrix = (times @ stack.flatten(1).double()).view(draws, *stack.shape[1:])
-        hit = matrix.diagonal(dim1=1, dim2=2)
-        return (hit / (matrix.sum(1) + matrix.sum(2) - hit)).nanmean(1)
-
-    low, high = torch.quantile(
-        miou(other) - miou(one), torch.tensor([0.025, 0.975], dtype=torch.float64)
-    ).tolist()
+    groups = [0] * len(one) if groups is None else groups
+    if len(groups) != len(one):
+        raise ValueError(f"{len(one)} pictures need as many groups; got {len(groups)}")
+    times = _times_drawn(torch.as_tensor(groups), block, draws, seed)  # (draws, N)
+    first = _iou(torch.einsum("dn,nkl->dkl", times, one.double()))  # (draws, K)
+    second = _iou(torch.einsum("dn,nkl->dkl", times, other.double()))
+    undefined = first.isnan() | second.isnan()
+    gains = second.masked_fill(undefined, torch.nan).nanmean(1)
+    gains -= first.masked_fill(undefined, torch.nan).nanmean(1)  # (draws,)
+    low, high = gains.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return low, high
 
 
-def boundary_iou(ids: Tensor, mask: Tensor, num_classes: int, width: int) -> Tensor:
-    """IoU of the classes' rims alone (Cheng et al., CVPR 2021, eq. 2): what plain IoU hides where a class has much inside.
+def _times_drawn(groups: Tensor, block: int, draws: int, seed: int) -> Tensor:
+    """How often each picture is drawn, (draws, N), in circular blocks within each group."""
+    generator = torch.Generator().manual_seed(seed)
+    times = torch.zeros(draws, len(groups), dtype=torch.float64)
+    for group in groups.unique():
+        members = (groups == group).nonzero()[:, 0]  # (n,), in the pictures' order
+        n = len(members)
+        if not 1 <= block <= n:
+            raise ValueError(
+                f"a block must hold 1 … {n} pictures, the size of a drive; got {block}"
+            )
+        starts = torch.randint(n, (draws, -(-n // block)), generator=generator)
+        places = (starts[:, :, None] + torch.arange(block)) % n  # (draws, blocks, block)
+        picked = members[places.flatten(1)[:, :n]]  # (draws, n)
+        times.scatter_add_(1, picked, torch.ones(picked.shape, dtype=torch.float64))
+    return times
 
-    The rim of a class is those of its pixels that lie at most `width` pixels, diagonal steps
-    counting one, from a pixel of another class or from outside the picture. A class thinner than
-    2·width + 1 is all rim: its boundary IoU is its IoU.
+
+def boundary_iou(ids: Tensor, mask: Tensor, num_classes: int, width: int) -> Tensor:
+    """IoU of the classes' boundaries alone, which large insides do not hide (Cheng et al., 2021).
+
+    The boundary of a class is those of its pixels that lie at most `width` pixels (a diagonal step
+    counts one) from another class or from outside the picture (Eq. 2). A class thinner than
+    2·width + 1 is all boundary: its boundary IoU is its IoU.
 
     Args:
-        ids: predicted ids 0…K−1, (B, H, W).
-        mask: true ids 0…K−1, or 255 for pixels that count nowhere and, in both, bound what they
-            touch.
-        width: of the rim in pixels, at least 1.
+        ids, mask: predicted and true ids (B, H, W) as in `SegmentationMetrics`. A pixel of true id
+            255 counts nowhere, and is another class to its neighbours in both pictures.
+        num_classes: K.
+        width: of the boundary in pixels, at least 1; ValueError below.
 
     Returns:
         (K,), over all B pictures together; NaN for a class that occurs in neither.
-
-    Raises:
-        ValueError: a width below 1; else as SegmentationMetrics.update.
     """
     if width < 1:
-        raise ValueError(f"the rim must be at least 1 pixel wide; got {width}")
+        raise ValueError(f"the boundary must be at least 1 pixel wide; got {width}")
     _check_ids(ids, mask, num_classes)
     ids = ids.long().masked_fill(mask == IGNORE, IGNORE)
     values = []
     for k in range(num_classes):
-        true, predicted = _rim(mask == k, width), _rim(ids == k, width)
+        true = _boundary(mask == k, width)
+        predicted = _boundary(ids == k, width)
         values.append((true & predicted).sum().double() / (true | predicted).sum())  # 0/0 = NaN
     return torch.stack(values)
 
 
-def _rim(inside: Tensor, width: int) -> Tensor:
-    # (B, H, W) bool; the padding is outside, as in the authors' erosion.
+def _boundary(inside: Tensor, width: int) -> Tensor:
+    # (B, H, W) bool; beyond the picture is outside, as in the authors' erosion.
     outside = F.pad(~inside, (width,) * 4, value=True).float()
-    return inside & (F.max_pool2d(outside[:, None], 2 * width + 1, 1)[:, 0] > 0)
+    near_outside = F.max_pool2d(outside[:, None], 2 * width + 1, stride=1)[:, 0] > 0
+    return inside & near_outside
 
 
 def harmonic_mean(values: Tensor | list[float]) -> float:
-    """N / Σ 1/v over data sets: the figure of MSeg's benchmark (Table 6)."""
+    """N / Σ 1/v over data sets: the score of MSeg's benchmark (Table 6)."""
     values = torch.as_tensor(values, dtype=torch.float64)
     if bool((values <= 0).any()):
         raise ValueError(f"the harmonic mean needs positive values; got {values.tolist()}")
@@ -248,56 +266,46 @@ def harmonic_mean(values: Tensor | list[float]) -> float:
 
 
 class Calibration(NamedTuple):
-    """A reliability diagram: for each bin of confidence the mean confidence, the accuracy (both NaN where it is empty) and its share of
-    the pixels, all (bins,), float64; `ece`, the expected calibration error: Σ share · |accuracy −
-    confidence|.
-    """
+    """A reliability diagram: float64 tensors (bins,) with a value for each bin of confidence."""
 
-    confidence: Tensor
-    accuracy: Tensor
-    share: Tensor
-    ece: float
+    confidence: Tensor  # mean over the bin's pixels, NaN in an empty bin
+    accuracy: Tensor  # likewise
+    share: Tensor  # the bin's share of all pixels
+    ece: float  # the expected calibration error, Σ share · |accuracy − confidence|
 
 
 def calibration(probabilities: Tensor, mask: Tensor, bins: int = 15) -> Calibration:
-    """Confidence and accuracy of the likeliest class (Guo et al., ICML 2017, eqs. 2–3), over the labelled pixels.
+    """Confidence and accuracy of the likeliest class (Guo et al., ICML 2017, Eqs. 2–3).
 
     Args:
-        probabilities: (B, K, H, W), summing to 1 over K. mask: true ids (B, H, W), 255 = ignore.
-        bins: of equal width; a confidence on a border belongs to the bin below.
-
-    Raises:
-        ValueError: shapes that do not belong together, values outside [0, 1], or no labelled pixel.
+        probabilities: (B, K, H, W), summing to 1 over K; ValueError if they do not.
+        mask: true ids (B, H, W). Pixels of id 255 are left out; ValueError if no other is there.
+        bins: number of bins of equal width. A confidence on a border belongs to the bin below.
     """
-    _check(probabilities, mask)
+    _check_probabilities(probabilities, mask)
     labelled = mask != IGNORE
-    top, ids = probabilities.max(1)
-    top, right = top[labelled].double(), (ids == mask)[labelled].double()
-    index = (top * bins).ceil().long().sub(1).clamp(0, bins - 1)
-    count = torch.bincount(index, minlength=bins).double()
-    # 0/0 = NaN
-    confidence, accuracy = (
-        torch.bincount(index, value, minlength=bins) / count for value in (top, right)
-    )
+    top, ids = probabilities.max(1)  # (B, H, W) each
+    right = (ids == mask)[labelled].double()  # (N,)
+    top = top[labelled].double()  # (N,)
+    index = (top * bins).ceil().long().sub(1).clamp(0, bins - 1)  # (N,)
+    count = torch.bincount(index, minlength=bins).double()  # (bins,)
+    confidence = torch.bincount(index, top, minlength=bins) / count  # 0/0 = NaN
+    accuracy = torch.bincount(index, right, minlength=bins) / count
     share = count / count.sum()
-    ece = float((share * (accuracy - confidence).abs()).nansum())
-    return Calibration(confidence, accuracy, share, ece)
+    ece = (share * (accuracy - confidence).abs()).nansum()
+    return Calibration(confidence, accuracy, share, float(ece))
 
 
 def risk_coverage(uncertainty: Tensor, wrong: Tensor, coverage: Sequence[float]) -> list[float]:
     """Error rate among the most certain part of the pixels, for each part in `coverage`.
 
-    It falls as the coverage does if uncertainty tells wrong pixels from right ones. Pixels of equal
-    uncertainty at the border of a part count with the share of them that it takes, so that their
-    order plays no role.
+    It falls with the coverage if uncertainty tells wrong pixels from right ones. Where a part ends
+    among equally uncertain pixels, each of them counts with the same share, whatever their order.
 
     Args:
-        uncertainty: any shape; as entropy (`inference.entropy_map`). wrong: bool, of the same
-            shape.
-        coverage: parts in (0, 1].
-
-    Raises:
-        ValueError: different shapes, no pixel, or a part that is none.
+        uncertainty: any shape, such as an entropy (`inference.entropy_map`).
+        wrong: bool, of the same shape, with a pixel at least; ValueError otherwise.
+        coverage: parts in (0, 1]; ValueError for others.
     """
     if uncertainty.shape != wrong.shape or not wrong.numel():
         raise ValueError(
@@ -308,9 +316,9 @@ def risk_coverage(uncertainty: Tensor, wrong: Tensor, coverage: Sequence[float])
         raise ValueError(
             f"coverage is a part of the pixels, above 0 and at most 1; got {list(coverage)}"
         )
-    # sorted: group 0 is the most certain
+    # Group 0 holds the most certain pixels; equally uncertain ones share a group.
     _, group = uncertainty.flatten().unique(return_inverse=True)
-    count = torch.bincount(group).double()
+    count = torch.bincount(group).double()  # (groups,)
     errors = torch.bincount(group, wrong.flatten().double())
     before = count.cumsum(0) - count
     rates = []
@@ -320,10 +328,8 @@ def risk_coverage(uncertainty: Tensor, wrong: Tensor, coverage: Sequence[float])
     return rates
 
 
-def _check(probabilities: Tensor, mask: Tensor) -> None:
-    if probabilities.ndim != 4 or (probabilities.shape[0], *probabilities.shape[2:]) != tuple(
-        mask.shape
-    ):
+def _check_probabilities(probabilities: Tensor, mask: Tensor) -> None:
+    if probabilities.ndim != 4 or probabilities[:, 0].shape != mask.shape:
         raise ValueError(
             "expected probabilities (B, K, H, W) and a mask (B, H, W); got "
             f"{tuple(probabilities.shape)} and {tuple(mask.shape)}"
