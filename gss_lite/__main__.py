@@ -1,4 +1,7 @@
-"""python -m gss_lite train | evaluate | predict | export: the experiments of the notebooks, from a shell. `gss_lite.cli` has the options."""
+"""python -m gss_lite train | evaluate | predict | export: the experiments, from a shell.
+
+`gss_lite.cli` has the options.
+"""
 
 from __future__ import annotations
 
@@ -10,47 +13,51 @@ from pathlib import Path
 
 import torch
 
-from gss_lite.baselines.pixel import load_twin
 from gss_lite.cli import parser, stage_two_options
-from gss_lite.data import dataset_for
-from gss_lite.data.folders import CORRUPT_TEST_FRAME
-from gss_lite.data.transforms import eval_transform
-from gss_lite.distributed import is_main, join
-from gss_lite.evaluation import evaluate, evaluate_pixel, view_of
-from gss_lite.factory import (
-    SHIPPED,
-    TITLES,
-    comes_with_tokenizer,
-    export_weights,
-    load_gss,
-    with_inverse,
-)
-from gss_lite.inference import check_outputs, predict_file
-from gss_lite.presets import get_preset
-from gss_lite.presets.parts import Preset
-from gss_lite.presets.plans import plan_for, shortened
-from gss_lite.storage import run_record, weights_hash, write_json
-from gss_lite.training.inverse import gaussian_stage, train_inverse
-from gss_lite.training.prior import train_pixel, train_prior
-from gss_lite.training.tokenizer import train_vqvae, trains_tokenizer
+from gss_lite.contracts import Segmenter
+from gss_lite.data import DATASETS, create_dataset
+from gss_lite.distributed import init_distributed, is_main
+from gss_lite.evaluation import Evaluation, evaluate
+from gss_lite.export import export_weights
+from gss_lite.factory import INVERSES, create_model, load_inverse
+from gss_lite.gss import GSS
+from gss_lite.predict import check_outputs, predict_file
+from gss_lite.presets import Preset, get_preset
+from gss_lite.storage import check_replaceable, run_record, weights_hash, write_json
+from gss_lite.training import LoopOptions, train
+from gss_lite.training.tokenizer import owns_palette, trains_tokenizer
+
+EXPECTED = (ValueError, OSError, FloatingPointError, MemoryError, ImportError)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command; 0 when it worked, 2 with one line on standard error when the input was at fault."""
+    """Run a command.
+
+    Returns:
+        0 when it worked, 2 with one message on standard error when the input was at fault.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a console that cannot show a letter loses no work
+            stream.reconfigure(errors="backslashreplace")
     arguments = parser().parse_args(argv)
-    line = shlex.join(["python", "-m", "gss_lite", *(sys.argv[1:] if argv is None else argv)])
+    given = sys.argv[1:] if argv is None else argv
+    line = shlex.join(["python", "-m", "gss_lite", *given])
     try:
         COMMANDS[arguments.command](arguments, line)
-    # where no training step can say more: placing the model, evaluating, predicting
     except torch.OutOfMemoryError as error:
+        # Training explains this itself. Here a model was placed, evaluated or asked to predict.
+        reason = str(error).splitlines()[0]
         print(
-            f"error: the GPU ran out of memory ({str(error).splitlines()[0]}). End what else runs "
-            "on it, take smaller pictures, or --device cpu",
+            f"error: the GPU ran out of memory ({reason}). End what else runs on it, take smaller "
+            "pictures, or --device cpu",
             file=sys.stderr,
         )
         return 2
-    except (ValueError, OSError, FloatingPointError, MemoryError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except Exception as error:
+        notes = getattr(error, "__notes__", [])
+        if not isinstance(error, EXPECTED) and not notes:
+            raise
+        print(f"error: {' '.join([str(error), *notes])}", file=sys.stderr)
         return 2
     return 0
 
@@ -59,215 +66,163 @@ def _preset(arguments: argparse.Namespace) -> Preset:
     preset = get_preset(arguments.preset)
     if arguments.seed is not None:
         preset = replace(preset, seed=arguments.seed)
-    if getattr(arguments, "steps", None) is not None:
-        preset = replace(
-            preset,
-            vqvae=replace(preset.vqvae, steps=arguments.steps),
-            prior=preset.prior and replace(preset.prior, steps=arguments.steps),
-        )
     return preset
 
 
 def _train(arguments: argparse.Namespace, line: str) -> None:
-    preset, stage = _preset(arguments), arguments.stage
-    inverse = stage.removeprefix("inverse-") if stage.startswith("inverse-") else None
-    if arguments.stage_one and stage != "prior" and not inverse:
-        raise ValueError(
-            "--stage-one is where --stage prior finds palette and VQ-VAE, and --stage inverse-… a "
-            f"trained model; --stage {stage} "
-            "trains them itself. Leave one out."
-        )
-    if arguments.maskige and not inverse:
+    preset = _preset(arguments)
+    stage = arguments.stage
+    if arguments.maskige and not stage.startswith("inverse-"):
         raise ValueError(
             f"--maskige says what X⁻¹ is trained on, with --stage inverse-…; --stage {stage} "
             "trains none. Leave it out."
         )
-    schedule, stage_two = stage_two_options(arguments)
-    # before anything is written: the first process does that
-    device = join(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    if schedule and preset.prior:
-        preset = replace(preset, prior=replace(preset.prior, **schedule))
-    folder = Path(arguments.out or f"runs/{preset.name}")
-    stage_one = SHIPPED if arguments.stage_one == "shipped" else Path(arguments.stage_one or folder)
-    options = {
-        "data": arguments.data,
-        "command": line,
-        "save_every": arguments.save_every,
-        "workers": arguments.workers,
-        "tensorboard": arguments.tensorboard,
-    }
-    if stage in {"vqvae", "all"}:
-        train_vqvae(preset, folder, **options)
-        if not trains_tokenizer(preset) and is_main():
-            owner = (
-                f"the trained tokenizer of {preset.tokenizer_from}"
-                if preset.tokenizer_from
-                else "OpenAI's dVAE"
-            )
-            done = "took its palette too" if comes_with_tokenizer(preset) else "made its palette"
-            print(f"{preset.name} shares {owner}: stage I {done}, and trained nothing")
-    if stage == "prior" or (stage == "all" and preset.prior):
-        train_prior(preset, folder, stage_one=stage_one, **options, **stage_two)
-    if stage == "pixel":
-        train_pixel(preset, folder, **options, **stage_two)
-    if inverse:
-        _train_inverse(preset, folder, stage_one, inverse, arguments, options, device)
-    if is_main():
-        print(f"weights and records are in {folder}")
-
-
-def _train_inverse(
-    preset: Preset,
-    folder: Path,
-    stage_one: Path,
-    kind: str,
-    arguments: argparse.Namespace,
-    options: dict,
-    device: torch.device,
-) -> None:
-    if not (stage_one / f"{preset.name}.prior.safetensors").is_file():
-        raise FileNotFoundError(
-            f"no trained prior of {preset.name} in {stage_one}, and X⁻¹ is trained on what it "
-            "predicts. Train it first "
-            f"(--stage all --out {stage_one}), or say where it is: --stage-one FOLDER, or "
-            "--stage-one shipped for the one in the package"
-        )
-    gss, maskige = load_gss(preset, stage_one).to(device), arguments.maskige or "noisy"
-    if kind != "gaussian":
-        plan = plan_for(preset, kind)
-        train_inverse(
-            preset,
-            folder,
-            kind,
-            maskige=maskige,
-            gss=gss,
-            plan=shortened(plan, arguments.steps or plan.schedule.steps),
-            **options,
-        )
-    elif arguments.steps:
+    if arguments.steps and stage == "inverse-gaussian":
         raise ValueError("--stage inverse-gaussian measures, in no steps; leave --steps out")
-    else:
-        gaussian_stage(
-            preset, folder, gss, maskige=maskige, data=arguments.data, command=options["command"]
-        )
+    changes, how = stage_two_options(arguments)
+    if "prior" in preset.schedules and changes:
+        preset = preset.with_schedule("prior", **changes)
+    if arguments.steps:
+        for name in preset.schedules:
+            preset = preset.with_schedule(name, steps=arguments.steps)
+    folder = Path(arguments.out or f"runs/{preset.name}")
+    options = LoopOptions(
+        save_every=arguments.save_every,
+        workers=arguments.workers,
+        tensorboard=arguments.tensorboard,
+    )
+    train(
+        preset,
+        folder,
+        stage=stage,
+        data=arguments.data,
+        stage_one=arguments.stage_one,
+        maskige=arguments.maskige or "noisy",
+        options=options,
+        command=line,
+        **how,
+    )
+    if not is_main():
+        return
+    if stage in ("vqvae", "all") and not trains_tokenizer(preset):
+        shared = isinstance(preset.tokenizer, str)
+        owner = f"the trained tokenizer of {preset.tokenizer}" if shared else "OpenAI's dVAE"
+        done = "made its palette" if owns_palette(preset) else "took its palette too"
+        print(f"{preset.name} shares {owner}: stage I {done}, and trained nothing")
+    print(f"weights and records are in {folder}")
 
 
 def _evaluate(arguments: argparse.Namespace, line: str) -> None:
-    preset, pixel = _preset(arguments), arguments.model == "pixel"
-    if pixel and arguments.inverse != "ff":
-        raise ValueError(
-            "the discriminative twin paints no maskige and has no X⁻¹; leave --inverse or --model "
-            "pixel out"
-        )
-    dataset = dataset_for(
-        preset, arguments.split, folder=arguments.data, transform=eval_transform()
+    preset = _preset(arguments)
+    name, kind = _what_is_evaluated(arguments, preset)
+    path = Path(arguments.record or f"runs/{preset.name}/{_record_name(arguments, kind)}.json")
+    check_replaceable(path)
+    dataset = create_dataset(preset, arguments.split, folder=arguments.data)
+    device = init_distributed(torch.device(arguments.device))
+    model = create_model(
+        preset,
+        pretrained=arguments.weights,
+        inverse=arguments.inverse,
+        model=arguments.model,
     )
-    view, device = (
-        view_of(preset.window, arguments.flip, preset.test_size, arguments.scales),
-        join(torch.device(arguments.device)),
-    )
-    soft, known = arguments.flip or len(arguments.scales) > 1, {}
-    if pixel:
-        result, name = (
-            evaluate_pixel(load_twin(preset, arguments.weights), dataset, view=view, device=device),
-            "pixel",
-        )
-    else:
-        gss, name = with_inverse(
-            load_gss(preset, arguments.weights), preset, arguments.inverse, arguments.weights
-        )
-        known["prior_sha256"] = weights_hash(gss.prior)
-        result = evaluate(
-            gss, dataset, view=view, soft=soft, batch=1 if preset.test_size[0] else 4, device=device
-        )
+    result = evaluate(model, dataset, flip=arguments.flip, scales=arguments.scales, device=device)
     if not is_main():
         return
-    kind = {"ff": "", "pixel": "pixel"}.get(name, f"inverse-{name}")
-    labels = {
-        "prediction": f"{TITLES.get(name, 'pixel twin')} prediction",
-        "pixel_head": "auxiliary pixel head",
-        "reconstruction": "reconstruction of the true masks",
-    }
-    scores = result.scores()
-    print(
-        f"{preset.name}, {arguments.split} split, {len(result)} pictures, {result.seconds:.0f} s\n"
+    count = len(result)
+    print(f"{preset.name}, {arguments.split} split, {count} pictures, {result.seconds:.0f} s\n")
+    print(result.table(f"{name} prediction"))
+    metrics = _metrics(result, model, preset, arguments)
+    left_out = _frames_to_leave_out(preset, dataset)
+    if left_out:
+        without = result.scores(leave_out=left_out)
+        metrics["without_corrupt_frame"] = {k: scores.miou for k, scores in without.items()}
+        names = ", ".join(dataset.names[i] for i in left_out)
+        miou = 100 * without["prediction"].miou
+        print(f"\nwithout {names}, whose mask is shifted: {name} prediction {miou:.2f} mIoU")
+    record = run_record(
+        kind=f"evaluate {arguments.split} {kind}".strip(),
+        preset=preset.name,
+        seed=preset.seed,
+        steps=None,
+        seconds=result.seconds,
+        metrics=metrics,
+        command=line,
+        device=device,
     )
-    print(scores["prediction"].table(dataset.classes) + f"\n\n{'':<34}  mIoU    mAcc    aAcc")
-    for key in (key for key in labels if key in scores):
-        print(
-            f"{labels[key]:<32}  {100 * scores[key].miou:6.2f}  {100 * scores[key].macc:6.2f}  "
-            f"{100 * scores[key].aacc:6.2f}"
-        )
-    metrics = {"pictures": len(result), **{key: value.as_dict() for key, value in scores.items()}}
-    corrupt = [
-        i for i, file in enumerate(getattr(dataset, "names", [])) if file == CORRUPT_TEST_FRAME
-    ]
-    if corrupt:
-        without = result.scores(leave_out=corrupt)
-        metrics["without_corrupt_frame"] = {key: value.miou for key, value in without.items()}
-        print(
-            f"\nwithout {CORRUPT_TEST_FRAME}, whose mask is shifted: {labels['prediction']} "
-            f"{100 * without['prediction'].miou:.2f} mIoU"
-        )
-    # NaN: nothing labelled
-    metrics["picture_accuracy"] = [
-        None if value != value else round(value, 4) for value in result.picture_accuracy()
-    ]
-    how = {
-        key: list(value)
-        for key, value in (("window", preset.window), ("test_size", preset.test_size))
-        if value[0]
-    }
-    metrics |= {
-        **known,
-        **how,
-        **({"flip": True} if arguments.flip else {}),
-        **({"scales": arguments.scales} if arguments.scales != [1.0] else {}),
-        **({"averaged": "probabilities of X⁻¹"} if soft and not pixel else {}),
-    }
-    path = Path(
-        arguments.record
-        or f"runs/{preset.name}/evaluate-{arguments.split}{kind and '-' + kind}.json"
-    )
-    write_json(
-        path,
-        run_record(
-            kind=f"evaluate {arguments.split} {kind}".strip(),
-            preset=preset.name,
-            seed=preset.seed,
-            steps=None,
-            seconds=result.seconds,
-            metrics=metrics,
-            command=line,
-            device=device,
-        ),
-    )
+    write_json(path, record)
     print(f"\nrun record: {path}")
 
 
+def _what_is_evaluated(arguments: argparse.Namespace, preset: Preset) -> tuple[str, str]:
+    """What the prediction is called, and the word for it in records: "", "pixel", "inverse-…"."""
+    if arguments.model == "pixel":
+        return "pixel twin", "pixel"
+    choice = arguments.inverse
+    if choice.endswith(".safetensors"):
+        _, choice = load_inverse(choice)
+    return INVERSES.get(choice, choice), "" if choice == "ff" else f"inverse-{choice}"
+
+
+def _record_name(arguments: argparse.Namespace, kind: str) -> str:
+    """A record's file name says how the pictures were looked at: no result replaces another."""
+    parts = [f"evaluate-{arguments.split}", kind]
+    if arguments.seed is not None:
+        parts.append(f"seed-{arguments.seed}")
+    if arguments.flip:
+        parts.append("flip")
+    if arguments.scales != [1.0]:
+        parts.append("scales-" + "-".join(f"{factor:g}" for factor in arguments.scales))
+    return "-".join(part for part in parts if part)
+
+
+def _metrics(
+    result: Evaluation, model: Segmenter, preset: Preset, arguments: argparse.Namespace
+) -> dict:
+    """What a record holds of a result, and of how the pictures were looked at."""
+    metrics: dict = {"pictures": len(result)}
+    metrics |= {name: scores.as_dict() for name, scores in result.scores().items()}
+    # NaN where nothing is labelled, which JSON cannot hold.
+    accuracies = result.picture_accuracy()
+    metrics["picture_accuracy"] = [None if v != v else round(v, 4) for v in accuracies]
+    if isinstance(model, GSS):
+        metrics["prior_sha256"] = weights_hash(model.prior)
+    if preset.view.window:
+        metrics["window"] = list(preset.view.window)
+    if preset.view.size:
+        metrics["test_size"] = list(preset.view.size)
+    if arguments.flip:
+        metrics["flip"] = True
+    if arguments.scales != [1.0]:
+        metrics["scales"] = arguments.scales
+    if isinstance(model, GSS) and (arguments.flip or len(arguments.scales) > 1):
+        metrics["averaged"] = "probabilities of X⁻¹"
+    return metrics
+
+
+def _frames_to_leave_out(preset: Preset, dataset: object) -> list[int]:
+    """Numbers of the frames that the registry knows to be broken."""
+    names = list(getattr(dataset, "names", []))
+    broken = DATASETS[preset.data.name].leave_out
+    return [i for i, name in enumerate(names) if name in broken]
+
+
 def _predict(arguments: argparse.Namespace, line: str) -> None:
-    preset, folder, pictures = (
-        get_preset(arguments.preset),
-        Path(arguments.out),
-        [Path(p) for p in arguments.pictures],
-    )
-    check_outputs(pictures, folder)
-    gss, _ = with_inverse(
-        load_gss(preset, arguments.weights), preset, arguments.inverse, arguments.weights
-    )
-    view = view_of(preset.window, size=preset.test_size)
+    folder = Path(arguments.out)
+    pictures = [Path(path) for path in arguments.pictures]
+    check_outputs(pictures, folder, arguments.overwrite)
+    model = create_model(arguments.preset, pretrained=arguments.weights, inverse=arguments.inverse)
+    model = model.to(arguments.device)
     for picture in pictures:
-        for path in predict_file(gss, picture, folder, preset.size, arguments.device, view):
+        for path in predict_file(model, picture, folder):
             print(path)
 
 
 def _export(arguments: argparse.Namespace, line: str) -> None:
-    for path in export_weights(get_preset(arguments.preset), Path(arguments.run), SHIPPED):
+    for path in export_weights(arguments.preset, arguments.run):
         print(path)
 
 
 COMMANDS = {"train": _train, "evaluate": _evaluate, "predict": _predict, "export": _export}
-
 
 if __name__ == "__main__":
     sys.exit(main())

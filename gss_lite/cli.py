@@ -6,25 +6,13 @@ import argparse
 
 import torch
 
-from gss_lite.factory import SHIPPED, TITLES
+from gss_lite.factory import INVERSES, SHIPPED
 from gss_lite.presets import PRESETS
+from gss_lite.training import STAGES
 from gss_lite.training.inverse import INPUTS
 
-STAGES = {
-    "vqvae": "stage I",
-    "prior": "stage II",
-    "all": "both (default)",
-    "pixel": "the discriminative twin of stage II",
-    "inverse-ft": "GSS-FT's X⁻¹ for a trained model",
-    "inverse-ft-w": "GSS-FT-W's",
-    "inverse-gaussian": "one that is measured, not trained",
-}
-
-
-SCHEDULE = ("precision", "accumulate", "checkpointing", "compile")
-
-
-TRAINING = ("validate_every", "keep", "pretrained")
+SCHEDULE = ("precision", "accumulate", "checkpointing", "compile")  # values of stage II's schedule
+HOW = ("validate_every", "keep", "pretrained")  # how stage II is trained, beyond its schedule
 
 
 def parser() -> argparse.ArgumentParser:
@@ -56,13 +44,26 @@ def parser() -> argparse.ArgumentParser:
         "--inverse",
         default="ff",
         metavar="NAME|FILE",
-        help=f"X⁻¹: {', '.join(TITLES)}; all but ff (default) and expected are files in --weights, "
+        help=f"X⁻¹: {', '.join(INVERSES)}; all but ff (default) and expected are files in "
+        "--weights, "
         "or give a .safetensors FILE",
     )
 
+    _add_train(commands, [common, from_data])
+    _add_evaluate(commands, [common, from_data, with_weights])
+    _add_predict(commands, [common, with_weights])
+    export = commands.add_parser(
+        "export", help="put a run's weights and records into the package, in 16 bits"
+    )
+    export.add_argument("--preset", required=True)
+    export.add_argument("--run", required=True, help="folder that `train` wrote")
+    return main
+
+
+def _add_train(commands: argparse._SubParsersAction, parents: list) -> None:
     train = commands.add_parser(
         "train",
-        parents=[common, from_data],
+        parents=parents,
         help="train a stage; started again, it goes on from its last checkpoint",
     )
     train.add_argument(
@@ -141,9 +142,11 @@ def parser() -> argparse.ArgumentParser:
     )
     two.add_argument("--compile", action="store_true", default=None, help="torch.compile")
 
+
+def _add_evaluate(commands: argparse._SubParsersAction, parents: list) -> None:
     test = commands.add_parser(
         "evaluate",
-        parents=[common, from_data, with_weights],
+        parents=parents,
         help="mIoU, mAcc, aAcc and the per-class table",
     )
     test.add_argument("--split", default="test", choices=["train", "val", "test"])
@@ -162,47 +165,49 @@ def parser() -> argparse.ArgumentParser:
         help="average over the picture enlarged by these (default: 1, as it is)",
     )
     test.add_argument(
-        "--record", help="where to write the run record (default: runs/PRESET/evaluate-SPLIT.json)"
+        "--record",
+        help="where to write the run record (default: runs/PRESET/evaluate-….json, whose name says "
+        "the split and how pictures were looked at)",
     )
 
+
+def _add_predict(commands: argparse._SubParsersAction, parents: list) -> None:
     predict = commands.add_parser(
         "predict",
-        parents=[common, with_weights],
+        parents=parents,
         help="segment pictures, looked at as evaluate does: writes mask, maskige and overlay",
     )
     predict.add_argument("pictures", nargs="+", help="picture files")
     predict.add_argument("--out", default="predictions", help="folder for the results")
-
-    export = commands.add_parser(
-        "export", help="put a run's weights and records into the package, in 16 bits"
+    predict.add_argument(
+        "--overwrite", action="store_true", help="replace files that predict did not make"
     )
-    export.add_argument("--preset", required=True)
-    export.add_argument("--run", required=True, help="folder that `train` wrote")
-    return main
 
 
 def stage_two_options(arguments: argparse.Namespace) -> tuple[dict, dict]:
-    """What was given of the options for stage II and its twin → (for the schedule, for train_prior and train_pixel).
+    """The given options of stage II and its twin → (changes of the schedule, the others).
+
+    The others are arguments of `gss_lite.training.train`.
 
     Raises:
-        ValueError: they were given for another stage; --keep best without --validate-every.
+        ValueError: they were given for another stage, or --keep best without --validate-every.
     """
-    given = {
-        name: value
-        for name in (*SCHEDULE, *TRAINING)
-        if (value := getattr(arguments, name)) is not None
-    }
+    names = (*SCHEDULE, *HOW)
+    given = {name: getattr(arguments, name) for name in names}
+    given = {name: value for name, value in given.items() if value is not None}
     if given and arguments.stage not in {"prior", "pixel", "all"}:
-        names = ", ".join("--" + name.replace("_", "-") for name in given)
+        options = ", ".join("--" + name.replace("_", "-") for name in given)
         raise ValueError(
-            f"{names}: for --stage prior, all or pixel only; leave out with --stage "
+            f"{options}: for --stage prior, all or pixel only; leave out with --stage "
             f"{arguments.stage}"
         )
     if given.get("keep") == "best" and "validate_every" not in given:
         raise ValueError("--keep best keeps the best of --validate-every N; give that too")
-    return tuple(
-        {name: given[name] for name in names if name in given} for names in (SCHEDULE, TRAINING)
-    )
+    if "pretrained" in given:
+        given["pretrained_backbone"] = given.pop("pretrained")
+    changes = {name: value for name, value in given.items() if name in SCHEDULE}
+    others = {name: value for name, value in given.items() if name not in SCHEDULE}
+    return changes, others
 
 
 def whole_number(least: int):

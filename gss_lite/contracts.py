@@ -145,7 +145,6 @@ def check_tokens(tokens: Tensor, vocab_size: int) -> Tensor:
         )
     if bool((tokens < 0).any()) or bool((tokens >= vocab_size).any()):
         raise ValueError(
-            f"tokens must lie in 0…{vocab_size - 1}; "
-            f"got {int(tokens.min())} … {int(tokens.max())}"
+            f"tokens must lie in 0…{vocab_size - 1}; got {int(tokens.min())} … {int(tokens.max())}"
         )
     return tokens.long()

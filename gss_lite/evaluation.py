@@ -1,9 +1,4 @@
-"""Evaluation on a data set, by one process or several: prediction, the pixel branch beside it, reconstruction alone.
-
-Stage I judged alone: masks painted, encoded, decoded and read back, with any palette and tokenizer.
-
-Training and evaluation of the discriminative twin, with the data, schedule and loop of stage II.
-"""
+"""Evaluation on a data set, by one process or several: any segmenter, and stage I alone."""
 
 from __future__ import annotations
 
@@ -13,40 +8,44 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
+from accelerate.utils import gather_object, reduce
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
-from gss_lite.baselines.pixel import PixelTwin
-from gss_lite.contracts import IGNORE
-from gss_lite.gss import GSS
-from gss_lite.inference import (
-    Scorer,
-    flipped,
-    mask_scorer,
-    multi_scale,
-    pixel_scorer,
-    resized,
-    sliding,
-)
+from gss_lite.contracts import IGNORE, Segmenter, Tokenizer
+from gss_lite.distributed import is_distributed, is_main, process_index, world_size
+from gss_lite.gss import GSS, rebuild
 from gss_lite.inverse import NearestColor
 from gss_lite.metrics import Scores, SegmentationMetrics, confusion_matrix, scores_from_confusion
-from gss_lite.palette.palette import Palette
-from gss_lite.palette.refinement import strangers as between_strangers
+from gss_lite.palette import Palette, blend_collisions
+from gss_lite.presets.parts import ViewSpec
+from gss_lite.views import view_of
 
-View = Callable[[Scorer], Scorer]
+TITLES = {
+    "prediction": "prediction",
+    "pixel_head": "auxiliary pixel head",
+    "reconstruction": "reconstruction of the true masks",
+}
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Confusion matrices (N, K, K) by name, one per picture, and the seconds it took. Of a GSS: of the prediction, of the
-    auxiliary pixel head, and of the reconstruction of the true masks (stage I).
+    """What a segmenter reached on a data set.
+
+    `evaluation.miou` is the prediction's; `evaluation["pixel_head"]` are another answer's scores.
+
+    Attributes:
+        matrices: name → confusion matrices (N, K, K), one for each picture. A GSS has those of its
+            prediction, of the auxiliary pixel head and of the reconstruction of the true masks.
+        seconds: how long it took.
+        classes: the classes' names; empty if the data set has none.
     """
 
     matrices: dict[str, Tensor]
     seconds: float
+    classes: tuple[str, ...] = ()
 
     def scores(self, leave_out: Collection[int] = ()) -> dict[str, Scores]:
         """Scores by name over all pictures but those whose numbers are in `leave_out`."""
@@ -56,116 +55,125 @@ class Evaluation:
             for name, matrix in self.matrices.items()
         }
 
+    def __getitem__(self, name: str) -> Scores:
+        """The scores of one answer over all pictures."""
+        if name not in self.matrices:
+            raise KeyError(f"there is no answer {name!r}; there are: {', '.join(self.matrices)}")
+        return scores_from_confusion(self.matrices[name].sum(0))
+
+    @property
+    def miou(self) -> float:
+        """The prediction's mIoU in [0, 1]."""
+        return self["prediction"].miou
+
+    def table(self, title: str = TITLES["prediction"]) -> str:
+        """A table of the prediction's classes in percent, and one line for each answer.
+
+        Args:
+            title: what the prediction is called, as "GSS-FF prediction".
+        """
+        prediction = self["prediction"]
+        names = self.classes or tuple(f"class {k}" for k in range(len(prediction.iou)))
+        lines = [prediction.table(names), "", f"{'':<34}  mIoU    mAcc    aAcc"]
+        for name, scores in self.scores().items():
+            label = title if name == "prediction" else TITLES.get(name, name)
+            values = (scores.miou, scores.macc, scores.aacc)
+            lines.append(f"{label:<32}" + "".join(f"  {100 * value:6.2f}" for value in values))
+        return "\n".join(lines)
+
     def picture_accuracy(self) -> list[float]:
-        """Pixel accuracy of the prediction, picture by picture: what a later run can be held against without running all of it."""
+        """Pixel accuracy of the prediction for each picture; a few of them identify a result."""
         matrix = self.matrices["prediction"].double()
         return (matrix.diagonal(dim1=1, dim2=2).sum(1) / matrix.sum((1, 2))).tolist()
 
     def __len__(self) -> int:
+        """How many pictures there were."""
         return len(self.matrices["prediction"])
 
 
-def view_of(
-    window: tuple[int, int] = (0, 0),
-    flip: bool = False,
-    size: tuple[int, int] = (0, 0),
-    scales: Sequence[float] = (1.0,),
-) -> View | None:
-    """How a picture is looked at: brought to a size first (Preset.test_size), enlarged by several factors, by sliding windows of
-    side and stride `window` (Preset.window), averaged with its mirror image.
-
-    None for none of it: the whole picture as it is, once.
-    """
-    steps: list[View] = [flipped] if flip else []
-    if window[0]:
-        steps.append(lambda scorer: sliding(scorer, *window))
-    if tuple(scales) != (1.0,):
-        steps.append(lambda scorer: multi_scale(scorer, scales))
-    if size[0]:
-        steps.append(lambda scorer: resized(scorer, size))
-
-    def view(scorer: Scorer) -> Scorer:
-        for step in steps:
-            scorer = step(scorer)
-        return scorer
-
-    return view if len(steps) > 1 else steps[0] if steps else None
-
-
 def evaluate(
-    gss: GSS,
+    model: Segmenter,
     dataset: Dataset,
     *,
-    view: View | None = None,
-    soft: bool = False,
-    batch: int = 4,
-    device: str | torch.device = "cpu",
+    flip: bool = False,
+    scales: Sequence[float] = (1.0,),
+    view: ViewSpec | None = None,
+    batch: int | None = None,
+    device: str | torch.device | None = None,
     progress: bool = True,
 ) -> Evaluation:
-    """Run `gss` over (normalised image, mask) pairs at full size; the figures are over the pixels of the whole set.
+    """Run a segmenter over (normalised image, mask) pairs at full size.
+
+    The scores are over the pixels of the whole set. The network runs once a look.
 
     Args:
-        view: wraps what scores a picture, see `view_of`; by default it is looked at whole. soft: it
-            averages X⁻¹'s probabilities, not votes (`mask_scorer`).
+        flip: average class probabilities with those of the mirrored picture.
+        scales: average class probabilities over the picture enlarged by these factors.
+        view: windows and size; by default those that the model came with, see `Preset.view`.
+        batch: pictures at a time; by default 4, or 1 where pictures are fitted into a size.
+        device: where to compute; by default where the model is.
+
+    Raises:
+        ValueError: the data set is empty.
     """
-    gss = gss.to(device).eval()
+    view = view or getattr(model, "view", None) or ViewSpec()
+    device = torch.device(device) if device else _device_of(model)
+    model = model.to(device).eval()
+    averaged = flip or len(scales) > 1
+    look = view_of(view, flip, scales)(model.probabilities if averaged else model.scores)
 
     def classify(image: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        if view:
-            ids = {
-                "prediction": view(mask_scorer(gss, soft))(image).argmax(1),
-                "pixel_head": view(pixel_scorer(gss))(image).argmax(1),
-            }
-        else:
-            result = gss.predict(image)
-            ids = {"prediction": result.mask, "pixel_head": result.pixel_mask}
-        return {**ids, "reconstruction": gss.reconstruct(mask)[0]}
+        ids = {name: scores.argmax(1) for name, scores in look(image).items()}
+        if isinstance(model, GSS):
+            ids["reconstruction"] = model.reconstruct(mask)[0]
+        return ids
 
     return evaluate_masks(
-        classify, dataset, len(gss.colors), batch=batch, device=device, progress=progress
-    )
-
-
-def validator(gss: GSS, dataset: Dataset, *, batch: int = 4) -> Callable[[nn.Module], float]:
-    """For `fit`: a function that gives the mIoU in [0, 1] which `gss` reaches on `dataset` with the prior that it is handed."""
-
-    def miou(prior: nn.Module) -> float:
-        device = next(prior.parameters()).device
-        candidate = GSS(gss.palette, gss.tokenizer, prior, gss.inverse).to(device).eval()
-        result = evaluate_masks(
-            lambda image, _: {"prediction": candidate.predict(image).mask},
-            dataset,
-            len(gss.colors),
-            batch=batch,
-            device=device,
-            progress=False,
-        )
-        return result.scores()["prediction"].miou
-
-    return miou
-
-
-@torch.no_grad()
-def evaluate_scores(
-    scorer: Callable[[Tensor], Tensor],
-    dataset: Dataset,
-    num_classes: int,
-    *,
-    batch: int = 1,
-    device: str | torch.device = "cpu",
-    progress: bool = True,
-) -> Evaluation:
-    """The arg-max of class scores, from a function of the image as those of `gss_lite.inference`: sliding windows, flipping."""
-    return evaluate_masks(
-        lambda image, _: {"prediction": scorer(image).argmax(1)},
+        classify,
         dataset,
-        num_classes,
-        batch=batch,
+        model.num_classes,
+        batch=batch or (1 if view.size else 4),
         device=device,
         progress=progress,
     )
 
 
+def validator(
+    segmenter_of: Callable[[nn.Module], Segmenter], dataset: Dataset
+) -> Callable[[nn.Module], float]:
+    """For `fit`: a function from the network that is trained to the mIoU it reaches on `dataset`.
+
+    Pictures are looked at exactly as `evaluate` looks at them.
+
+    Args:
+        segmenter_of: makes a segmenter of the network.
+    """
+
+    def miou(network: nn.Module) -> float:
+        model = segmenter_of(network).to(_device_of(network)).eval()
+        view = getattr(model, "view", None) or ViewSpec()
+        look = view_of(view)(model.scores)
+        result = evaluate_masks(
+            lambda image, _: {"prediction": look(image)["prediction"].argmax(1)},
+            dataset,
+            model.num_classes,
+            batch=1 if view.size else 4,
+            device=_device_of(network),
+            progress=False,
+        )
+        return result.miou
+
+    return miou
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    tensor = next(model.parameters(), None)
+    if tensor is None:
+        tensor = next(model.buffers(), torch.empty(0))
+    return tensor.device
+
+
+@torch.no_grad()
 def evaluate_masks(
     classify: Callable[[Tensor, Tensor], dict[str, Tensor]],
     dataset: Dataset,
@@ -177,90 +185,106 @@ def evaluate_masks(
 ) -> Evaluation:
     """Confusion matrices of what `classify` gives for each batch.
 
-    Where torch.distributed is running, every process takes every n-th picture and all get the
-    figures of the whole set.
+    Where several processes work together, each takes every n-th picture, and all of them get the
+    result of the whole set. Pictures of different sizes are classified one by one.
 
     Args:
-        classify: (normalised image (B, 3, H, W), true mask (B, H, W)) → {name: class ids (B, H,
-            W)}, "prediction" among them.
+        classify: (normalised image (B, 3, H, W), true mask (B, H, W)) → {name: ids (B, H, W)},
+            with "prediction" among the names.
 
     Raises:
         ValueError: the data set is empty.
     """
     if not len(dataset):
         raise ValueError("the data set to evaluate on is empty")
-    several = dist.is_available() and dist.is_initialized()
-    rank, processes = (dist.get_rank(), dist.get_world_size()) if several else (0, 1)
-    mine = range(rank, len(dataset), processes)
+    mine = range(process_index(), len(dataset), world_size())
+    shape = (len(dataset), num_classes, num_classes)
     matrices: dict[str, Tensor] = {}
-    started, at = time.perf_counter(), 0
-    loader = DataLoader(dataset if processes == 1 else Subset(dataset, mine), batch_size=batch)
-    for image, mask in tqdm(
-        loader, desc="evaluate", disable=not progress or rank > 0, mininterval=1.0
-    ):
-        image, mask = image.to(device), mask.to(device)
-        for name, ids in classify(image, mask).items():
-            total = matrices.setdefault(
-                name, torch.zeros(len(dataset), num_classes, num_classes, dtype=torch.long)
-            )
-            for number, i, m in zip(mine[at : at + len(mask)], ids, mask):
-                total[number] = confusion_matrix(i, m, num_classes).cpu()
-        at += len(mask)
-    if processes > 1:
-        matrices = _summed(matrices, (len(dataset), num_classes, num_classes), device)
-    return Evaluation(matrices, time.perf_counter() - started)
+    started = time.perf_counter()
+    at = 0
+    share = Subset(dataset, mine) if is_distributed() else dataset
+    loader = DataLoader(share, batch_size=batch, collate_fn=_equal_sizes)
+    hidden = not progress or not is_main()
+    for parts in tqdm(loader, desc="evaluate", disable=hidden, mininterval=1.0):
+        for image, mask in parts:
+            image = image.to(device)  # (B, 3, H, W)
+            mask = mask.to(device)  # (B, H, W)
+            for name, ids in classify(image, mask).items():
+                total = matrices.setdefault(name, torch.zeros(shape, dtype=torch.long))
+                for number, found, true in zip(mine[at : at + len(mask)], ids, mask):
+                    total[number] = confusion_matrix(found, true, num_classes).cpu()
+            at += len(mask)
+    if is_distributed():
+        matrices = _summed(matrices, shape, device)
+    classes = tuple(getattr(dataset, "classes", ()))
+    return Evaluation(matrices, time.perf_counter() - started, classes)
+
+
+def _equal_sizes(pairs: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+    """One batch where all pictures have one size, else a batch for each picture."""
+    if len({mask.shape for _, mask in pairs}) > 1:
+        return [(image[None], mask[None]) for image, mask in pairs]
+    images, masks = zip(*pairs)
+    return [(torch.stack(images), torch.stack(masks))]
 
 
 def _summed(
     matrices: dict[str, Tensor], shape: tuple[int, ...], device: str | torch.device
 ) -> dict[str, Tensor]:
-    """Every process holds the rows of its own pictures, zeros elsewhere, and with few pictures perhaps none at all."""
-    names: list[list[str]] = [[] for _ in range(dist.get_world_size())]
-    dist.all_gather_object(names, list(matrices))
+    """Add up the matrices of all processes, some of which may hold no picture at all."""
+    names = max(gather_object([list(matrices)]), key=len)
     summed = {}
-    for name in max(names, key=len):
-        total = matrices.get(name, torch.zeros(shape, dtype=torch.long)).to(device)
-        dist.all_reduce(total)
-        summed[name] = total.cpu()
+    for name in names:
+        mine = matrices.get(name, torch.zeros(shape, dtype=torch.long))
+        summed[name] = reduce(mine.to(device), "sum").cpu()
     return summed
 
 
 class Reconstruction(NamedTuple):
-    """The scores, and of all labelled pixels the share (0–1) that was read as a class absent from their surroundings."""
+    """How well stage I alone keeps masks.
+
+    Attributes:
+        scores: of the classes that nearest colour reads from the rebuilt maskige.
+        third_class: of all labelled pixels, the share in [0, 1] that was read as a class which is
+            absent from their surroundings.
+    """
 
     scores: Scores
-    strangers: float
+    third_class: float
 
 
 @torch.no_grad()
-def reconstruct(palette: Palette, tokenizer: nn.Module, masks: Tensor) -> Tensor:
-    """Masks (B, H, W), sides multiples of the stride → class ids (B, H, W) by nearest colour."""
-    return NearestColor(palette.colors).classify(tokenizer.decode(tokenizer.encode(palette(masks))))
-
-
 def evaluate_palette(
-    palette: Palette, tokenizer: nn.Module, masks: Tensor, *, batch: int = 8
+    palette: Palette, tokenizer: Tokenizer, masks: Tensor, *, batch: int = 8
 ) -> Reconstruction:
-    """mIoU, aAcc and strangers of the reconstruction of masks (N, H, W)."""
-    metrics, strange, labelled = SegmentationMetrics(len(palette)), 0, 0
+    """Paint masks (N, H, W), encode, decode, and read them by nearest colour."""
+    inverse = NearestColor(palette.colors)
+    metrics = SegmentationMetrics(len(palette))
+    third = 0
+    labelled = 0
     for part in masks.split(batch):
-        part = part.long()
-        ids = reconstruct(palette, tokenizer, part)
-        metrics.update(ids, part)
-        strange += int(stranger_pixels(ids, part, tokenizer.stride).sum())
-        labelled += int((part != IGNORE).sum())
-    return Reconstruction(metrics.compute(), strange / labelled)
+        mask = part.long()  # (B, H, W)
+        maskige, _ = rebuild(palette, tokenizer, mask)  # (B, D, H, W)
+        ids = inverse.classify(maskige)  # (B, H, W)
+        metrics.update(ids, mask)
+        third += int(third_class_pixels(ids, mask, tokenizer.stride).sum())
+        labelled += int((mask != IGNORE).sum())
+    return Reconstruction(metrics.compute(), third / labelled)
 
 
-def stranger_pixels(ids: Tensor, mask: Tensor, reach: int) -> Tensor:
-    """Where the class read, ids (B, H, W), occurs nowhere in the true mask within `reach` pixels along each axis → bool.
+def third_class_pixels(ids: Tensor, mask: Tensor, reach: int) -> Tensor:
+    """Where the predicted class occurs nowhere near in the true mask → bool (B, H, W).
 
-    A border that moved gives wrong pixels of the class next door. A stranger has another cause: its
-        colour lies between the
-    colours that met there. Ignored pixels are never strangers.
+    A border that moved gives wrong pixels of the class next door. A third class has another cause:
+    its colour lies between the two colours that met there. Ignored pixels never count.
+
+    Args:
+        ids: predicted classes (B, H, W).
+        mask: true classes (B, H, W).
+        reach: how many pixels along each axis count as near.
     """
     height, width = mask.shape[1:]
-    around = F.pad(mask, (reach,) * 4, value=-1)
+    around = F.pad(mask, (reach,) * 4, value=-1)  # (B, H + 2·reach, W + 2·reach)
     found = torch.zeros_like(mask, dtype=torch.bool)
     for down in range(2 * reach + 1):
         for right in range(2 * reach + 1):
@@ -268,33 +292,9 @@ def stranger_pixels(ids: Tensor, mask: Tensor, reach: int) -> Tensor:
     return ~found & (mask != IGNORE)
 
 
-def blended_strangers(colors: Tensor, border: Tensor) -> float:
-    """Share (0–1) of the blends at class borders whose nearest colour belongs to a third class.
+def blend_collision_rate(colors: Tensor, border: Tensor) -> float:
+    """Share in [0, 1] of the blends at class borders whose nearest colour is a third class's.
 
-    Pairs count by their common border, `border_lengths(masks, K)`: the cost that `assign_colors`
-    lowers, as a share.
+    Pairs count by their common border, `border_lengths(masks, K)`. `by_neighbours` lowers this.
     """
-    return float((border * between_strangers(colors)).sum() / border.sum())
-
-
-def evaluate_pixel(
-    twin: PixelTwin,
-    dataset: Dataset,
-    *,
-    view: View | None = None,
-    batch: int = 4,
-    device: str | torch.device = "cpu",
-    progress: bool = True,
-) -> Evaluation:
-    """As `evaluate` for a GSS: matrices "prediction" and, without a view, "pixel_head" (the auxiliary branch)."""
-    twin = twin.to(device).eval()
-
-    def classify(image: Tensor, _: Tensor) -> dict[str, Tensor]:
-        if view:
-            return {"prediction": view(twin.scores)(image).argmax(1)}
-        result = twin.predict(image)
-        return {"prediction": result.mask, "pixel_head": result.pixel_mask}
-
-    return evaluate_masks(
-        classify, dataset, twin.num_classes, batch=batch, device=device, progress=progress
-    )
+    return float((border * blend_collisions(colors)).sum() / border.sum())

@@ -1,225 +1,301 @@
-"""From a preset to its parts: data sets, palette, tokenizer, prior, and the assembled GSS with its weights.
+"""From a preset's parts to objects: models, tokenizers, palettes and X⁻¹, trained or not.
 
-X⁻¹ by the name the command line gives it: found beside a model's weights, read back, and grafted on the model.
-
-Shipping: a run's weights, halved to 16 bits, and its records, shortened to cards, go into the package.
+`pretrained` says which weights: False for none, True for those that come with the package, or the
+folder that `train` wrote to.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
 
+from gss_lite.baselines.pixel import PixelTwin
+from gss_lite.contracts import Inverse, Segmenter, Tokenizer
 from gss_lite.dalle import DalleDVAE, load_dalle
-from gss_lite.data import num_classes
-from gss_lite.data.folders import LICENCE
-from gss_lite.gss import GSS, ExpectedGSS, graft
+from gss_lite.gss import GSS
+from gss_lite.inference import ExpectedGSS
 from gss_lite.inverse import NearestColor
 from gss_lite.inverse_fitted import KINDS, load_gaussians
-from gss_lite.palette.constructions import (
+from gss_lite.palette import (
+    Palette,
+    farthest_point_palette,
     released_ade20k_palette,
     released_cityscapes_palette,
     released_mseg_palette,
 )
-from gss_lite.palette.maxmin import farthest_point_palette
-from gss_lite.palette.palette import Palette
-from gss_lite.presets import get_preset
-from gss_lite.presets.parts import Preset
+from gss_lite.presets import Preset, get_preset, tokenizer_owner
 from gss_lite.prior import Prior, build_backbone
-from gss_lite.storage import load_weights, save_weights, write_json
+from gss_lite.storage import (
+    load_weights,
+    read_json,
+    tensors_hash,
+    weights_hash,
+    what_it_rests_on,
+)
 from gss_lite.vqvae import VQVAE
 
 SHIPPED = Path(__file__).parent / "weights"
 
-
-TOKENIZERS = {"vqvae": VQVAE, "dalle": DalleDVAE}
-
-
-RELEASED_PALETTES = {
-    "released-cityscapes": lambda seed: released_cityscapes_palette(),
-    "released-ade20k": released_ade20k_palette,
-    "released-mseg": released_mseg_palette,
+# X⁻¹ by the name that the command line gives it, and what its predictions are called.
+INVERSES = {
+    "ff": "GSS-FF",
+    "ft": "GSS-FT",
+    "ft-clean": "GSS-FT, clean",
+    "ft-w": "GSS-FT-W",
+    "ft-w-clean": "GSS-FT-W, clean",
+    "gaussian": "GSS, Gaussians",
+    "gaussian-clean": "GSS, Gaussians, clean",
+    "expected": "GSS-FF, expected codes",
 }
 
-
-def comes_with_tokenizer(preset: Preset) -> bool:
-    """Whether the palette is that of the preset whose tokenizer it shares: one that was trained in a palette knows no other."""
-    return bool(preset.tokenizer_from) and get_preset(preset.tokenizer_from).palette != "random"
+Weights = bool | str | Path
 
 
-def build_palette(preset: Preset, weights: str | Path = SHIPPED) -> Palette:
-    """The palette of the preset's classes: constructed, or read from folder `weights` where its making looked at masks; or that
-    of the preset whose tokenizer it shares, as shipped, whatever the folder.
+def create_model(
+    preset: str | Preset,
+    *,
+    pretrained: Weights = False,
+    inverse: str | Path = "ff",
+    model: str = "gss",
+) -> Segmenter:
+    """A preset's whole model, in eval mode if it is trained.
+
+    Args:
+        preset: a preset or its name, see `list_presets`.
+        pretrained: False for random weights (a tokenizer shared with another preset is trained all
+            the same), True for the weights that come with the package, or a run's folder.
+        inverse: X⁻¹. "ff" is the nearest colour; "expected" is the nearest colour of expected
+            codes; another key of INVERSES, or the path of a file that `train --stage inverse-…`
+            wrote.
+        model: "gss", or "pixel" for the discriminative twin.
 
     Raises:
-        ValueError: the preset is a tokenizer for any palette and has none of its own; or `weights`
-            holds a palette that is not its tokenizer's.
-        FileNotFoundError: `weights` lacks the palette that stage I makes.
+        ValueError: no such preset, model or X⁻¹; weights that do not belong together.
+        FileNotFoundError: the weights are not there.
     """
-    if preset.palette == "random":
+    preset = get_preset(preset)
+    if model not in ("gss", "pixel"):
+        raise ValueError(f'model must be "gss" or "pixel", the discriminative twin; got {model!r}')
+    if preset.prior is None:
         raise ValueError(
-            f"preset {preset.name} has no palette of its own: its tokenizer serves any. Choose a "
-            "palette and use load_tokenizer"
+            f"preset {preset.name} is a tokenizer alone; use create_tokenizer, or choose a preset "
+            "with a prior, as scenes-cpu or camvid"
         )
-    path = Path(weights) / f"{preset.name}.palette.json"
-    if comes_with_tokenizer(preset):
-        palette = build_palette(get_preset(preset.tokenizer_from))
+    if model == "pixel":
+        if inverse != "ff":
+            raise ValueError(
+                "the discriminative twin paints no maskige and has no X⁻¹; "
+                "leave the inverse or the model out"
+            )
+        return _create_twin(preset, pretrained)
+    return with_inverse(_create_gss(preset, pretrained), preset, inverse, pretrained)
+
+
+def _create_gss(preset: Preset, pretrained: Weights) -> GSS:
+    folder = weights_folder(pretrained)
+    palette = create_palette(preset, folder)
+    shared = isinstance(preset.tokenizer, str)
+    tokenizer = create_tokenizer(preset, pretrained=pretrained or shared)
+    prior = create_prior(preset, tokenizer.vocab_size)
+    if len(palette) != preset.data.num_classes:
+        raise ValueError(
+            f"the palette in {folder} has {len(palette)} colours, but preset {preset.name} has "
+            f"{preset.data.num_classes} classes; use the palette of its own run"
+        )
+    gss = GSS(
+        palette,
+        tokenizer,
+        prior,
+        NearestColor(palette.colors),
+        view=preset.view,
+        picture_size=preset.data.size,
+    )
+    if not pretrained:
+        return gss
+    path = folder / f"{preset.name}.prior.safetensors"
+    load_weights(path, prior)
+    check_rests_on(path, stage_one_hashes(palette, tokenizer))
+    return gss.eval()
+
+
+def _create_twin(preset: Preset, pretrained: Weights) -> PixelTwin:
+    network = create_prior(preset, preset.data.num_classes)
+    twin = PixelTwin(network, view=preset.view)
+    if not pretrained:
+        return twin
+    load_weights(weights_folder(pretrained) / f"{preset.name}.pixel.safetensors", network)
+    return twin.eval()
+
+
+def weights_folder(pretrained: Weights) -> Path:
+    """The folder that `pretrained` stands for; that of the package for True and False."""
+    return SHIPPED if isinstance(pretrained, bool) else Path(pretrained)
+
+
+def stage_one_hashes(palette: Palette, tokenizer: Tokenizer) -> dict[str, str]:
+    """What a prior rests on: the hashes of its palette's colours and of its tokenizer's weights."""
+    return {
+        "palette_sha256": tensors_hash([palette.colors]),
+        "tokenizer_sha256": weights_hash(tokenizer),
+    }
+
+
+def check_rests_on(path: Path, hashes: dict[str, str]) -> None:
+    """Raise ValueError if the weights in `path` were trained on another palette or tokenizer."""
+    trained_on = what_it_rests_on(path)
+    other = [name for name, value in hashes.items() if trained_on.get(name, value) != value]
+    if other:
+        what = " and ".join(name.removesuffix("_sha256") for name in other)
+        raise ValueError(
+            f"{path} was trained on another {what} than the one beside it, whose tokens mean "
+            "something else; together they would predict nonsense. Put the files of one run "
+            "together, or train the prior again"
+        )
+
+
+def owns_palette(preset: Preset) -> bool:
+    """Whether the palette is the preset's own.
+
+    A tokenizer that was trained in a palette knows no other colours, so a preset that shares such a
+    tokenizer shares its palette too.
+    """
+    return isinstance(preset.tokenizer, str) is False or tokenizer_owner(preset).palette is None
+
+
+def create_palette(preset: str | Preset, weights: Weights = True) -> Palette:
+    """The palette of a preset's classes.
+
+    It is constructed, or read from the folder `weights` where it was made by looking at masks, or
+    it is that of the preset whose tokenizer is shared, as shipped.
+
+    Raises:
+        ValueError: the preset is a tokenizer for any palette; the folder holds another palette
+            than that of the shared tokenizer.
+        FileNotFoundError: the folder lacks the palette, which stage I makes.
+    """
+    preset = get_preset(preset)
+    if preset.palette is None:
+        raise ValueError(
+            f"preset {preset.name} has no palette of its own: its tokenizer serves any. "
+            "Choose a palette and use create_tokenizer"
+        )
+    path = weights_folder(weights) / f"{preset.name}.palette.json"
+    if not owns_palette(preset):
+        palette = create_palette(tokenizer_owner(preset))
         if path.is_file() and not Palette.load(path).colors.equal(palette.colors):
             raise ValueError(
-                f"{path} is not the palette of {preset.tokenizer_from}, whose tokenizer "
-                f"{preset.name} shares and which knows no other colours: "
-                "what was trained there was trained with another tokenizer. Train again in a new "
-                "folder"
+                f"{path} is not the palette of {preset.tokenizer}, whose tokenizer {preset.name} "
+                "shares and which knows no other colours: what was trained there was trained with "
+                "another tokenizer. Train again in a new folder"
             )
         return palette
-    if preset.palette == "assigned":
+    if preset.needs_masks:
         if not path.is_file():
             raise FileNotFoundError(
                 f"no palette at {path}; stage I makes it. Train that first (python -m gss_lite "
-                f"train --preset {preset.name} "
-                "--stage vqvae --out FOLDER), or pass the folder that holds it (--weights, or "
-                "--stage-one for stage II)"
+                f"train --preset {preset.name} --stage vqvae --out FOLDER), or pass the folder "
+                "that holds it (--weights, or --stage-one for stage II)"
             )
         return Palette.load(path)
-    if preset.palette in RELEASED_PALETTES:
-        return RELEASED_PALETTES[preset.palette](preset.seed)
-    return farthest_point_palette(num_classes(preset))
+    if preset.palette == "released-cityscapes":
+        return released_cityscapes_palette()
+    if preset.palette == "released-ade20k":
+        return released_ade20k_palette(preset.seed)
+    if preset.palette == "released-mseg":
+        return released_mseg_palette(preset.seed)
+    return farthest_point_palette(preset.data.num_classes)
 
 
-def build_tokenizer(preset: Preset) -> VQVAE | DalleDVAE:
-    """The preset's tokenizer, untrained."""
-    return TOKENIZERS[preset.tokenizer_kind](**preset.tokenizer)
+def create_tokenizer(preset: str | Preset, *, pretrained: Weights = False) -> Tokenizer:
+    """A preset's tokenizer, in eval mode if it is trained.
 
-
-def build_prior(
-    preset: Preset, vocab_size: int | None = None, *, pretrained: bool = False
-) -> Prior:
-    """The preset's I_ψ with random weights; `pretrained`: the backbone as trained on ImageNet (see Preset.pretrained).
-
-    `vocab_size`: of a tokenizer other than the preset's own.
+    Whatever the folder, a tokenizer that is shared with another preset is the one that comes with
+    the package, and OpenAI's dVAE lies where `python -m data_scripts.dalle_dvae` leaves it.
 
     Raises:
-        ValueError: pretrained weights are asked for and the preset names none. RuntimeError: they
-            cannot be had.
+        FileNotFoundError: the weights are not there.
     """
-    if pretrained and not preset.pretrained:
+    preset = get_preset(preset)
+    owner = tokenizer_owner(preset)
+    if owner.tokenizer.kind == "dalle":
+        return load_dalle() if pretrained else DalleDVAE(**owner.tokenizer.arguments)
+    tokenizer = VQVAE(**owner.tokenizer.arguments)
+    if not pretrained:
+        return tokenizer
+    folder = weights_folder(pretrained) if owner is preset else SHIPPED
+    load_weights(folder / f"{owner.name}.vqvae.safetensors", tokenizer)
+    return tokenizer.eval()
+
+
+def create_prior(
+    preset: str | Preset, vocab_size: int | None = None, *, pretrained_backbone: bool = False
+) -> Prior:
+    """A preset's I_ψ with random weights.
+
+    Args:
+        vocab_size: outputs of the token head; by default the tokenizer's vocabulary.
+        pretrained_backbone: start from the backbone weights that the preset names.
+
+    Raises:
+        ValueError: the preset names no pretrained weights.
+        OSError: they cannot be had: there is no network, and none were kept from an earlier time.
+    """
+    preset = get_preset(preset)
+    spec = preset.prior
+    if pretrained_backbone and not spec.pretrained:
         raise ValueError(
             f"preset {preset.name} names no pretrained weights that timm has; build it without, "
             "and load a state_dict into prior.backbone"
         )
-    backbone = build_backbone(
-        preset.pretrained if pretrained else preset.backbone,
-        pretrained=pretrained,
-        **preset.backbone_args,
-    )
-    return Prior(
-        backbone, vocab_size or preset.tokenizer["vocab_size"], num_classes(preset), **preset.head
-    )
+    name = spec.pretrained if pretrained_backbone else spec.backbone
+    try:
+        backbone = build_backbone(name, pretrained=pretrained_backbone, **spec.backbone_arguments)
+    except RuntimeError as error:
+        if not pretrained_backbone:
+            raise
+        raise OSError(str(error)) from error
+    vocab_size = vocab_size or tokenizer_owner(preset).tokenizer.arguments["vocab_size"]
+    return Prior(backbone, vocab_size, preset.data.num_classes, **spec.head)
 
 
-def build_gss(preset: Preset, tokenizer: VQVAE | None = None, weights: str | Path = SHIPPED) -> GSS:
-    """The preset's whole model (GSS-FF: nearest colour), untrained but for the tokenizer given; its palette is `build_palette`'s.
-
-    Where the preset shares the tokenizer of another and none is given, that one is there, trained.
-
-    Raises:
-        ValueError: the preset is a tokenizer alone.
-    """
-    if preset.prior is None:
-        raise ValueError(
-            f"preset {preset.name} is a tokenizer alone; choose one with a prior, as scenes-cpu or "
-            "camvid"
-        )
-    palette = build_palette(preset, weights)
-    tokenizer = tokenizer or (
-        load_tokenizer(preset) if preset.tokenizer_from else build_tokenizer(preset)
-    )
-    return GSS(
-        palette, tokenizer, build_prior(preset, tokenizer.vocab_size), NearestColor(palette.colors)
-    )
-
-
-def load_tokenizer(preset: Preset, weights: str | Path = SHIPPED) -> VQVAE | DalleDVAE:
-    """The preset's VQ-VAE with the weights in folder `weights` (default: the ones that come with the package), in eval mode.
-
-    Whatever the folder, a tokenizer shared with another preset is the one that comes with the
-    package, and OpenAI's dVAE lies where `python -m data_scripts.dalle_dvae` leaves it.
-    """
-    if preset.tokenizer_kind == "dalle":
-        return load_dalle()
-    if preset.tokenizer_from:
-        return load_tokenizer(get_preset(preset.tokenizer_from))
-    tokenizer = build_tokenizer(preset)
-    load_weights(Path(weights) / f"{preset.name}.vqvae.safetensors", tokenizer)
-    return tokenizer.eval()
-
-
-def load_gss(preset: Preset, weights: str | Path = SHIPPED) -> GSS:
-    """The preset's trained model from folder `weights` (default: the ones that come with the package), in eval mode."""
-    gss = build_gss(preset, load_tokenizer(preset, weights), weights)
-    load_weights(Path(weights) / f"{preset.name}.prior.safetensors", gss.prior)
-    return gss.eval()
-
-
-TITLES: Mapping[str, str] = MappingProxyType(
-    {
-        "ff": "GSS-FF",
-        "ft": "GSS-FT",
-        "ft-clean": "GSS-FT, clean",
-        "ft-w": "GSS-FT-W",
-        "ft-w-clean": "GSS-FT-W, clean",
-        "gaussian": "GSS, Gaussians",
-        "gaussian-clean": "GSS, Gaussians, clean",
-        "expected": "GSS-FF, expected codes",
-    }
-)
-
-
-def with_inverse(gss: GSS, preset: Preset, choice: str, weights: str | Path) -> tuple[GSS, str]:
-    """A model as `load_gss` gives it (nearest colour), with the X⁻¹ that `choice` names; and the name, a key of TITLES.
-
-    Args:
-        choice: "ff", the model as it is; "expected", nearest colour of the expected codes' maskige;
-            another key of TITLES, whose file `train --stage inverse-KIND` left in folder `weights`;
-            or the path of such a file.
-
-    Raises:
-        ValueError: a choice that is none of these, or an X⁻¹ of another palette (see `graft`).
-            FileNotFoundError: no such file.
-    """
+def with_inverse(gss: GSS, preset: Preset, choice: str | Path, weights: Weights = True) -> GSS:
+    """A model with the X⁻¹ that `choice` names, see `create_model`."""
     if choice == "ff":
-        return gss, choice
+        return gss
     if choice == "expected":
-        return ExpectedGSS(gss.palette, gss.tokenizer, gss.prior, gss.inverse).train(
-            gss.training
-        ), choice
-    if not choice.endswith(".safetensors") and choice not in TITLES:
-        raise ValueError(
-            f"X⁻¹ must be one of {', '.join(TITLES)}, or a .safetensors file that `train --stage "
-            f"inverse-…` wrote; got {choice!r}"
-        )
-    path = (
-        Path(choice)
-        if choice.endswith(".safetensors")
-        else Path(weights) / f"{preset.name}.inverse-{choice}.safetensors"
-    )
-    inverse, name = open_inverse(path)
-    return graft(gss, inverse), name
+        return ExpectedGSS.of(gss)
+    inverse, _ = load_inverse(inverse_path(preset, choice, weights))
+    return gss.with_inverse(inverse)
 
 
-def open_inverse(path: Path) -> tuple[nn.Module, str]:
-    """The X⁻¹ in a file of weights, in eval mode, and its name, a key of TITLES. The run record beside it says what it is.
+def inverse_path(preset: Preset, choice: str | Path, weights: Weights = True) -> Path:
+    """Where the X⁻¹ that `choice` names lies.
 
     Raises:
-        FileNotFoundError: no weights there, or no record beside them. ValueError: one of the two is
-            damaged, or of something else.
+        ValueError: the choice is neither a key of INVERSES nor a .safetensors file.
     """
+    if str(choice).endswith(".safetensors"):
+        return Path(choice)
+    if choice not in INVERSES:
+        raise ValueError(
+            f"X⁻¹ must be one of {', '.join(INVERSES)}, or a .safetensors file that "
+            f"`train --stage inverse-…` wrote; got {choice!r}"
+        )
+    return weights_folder(weights) / f"{preset.name}.inverse-{choice}.safetensors"
+
+
+def load_inverse(path: str | Path) -> tuple[Inverse, str]:
+    """The X⁻¹ in a file of weights, in eval mode, and its name, a key of INVERSES.
+
+    The run record beside the file says what it is.
+
+    Raises:
+        FileNotFoundError: the weights or the record are not there.
+        ValueError: one of the two is damaged, or belongs to something else.
+    """
+    path = Path(path)
     card = path.with_suffix(".json")
     for file, what in ((path, "X⁻¹"), (card, "run record beside the weights")):
         if not file.is_file():
@@ -228,58 +304,18 @@ def open_inverse(path: Path) -> tuple[nn.Module, str]:
                 "(python -m gss_lite) leaves both in its --out"
             )
     try:
-        record = json.loads(card.read_text())
+        record = read_json(card)
         name = record["kind"].removeprefix("train inverse-")
-        if name not in TITLES:
+        if name not in INVERSES:
             raise ValueError(f"{path} is no X⁻¹: its record says {record['kind']!r}")
         kind = name.removesuffix("-clean")
         if kind == "gaussian":
             return load_gaussians(path), name
-        inverse = KINDS[kind](load_file(path)["colors"], **record["size"])
-    except (KeyError, json.JSONDecodeError, SafetensorError) as error:
+        inverse = KINDS[kind](load_file(path)["colors"].float(), **record["size"])
+    except (KeyError, SafetensorError) as error:
         raise ValueError(
-            f"{path} and the record beside it do not describe an X⁻¹ ({type(error).__name__}: "
-            f"{error}); train it again"
+            f"{path} and the record beside it do not describe an X⁻¹ "
+            f"({type(error).__name__}: {error}); train it again"
         ) from error
     load_weights(path, inverse)
     return inverse.eval(), name
-
-
-LOG_LINES = 60
-
-
-def export_weights(preset: Preset, run: Path, folder: Path) -> list[Path]:
-    """Copy what `run` holds of NAME.{palette,vqvae,prior,inverse-*} to `folder`, weights in 16 bits and with a JSON card; returns the paths.
-
-    A card is the training record with its log thinned to about 60 lines, enough for a curve, and
-    the licence of the data where there is one to keep to.
-    """
-    written = []
-    palette = run / f"{preset.name}.palette.json"
-    if palette.exists():
-        written.append(folder / palette.name)
-        Palette.load(palette).save(written[0])
-    modules = {}
-    for stage, build in (("vqvae", build_tokenizer), ("prior", build_prior)):
-        if (run / f"{preset.name}.{stage}.safetensors").exists():
-            modules[stage] = build(preset)
-            load_weights(run / f"{preset.name}.{stage}.safetensors", modules[stage])
-    for path in sorted(run.glob(f"{preset.name}.inverse-*.safetensors")):
-        modules[path.stem.removeprefix(f"{preset.name}.")] = open_inverse(path)[0]
-    if not modules:
-        raise FileNotFoundError(
-            f"{run} holds no weights of {preset.name}; train them first: python -m gss_lite train "
-            f"--preset {preset.name}"
-        )
-    for stage, module in modules.items():
-        weights, card = (folder / f"{preset.name}.{stage}.{end}" for end in ("safetensors", "json"))
-        save_weights(weights, module, half=True)
-        record = json.loads((run / card.name).read_text())
-        log = record["log"]
-        record["log"] = log[:: max(1, len(log) // LOG_LINES)]
-        licence = {"data_licence": LICENCE} if "camvid" in (preset.data, preset.photographs) else {}
-        write_json(
-            card, {**record, "stored_as": "float16", "bytes": weights.stat().st_size, **licence}
-        )
-        written += [weights, card]
-    return written

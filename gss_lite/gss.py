@@ -1,74 +1,123 @@
 """GSS assembled: palette X, tokenizer E_φ/D_θ (frozen), prior I_ψ and inverse X⁻¹.
 
-mask → palette → tokens            (targets of stage II)
-image → prior → tokens → maskige → class ids   (prediction)
-
-A trained X⁻¹ on another GSS model: what the released merge script does to checkpoints.
-
-X⁻¹ without training, beyond the paper: what the tokenizer does to colours is measured, and used.
-
-`GaussianInverse` knows where each class's colour lands after encoding and decoding, and how widely
-it scatters. `CodeTable` skips the colours: it counts which classes stand behind every code.
-`expected_maskige` decodes the mean code vector under the prior's token probabilities in place of
-the likeliest code.
-
-Beyond one pass over the whole picture: sliding windows, flipping, expected codes, sampling from the prior, and how sure it is.
-
-A *scorer* is a function from normalised photographs (B, 3, H, W) to class scores (B, K, H, W);
-scorers can be wrapped in one another: `sliding(flipped(mask_scorer(gss, soft=True)))`.
+mask → palette → tokenizer → tokens                         (the targets of stage II)
+photograph → prior → tokens → tokenizer → maskige → X⁻¹     (the prediction)
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.transforms import InterpolationMode, v2
 
-from gss_lite.contracts import IGNORE, CodeTokenizer, check_mask
+from gss_lite.contracts import IGNORE, Inverse, Tokenizer, check_mask
+from gss_lite.data.transforms import normalize
 from gss_lite.distributed import mean_over_processes
 from gss_lite.palette.palette import Palette, paint
+from gss_lite.presets.parts import ViewSpec
 from gss_lite.prior import Prior
 from gss_lite.token_loss import token_cross_entropy
+from gss_lite.views import (
+    Answers,
+    pad_to_multiple,
+    resize_mask,
+    resize_to_image,
+    shrink,
+    view_of,
+)
 
-TOKEN_WEIGHT, PIXEL_WEIGHT = 0.8, 0.2  # of the two cross-entropies in the released configs
+TOKEN_WEIGHT = 0.8  # of the tokens' cross-entropy in the released configs
+PIXEL_WEIGHT = 0.2  # of the auxiliary pixel head's
+SAME_COLOR = 0.5 / 255  # colours stored in 16 bits, or rounded to 8, are still the same palette
 
 
 class Targets(NamedTuple):
-    """Stage II's targets: tokens (B, h, w), 255-free; ignore map (B, h, w); the mask at maskige size (B, H, W)."""
+    """The targets of stage II.
+
+    Attributes:
+        tokens: (B, h, w), none of them ignored yet.
+        ignored: (B, h, w), true where a token does not count.
+        mask: (B, h·stride, w·stride), the mask at the size of the maskige.
+    """
 
     tokens: Tensor
     ignored: Tensor
     mask: Tensor
 
 
+class Outputs(NamedTuple):
+    """What the model says of a padded picture.
+
+    Attributes:
+        token_logits: (B, V, h, w), a quarter of the padded picture's size.
+        maskige: (B, D, h·stride, w·stride).
+        pixel_logits: (B, K, h, w), of the auxiliary pixel head.
+    """
+
+    token_logits: Tensor
+    maskige: Tensor
+    pixel_logits: Tensor
+
+
 class Prediction(NamedTuple):
-    """Class ids (B, H, W), and what they came from: tokens (B, h, w) and maskige (B, 3, h·stride, w·stride)."""
+    """What the model predicts for a picture, all of it without padding.
+
+    Attributes:
+        mask: class ids (B, H, W).
+        tokens: (B, ⌈H/4⌉, ⌈W/4⌉); None where several looks were averaged.
+        maskige: (B, D, H, W) in [0, 1].
+        pixel_mask: class ids (B, H, W) of the auxiliary pixel head.
+    """
 
     mask: Tensor
-    tokens: Tensor
+    tokens: Tensor | None
     maskige: Tensor
     pixel_mask: Tensor
 
 
 class GSS(nn.Module):
-    """One Generative Semantic Segmentation model.
+    """One Generative Semantic Segmentation model; meets the contract `Segmenter`.
 
     Args:
-        palette: X. tokenizer: E_φ and D_θ, frozen here. prior: I_ψ.
-        inverse: X⁻¹, with `classify(maskige) → ids`.
+        palette: X.
+        tokenizer: E_φ and D_θ. It is frozen here.
+        prior: I_ψ; None for a model that only reconstructs masks.
+        inverse: X⁻¹.
+        view: how `segment` looks at a picture, see `Preset.view`.
+        picture_size: height and width of the pictures the model was trained on. `segment` shrinks
+            larger ones. None leaves them as they are.
     """
 
     def __init__(
-        self, palette: Palette, tokenizer: nn.Module, prior: Prior, inverse: nn.Module
+        self,
+        palette: Palette,
+        tokenizer: Tokenizer,
+        prior: Prior | None,
+        inverse: Inverse,
+        *,
+        view: ViewSpec | None = None,
+        picture_size: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
-        self.register_buffer("colors", palette.colors, persistent=False)
-        self.palette, self.prior, self.inverse = palette, prior, inverse
+        self.palette = palette
         self.tokenizer = tokenizer.eval().requires_grad_(False)
-        self.target_precision = "no"  # float32; or "bf16", see `targets`
+        self.prior = prior
+        self.inverse = inverse
+        self.view = view or ViewSpec()
+        self.picture_size = picture_size
+
+    @property
+    def colors(self) -> Tensor:
+        """β (K, D), the palette's colours."""
+        return self.palette.colors
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return len(self.palette)
 
     def train(self, mode: bool = True) -> GSS:
         """Train mode for prior and inverse; the tokenizer always stays in eval mode."""
@@ -76,231 +125,248 @@ class GSS(nn.Module):
         self.tokenizer.eval()
         return self
 
-    @torch.no_grad()
-    def targets(self, mask: Tensor, pixel_logits: Tensor) -> Targets:
-        """Ground truth (B, H, W) with 255 = ignore, and the pixel branch's logits (B, K, H/4, W/4) → Targets.
+    # Training -------------------------------------------------------------------------------------
 
-        The mask is brought to the token grid's size times the stride. Ignored pixels take the pixel
-        branch's current guess (Eq. 7), so that a token with some labelled pixels still has a whole
-        patch to encode; a token is ignored only if none of its pixels is labelled.
+    @torch.no_grad()
+    def targets(self, mask: Tensor, pixel_logits: Tensor, precision: str = "no") -> Targets:
+        """Mask (B, H, W) and the pixel head's logits (B, K, h, w) → Targets.
+
+        The mask is brought to the token grid's size times the stride. Ignored pixels take the
+        current guess of the pixel head (Eq. 7), so that a token with a few labelled pixels still
+        has a whole patch to encode. A token is ignored only if none of its pixels is labelled.
+
+        Args:
+            precision: "bf16" encodes faster. About two of a hundred vectors then cross to a
+                neighbouring code, so this is chosen apart from the prior's own precision.
         """
         stride = self.tokenizer.stride
         size = [side * stride for side in pixel_logits.shape[2:]]
-        mask = resize_mask(check_mask(mask, len(self.colors)), size, len(self.colors))
-        guess = F.interpolate(pixel_logits, size=size, mode="bilinear", align_corners=False).argmax(
-            1
-        )
-        # In bf16 about two of a hundred vectors cross to a neighbouring code: faster, and not quite
-        # the same tokens. So the precision of the targets is chosen by itself, whatever the prior
-        # trains in.
-        with torch.autocast(
-            mask.device.type, torch.bfloat16, enabled=self.target_precision == "bf16"
-        ):
-            tokens = self.tokenizer.encode(
-                paint(torch.where(mask == IGNORE, guess, mask), self.colors)
-            )
-        # (B, h, w): 1 where any pixel counts
-        labelled = F.max_pool2d((mask != IGNORE).float(), stride)
+        mask = check_mask(mask, self.num_classes)
+        mask = resize_mask(mask, size, self.num_classes)  # (B, h·stride, w·stride)
+        guess = F.interpolate(pixel_logits, size=size, mode="bilinear", align_corners=False)
+        guess = guess.argmax(1)  # (B, h·stride, w·stride)
+        # c̃ = M_u · c̄ + (1 − M_u) · c   (Eq. 7)
+        filled = torch.where(mask == IGNORE, guess, mask)
+        maskige = paint(filled, self.colors)  # (B, D, h·stride, w·stride)
+        in_bf16 = precision == "bf16"
+        with torch.autocast(mask.device.type, torch.bfloat16, enabled=in_bf16):
+            tokens = self.tokenizer.encode(maskige)  # (B, h, w)
+        labelled = F.max_pool2d((mask != IGNORE).float(), stride)  # (B, h, w): 1 if any pixel is
         return Targets(tokens, labelled == 0, mask)
 
-    def losses(self, image: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """0.8 · CE(tokens) + 0.2 · CE(pixels), each averaged over the positions that are not ignored, as the released code does.
+    def losses(
+        self, image: Tensor, mask: Tensor, target_precision: str = "no"
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """0.8 · cross-entropy of the tokens + 0.2 · cross-entropy of the pixels, and scalars.
+
+        Each is averaged over the positions that are not ignored, as in the released code.
+
+        Args:
+            image: normalised photographs (B, 3, H, W).
+            mask: class ids (B, H, W).
+            target_precision: see `targets`.
 
         Raises:
-            ValueError: picture and mask of different size; `targets` would stretch the mask
-                silently.
+            ValueError: picture and mask are of different size; the mask would be stretched.
         """
         if image.shape[2:] != mask.shape[1:] or len(image) != len(mask):
             raise ValueError(
                 f"the picture is (B, H, W) = {(len(image), *image.shape[2:])}, its mask "
                 f"{tuple(mask.shape)}; they must be of one size"
             )
-        features, pixel_logits = self.prior.encode(image)
-        targets = self.targets(mask, pixel_logits.detach())
+        features, pixel_logits = self.prior.encode(image)  # (B, C, h, w), (B, K, h, w)
+        targets = self.targets(mask, pixel_logits.detach(), target_precision)
         last = self.prior.to_tokens
         token_loss, accuracy = token_cross_entropy(
             features, last.weight, last.bias, targets.tokens, targets.ignored
         )
+        size = targets.mask.shape[1:]
         big = F.interpolate(
-            pixel_logits.float(), size=targets.mask.shape[1:], mode="bilinear", align_corners=False
-        )
+            pixel_logits.float(), size=size, mode="bilinear", align_corners=False
+        )  # (B, K, h·stride, w·stride)
+        total = F.cross_entropy(big, targets.mask, ignore_index=IGNORE, reduction="sum")
         labelled = mean_over_processes((targets.mask != IGNORE).sum()).clamp(min=1)
-        pixel_loss = F.cross_entropy(
-            big, targets.mask, ignore_index=IGNORE, reduction="sum"
-        ) / labelled.to(big.dtype)
-        return TOKEN_WEIGHT * token_loss + PIXEL_WEIGHT * pixel_loss, {
+        pixel_loss = total / labelled.to(total.dtype)
+        loss = TOKEN_WEIGHT * token_loss + PIXEL_WEIGHT * pixel_loss
+        return loss, {
             "token": token_loss.detach(),
             "pixel": pixel_loss.detach(),
             "token_accuracy": accuracy,
         }
 
+    # Prediction -----------------------------------------------------------------------------------
+
     def decode_logits(self, token_logits: Tensor) -> Tensor:
-        """D_θ of what the prior says: token logits (B, V, h, w) → the maskige of the likeliest tokens (B, 3, h·stride, w·stride)."""
+        """Token logits (B, V, h, w) → the likeliest tokens' maskige (B, D, h·stride, w·stride)."""
         return self.tokenizer.decode(token_logits.argmax(1))
 
     @torch.no_grad()
+    def outputs(self, image: Tensor) -> Outputs:
+        """Normalised photographs (B, 3, H, W) of any size → Outputs for the padded picture."""
+        padded = pad_to_multiple(image)  # (B, 3, H', W'), multiples of 32
+        token_logits, pixel_logits = self.prior(padded)
+        return Outputs(token_logits, self.decode_logits(token_logits), pixel_logits)
+
     def predict_maskige(self, image: Tensor) -> Tensor:
-        """Normalised photograph (B, 3, H, W) → what `predict` reads with X⁻¹, of the picture padded to multiples of 32."""
-        return self.decode_logits(self.prior(pad_picture(image)).token_logits)
+        """Photographs (B, 3, H, W) → the padded picture's maskige, at stride/4 times its size."""
+        return self.outputs(image).maskige
+
+    def scores(self, image: Tensor) -> Answers:
+        """Photographs (B, 3, H, W) → one-hot votes and the pixel head's soft-max (B, K, H, W).
+
+        The votes are X⁻¹'s classes. The released code averages such votes over windows.
+        """
+        return self._answers(image, soft=False)
+
+    def probabilities(self, image: Tensor) -> Answers:
+        """As `scores`, with X⁻¹'s probabilities in place of votes.
+
+        The mean of two one-hot votes that differ would be a tie, which the lower class id wins. So
+        a picture and its mirror image are averaged in these.
+        """
+        return self._answers(image, soft=True)
+
+    def _answers(self, image: Tensor, soft: bool) -> Answers:
+        return self._read(self.outputs(image), image.shape[2:], soft)
 
     @torch.no_grad()
+    def _read(self, outputs: Outputs, sides: torch.Size, soft: bool = False) -> Answers:
+        if soft:
+            found = self.inverse.probabilities(outputs.maskige)  # (B, K, h·stride, w·stride)
+        else:
+            ids = self.inverse.classify(outputs.maskige)  # (B, h·stride, w·stride)
+            found = F.one_hot(ids, self.num_classes).movedim(-1, 1).float()
+        return {
+            "prediction": resize_to_image(found, sides),  # (B, K, H, W)
+            "pixel_head": resize_to_image(outputs.pixel_logits, sides).softmax(1),  # (B, K, H, W)
+        }
+
     def predict(self, image: Tensor) -> Prediction:
-        """Normalised photograph (B, 3, H, W) of any size → Prediction by arg-max tokens."""
+        """Normalised photographs (B, 3, H, W) of any size → Prediction, in one look."""
         height, width = image.shape[2:]
-        padded = pad_picture(image)
-        token_logits, pixel_logits = self.prior(padded)
-        tokens = token_logits.argmax(1)
-        maskige = self.decode_logits(token_logits)
-        ids = resize_mask(self.inverse.classify(maskige), padded.shape[2:], len(self.colors))
+        outputs = self.outputs(image)
+        answers = self._read(outputs, image.shape[2:])
+        tokens = outputs.token_logits.argmax(1)  # (B, H'/4, W'/4)
         return Prediction(
-            ids[:, :height, :width],
-            tokens,
-            maskige,
-            over_picture(pixel_logits, (height, width)).argmax(1),
+            mask=answers["prediction"].argmax(1),
+            tokens=tokens[:, : -(-height // 4), : -(-width // 4)],
+            maskige=resize_to_image(outputs.maskige, (height, width)),
+            pixel_mask=answers["pixel_head"].argmax(1),
         )
 
-    @torch.no_grad()
+    def segment(self, picture: Tensor) -> Prediction:
+        """A picture as `gss_lite.read_image` gives it → Prediction at the picture's own size.
+
+        The model sees a picture whose short side is longer than in training shrunk to that length,
+        because it knows things at that size. It looks as its preset evaluates: by sliding windows
+        or at a certain size where the preset says so.
+
+        Args:
+            picture: uint8 (3, H, W).
+
+        Raises:
+            ValueError: no uint8 picture with three channels.
+        """
+        if picture.ndim != 3 or len(picture) != 3 or picture.dtype != torch.uint8:
+            raise ValueError(
+                "a picture to segment must be uint8 (3, H, W), as read_image gives it; "
+                f"got {picture.dtype} {tuple(picture.shape)}. "
+                "Normalised batches (B, 3, H, W) go to predict"
+            )
+        sides = list(picture.shape[1:])
+        small = shrink(picture, min(self.picture_size)) if self.picture_size else picture
+        image = normalize(small)[None].to(self.colors.device)  # (1, 3, h, w)
+        if self.view == ViewSpec():
+            found = self.predict(image)
+        else:
+            answers = view_of(self.view)(self._answers_with_maskige)(image)
+            found = Prediction(
+                mask=answers["prediction"].argmax(1),
+                tokens=None,
+                maskige=answers["maskige"],
+                pixel_mask=answers["pixel_head"].argmax(1),
+            )
+
+        def enlarged(values: Tensor) -> Tensor:
+            return v2.functional.resize(values, sides, InterpolationMode.NEAREST_EXACT)
+
+        return found._replace(
+            mask=enlarged(found.mask),
+            maskige=enlarged(found.maskige),
+            pixel_mask=enlarged(found.pixel_mask),
+        )
+
+    def _answers_with_maskige(self, image: Tensor) -> Answers:
+        outputs = self.outputs(image)
+        sides = image.shape[2:]
+        return {**self._read(outputs, sides), "maskige": resize_to_image(outputs.maskige, sides)}
+
+    # Stage I and X⁻¹ ------------------------------------------------------------------------------
+
     def reconstruct(self, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Stage I alone: mask (B, H, W) → (ids after paint, encode, decode and X⁻¹; tokens). Sides are padded to the stride."""
-        height, width = mask.shape[1:]
-        stride = self.tokenizer.stride
-        padded = F.pad(mask, (0, -width % stride, 0, -height % stride), value=IGNORE)
-        tokens = self.tokenizer.encode(paint(padded, self.colors, self.palette.ignore_color))
-        return self.inverse.classify(self.tokenizer.decode(tokens))[:, :height, :width], tokens
+        """Stage I alone: mask (B, H, W) → (the classes read back (B, H, W), the tokens)."""
+        maskige, tokens = rebuild(self.palette, self.tokenizer, mask)
+        return self.inverse.classify(maskige), tokens
+
+    def with_inverse(self, inverse: Inverse) -> GSS:
+        """The same palette, tokenizer and prior, shared, with another X⁻¹.
+
+        The prior and its targets do not depend on X⁻¹. So one X⁻¹ serves every image encoder that
+        was trained with the same palette and tokenizer. Nobody can see from an X⁻¹ whether it was
+        trained with this tokenizer; with another one it still runs, and it classifies worse.
+
+        Raises:
+            TypeError: the inverse does not say which colours it reads.
+            ValueError: it reads another number of classes or channels, or other colours.
+        """
+        check_reads(inverse, self.colors)
+        merged = type(self)(
+            self.palette,
+            self.tokenizer,
+            self.prior,
+            inverse.to(self.colors.device),
+            view=self.view,
+            picture_size=self.picture_size,
+        )
+        return merged.train(self.training)
 
 
-def pad_picture(image: Tensor) -> Tensor:
-    """Photograph (B, 3, H, W) → the same with its last row and column repeated up to multiples of 32, which a backbone can halve five times."""
-    height, width = image.shape[2:]
-    return F.pad(image, (0, -width % 32, 0, -height % 32), mode="replicate")
-
-
-def over_picture(values: Tensor, sides: Sequence[int]) -> Tensor:
-    """What was found for a padded picture, (B, C, h, w), brought to its pixels bilinearly, and to the picture's own sides: (B, C, *sides)."""
-    height, width = sides
-    padded = (height + -height % 32, width + -width % 32)
-    return F.interpolate(values, size=padded, mode="bilinear", align_corners=False)[
-        :, :, :height, :width
-    ]
-
-
-def resize_mask(mask: Tensor, size: tuple[int, int] | list[int], num_classes: int) -> Tensor:
-    """Class ids (B, H, W) → (B, *size): one-hot, bilinear, arg-max, as the released code does; 255 is a class of its own."""
-    if list(mask.shape[1:]) == list(size):
-        return mask
-    onehot = (
-        F.one_hot(mask.masked_fill(mask == IGNORE, num_classes), num_classes + 1)
-        .movedim(-1, 1)
-        .float()
-    )
-    ids = F.interpolate(onehot, size=tuple(size), mode="bilinear", align_corners=False).argmax(1)
-    return ids.masked_fill(ids == num_classes, IGNORE)
-
-
-SAME = 0.5 / 255  # colours stored in 16 bits, or rounded to 8, are still the same palette
-
-
-def graft(gss: GSS, inverse: nn.Module) -> GSS:
-    """A model with the palette, tokenizer and prior of `gss` (shared, not copied) and X⁻¹ `inverse`; both are left as they were.
-
-    The prior and its token targets do not depend on X⁻¹, so one X⁻¹ serves every image encoder
-    trained on the same palette and tokenizer. That the tokenizer is the same cannot be seen from
-    the X⁻¹; with another one it still runs, and reads worse.
-
-    Args:
-        inverse: with `colors` (K, D), the palette whose maskige it reads: every inverse of this
-            package but `LeastSquares`.
-
-    Raises:
-        TypeError: an inverse that does not say which colours it reads.
-        ValueError: another number of classes or channels than the model's palette, or other
-            colours.
-    """
-    colors = getattr(inverse, "colors", None)
-    if not isinstance(colors, Tensor) or not hasattr(inverse, "classify"):
+def check_reads(inverse: Inverse, colors: Tensor) -> None:
+    """Raise unless X⁻¹ `inverse` was made for the palette `colors` (K, D)."""
+    theirs = getattr(inverse, "colors", None)
+    if not isinstance(theirs, Tensor) or not hasattr(inverse, "classify"):
         raise TypeError(
-            f"cannot graft {type(inverse).__name__}: an X⁻¹ needs `classify` and `colors`, the "
+            f"{type(inverse).__name__} cannot serve as X⁻¹: it needs `classify` and `colors`, the "
             "palette whose maskige it reads"
         )
-    ours, theirs = gss.colors.cpu(), colors.detach().float().cpu()
+    ours = colors.cpu()
+    theirs = theirs.detach().float().cpu()
     if ours.shape != theirs.shape:
         raise ValueError(
             f"X⁻¹ reads {len(theirs)} classes in {theirs.shape[1]} channels, but the model paints "
-            f"{len(ours)} in {ours.shape[1]}; "
-            "graft an X⁻¹ trained for the same classes"
+            f"{len(ours)} in {ours.shape[1]}; use an X⁻¹ that was trained for the same classes"
         )
-    apart = (ours - theirs).abs().amax(1)
-    if bool((apart > SAME).any()):
+    apart = (ours - theirs).abs().amax(1)  # (K,)
+    if bool((apart > SAME_COLOR).any()):
         worst = int(apart.argmax())
-        shown = [[round(255 * v) for v in palette[worst].tolist()] for palette in (theirs, ours)]
+        there, here = ([round(255 * v) for v in beta[worst].tolist()] for beta in (theirs, ours))
         raise ValueError(
-            f"X⁻¹ was trained on another palette: {int((apart > SAME).sum())} of {len(ours)} "
-            f"colours differ (class {worst}: {shown[0]} "
-            f"there, {shown[1]} in the model). Paint with its palette and train the prior on that, "
-            "or train X⁻¹ for this one."
+            f"X⁻¹ was trained on another palette: {int((apart > SAME_COLOR).sum())} of {len(ours)} "
+            f"colours differ (class {worst}: {there} there, {here} in the model). Paint with its "
+            "palette and train the prior on that, or train X⁻¹ for this one."
         )
-    merged = type(gss)(gss.palette, gss.tokenizer, gss.prior, inverse.to(gss.colors.device))
-    return merged.to(gss.colors.device).train(gss.training)
-
 
 
 @torch.no_grad()
-def expected_maskige(
-    token_logits: Tensor,
-    tokenizer: CodeTokenizer,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    *,
-    at_once: int = 4096,
-) -> Tensor:
-    """D_θ of the expected code vector Σ_v p(v|x) e_v, where `decode` takes the vector of the likeliest code.
+def rebuild(palette: Palette, tokenizer: Tokenizer, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Mask (B, H, W) → decode(encode(palette(mask))) (B, D, H, W), and the tokens between.
 
-    Where the prior wavers between two codes their mean is decoded. As the temperature goes to 0
-    this becomes `decode`.
-
-    Args:
-        token_logits: (B, V, h, w). temperature: p = softmax(logits / temperature), > 0.
-        top_k: keep the k likeliest codes of each token, renormalised. at_once: tokens whose
-            probabilities are held at a time.
-
-    Returns:
-        Maskige (B, 3, h·stride, w·stride) in [0, 1].
-
-    Raises:
-        ValueError: another number of codes than the tokenizer's, temperature not positive, top_k
-            outside 1…V.
+    Sides that are no multiple of the stride are padded with ignored pixels, which are cut off
+    again; the tokens (B, ⌈H/stride⌉, ⌈W/stride⌉) cover the padding.
     """
-    if token_logits.ndim != 4 or token_logits.shape[1] != tokenizer.vocab_size:
-        raise ValueError(
-            f"expected token logits (B, {tokenizer.vocab_size}, h, w); got "
-            f"{tuple(token_logits.shape)}"
-        )
-    if not temperature > 0:
-        raise ValueError(f"the temperature must be positive; got {temperature}")
-    if top_k is not None and not 1 <= top_k <= tokenizer.vocab_size:
-        raise ValueError(f"top_k must lie in 1…{tokenizer.vocab_size}; got {top_k}")
-    codes = tokenizer.code_vectors()
-    batch, _, height, width = token_logits.shape
-    vectors = []
-    for rows in token_logits.movedim(1, -1).flatten(0, 2).split(at_once):  # (at_once, V)
-        if top_k is None:
-            vectors.append((rows.float() / temperature).softmax(1) @ codes)
-        else:
-            best, which = rows.float().topk(top_k, 1)
-            weight = (best / temperature).softmax(1)
-            vectors.append(F.embedding(which, codes).mul_(weight[:, :, None]).sum(1))
-    grid = torch.cat(vectors).view(batch, height, width, -1).movedim(-1, 1)  # (B, C, h, w)
-    return tokenizer.decode_vectors(grid)
-
-
-class ExpectedGSS(GSS):
-    """A GSS whose maskige is decoded from the expected code vectors, not from the likeliest codes (beyond the paper; nothing is trained).
-
-    Made of a trained one's parts: ExpectedGSS(gss.palette, gss.tokenizer, gss.prior, gss.inverse).
-    Its prediction's `tokens` are still the likeliest; reconstruction, where tokens are certain, is
-    a GSS's.
-    """
-
-    def decode_logits(self, token_logits: Tensor) -> Tensor:
-        """Token logits (B, V, h, w) → D_θ of Σ_v p(v|x) e_v, (B, 3, h·stride, w·stride)."""
-        return expected_maskige(token_logits, self.tokenizer)
+    height, width = mask.shape[1:]
+    stride = tokenizer.stride
+    padded = F.pad(mask, (0, -width % stride, 0, -height % stride), value=IGNORE)
+    tokens = tokenizer.encode(palette(padded))
+    maskige = tokenizer.decode(tokens)  # (B, D, H', W')
+    return maskige[:, :, :height, :width], tokens

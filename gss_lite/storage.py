@@ -1,95 +1,195 @@
-"""Checkpoints to resume from, and weights to ship: written beside and renamed, read without executing anything.
+"""Files: written beside and renamed, read without executing anything, and run records as JSON.
 
-Run records: what was run, on what, for how long, and what came out, as JSON that notebooks and tests read.
-
-What a run is: hashes that tell one plan, and one frozen stage I, from another, so that a checkpoint is only continued by its own run.
+A file of weights says what it rests on: a prior names the hashes of its tokenizer and palette, and
+whoever puts them together compares.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+LARGEST_HALF = torch.finfo(torch.float16).max
 
-def replace_file(path: Path, write) -> None:
-    """Let `write(temporary_path)` write beside `path`, then rename: a reader sees the old file or the new, never half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+
+def replace_file(path: str | Path, write: Callable[[Path], object]) -> None:
+    """Let `write(temporary_path)` write beside `path`, then rename.
+
+    A reader sees the old file or the new one, never half a file. A link is followed: the file that
+    it points to is replaced, and the link stays.
+
+    Raises:
+        OSError: `path` is there and is no regular file, or the new file could not be written, as on
+            a full disk. The old file is intact, and nothing half-written stays.
+    """
+    target = Path(os.path.realpath(path))
+    check_replaceable(path)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
-        os.replace(temporary, path)
+        os.replace(temporary, target)
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch raises RuntimeError here
+        raise OSError(
+            f"{path} could not be written ({str(error).splitlines()[0]}). What was there before is "
+            "intact. Make room or choose another place, and run the same command again."
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def write_json(path: Path, value: dict) -> None:
+def check_replaceable(path: str | Path) -> None:
+    """Raise OSError if `path` is something that must not be replaced: a folder, device or pipe."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        kind = "a folder" if os.path.isdir(path) else "a device or a pipe, no regular file"
+        raise OSError(f"{path} is {kind}; name a file to write to")
+
+
+def check_writable(folder: str | Path) -> None:
+    """Raise OSError unless files can be made in `folder`, which is made if it is not there."""
+    folder = Path(folder)
+    probe = folder / f".gss-lite.{os.getpid()}.part"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+    except OSError as error:
+        raise OSError(
+            f"nothing can be written to {folder} ({error.strerror}); choose another folder"
+        ) from error
+    finally:
+        if folder.is_dir():
+            probe.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: str | Path) -> None:
+    """Delete the half-written files that killed processes left in `folder`."""
+    for path in Path(folder).glob(".*.part"):
+        owner = path.name.removesuffix(".part").rpartition(".")[2]
+        if not owner.isdecimal() or not _is_running(int(owner)):
+            path.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def write_json(path: str | Path, value: dict) -> None:
     """JSON with two-space indents, atomically."""
-    replace_file(path, lambda p: p.write_text(json.dumps(value, indent=2) + "\n"))
+    text = json.dumps(value, indent=2) + "\n"
+    replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def save_checkpoint(path: Path, state: dict) -> None:
-    """Everything a training run needs to go on, atomically."""
-    replace_file(path, lambda p: torch.save(state, p))
-
-
-def load_checkpoint(path: Path, run: dict) -> dict | None:
-    """The state saved at `path`, or None where there is none.
+def read_json(path: str | Path) -> dict:
+    """A JSON object from a file; a byte-order mark in front is skipped.
 
     Raises:
-        ValueError: the checkpoint was made by another run (preset, stage, seed, …), or cannot be
-            read.
+        FileNotFoundError: there is no such file. ValueError: it holds no JSON object.
+    """
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except ValueError as error:  # the JSON or its UTF-8
+        raise ValueError(f"{path} is not JSON, perhaps cut short ({error})") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} holds JSON, but no object with names and values")
+    return value
+
+
+def save_checkpoint(path: str | Path, state: dict) -> None:
+    """Everything a training run needs to go on, atomically."""
+    replace_file(path, lambda temporary: torch.save(state, temporary))
+
+
+def load_checkpoint(path: Path, run: Mapping) -> dict | None:
+    """The state saved at `path`, or None where there is none.
+
+    Args:
+        run: what identifies the run that wants to go on: preset, stage, seed, data and more.
+
+    Raises:
+        ValueError: another run made the checkpoint, or it cannot be read.
     """
     if not path.exists():
         return None
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
+        saved = state["run"]
     except Exception as error:  # torch raises half a dozen types for a damaged file
         raise ValueError(
             f"checkpoint {path} cannot be read ({type(error).__name__}); delete it to begin again"
         ) from error
-    differing = sorted(
-        k for k in run.keys() | state["run"].keys() if run.get(k) != state["run"].get(k)
-    )
+    differing = sorted(k for k in run.keys() | saved.keys() if run.get(k) != saved.get(k))
     if differing:
-        shown = "; ".join(
-            f"{k}: {state['run'].get(k)!r} there, {run.get(k)!r} now" for k in differing
-        )
+        shown = "; ".join(f"{k}: {saved.get(k)!r} there, {run.get(k)!r} now" for k in differing)
         raise ValueError(
-            f"checkpoint {path} belongs to another run ({shown}). Choose another folder, or delete "
-            "it to begin again."
+            f"checkpoint {path} belongs to another run ({shown}). "
+            "Choose another folder, or delete it to begin again."
         )
     return state
 
 
-def save_weights(path: Path, module: nn.Module, *, half: bool = False) -> None:
-    """Parameters and buffers as safetensors; `half` stores floats in 16 bits, half the size, for shipping."""
-    tensors = {
-        k: (v.half() if half and v.is_floating_point() else v).detach().cpu().contiguous()
-        for k, v in module.state_dict().items()
-    }
-    replace_file(path, lambda p: save_file(tensors, p))
+def save_weights(
+    path: str | Path,
+    module: nn.Module,
+    *,
+    half: bool = False,
+    rests_on: Mapping[str, str] | None = None,
+) -> None:
+    """Parameters and buffers as safetensors.
+
+    Args:
+        half: store floats in 16 bits, which is half the size, for shipping.
+        rests_on: name → hash of what the weights were trained on; `what_it_rests_on` reads it.
+
+    Raises:
+        ValueError: a value is not finite, or too large for 16 bits; names the tensor.
+    """
+    tensors = {}
+    for name, tensor in module.state_dict().items():
+        tensor = tensor.detach().cpu().contiguous()
+        if tensor.is_floating_point():
+            limit = LARGEST_HALF if half else torch.inf
+            if not bool((tensor.abs() <= limit).all()) or not bool(tensor.isfinite().all()):
+                fault = "a value above 65,504" if half else "a value"
+                raise ValueError(
+                    f"{name} holds {fault} that is not finite in {'16' if half else '32'} bits; "
+                    f"{path} is not written"
+                )
+            tensor = tensor.half() if half else tensor
+        tensors[name] = tensor
+    metadata = dict(rests_on) if rests_on else None
+    replace_file(path, lambda temporary: save_file(tensors, temporary, metadata))
 
 
-def load_weights(path: Path, module: nn.Module) -> None:
+def load_weights(path: str | Path, module: nn.Module) -> None:
     """Read safetensors into `module`, strictly.
 
     Raises:
-        FileNotFoundError: no such file. ValueError: damaged, or made for another architecture.
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, was made for another architecture, or holds values that are
+            no weights (NaN, infinity, whole numbers where floats belong); names the first.
     """
+    path = Path(path)
     if not path.exists():
         raise FileNotFoundError(
-            f"no weights at {path}; make them with `python -m gss_lite train`, or pass --weights "
-            "FOLDER"
+            f"no weights at {path}; make them with `python -m gss_lite train`, "
+            "or pass --weights FOLDER"
         )
     try:
         tensors = load_file(path)
@@ -98,18 +198,47 @@ def load_weights(path: Path, module: nn.Module) -> None:
             f"weights file {path} is damaged or cut short ({error}); fetch it or train it again"
         ) from error
     expected = module.state_dict()
-    wrong = sorted(expected.keys() ^ tensors.keys()) + [
-        f"{k} {tuple(tensors[k].shape)} instead of {tuple(expected[k].shape)}"
-        for k in expected.keys() & tensors.keys()
-        if tensors[k].shape != expected[k].shape
-    ]
+    wrong = sorted(expected.keys() ^ tensors.keys())
+    for name in sorted(expected.keys() & tensors.keys()):
+        there, wanted = tensors[name], expected[name]
+        if there.shape != wanted.shape:
+            wrong.append(f"{name} {tuple(there.shape)} instead of {tuple(wanted.shape)}")
+        elif there.is_floating_point() != wanted.is_floating_point():
+            wrong.append(f"{name} of {there.dtype} instead of {wanted.dtype}")
     if wrong:
         raise ValueError(
             f"weights file {path} was made for another architecture: {len(wrong)} tensors differ "
-            f"(first: {wrong[0]}). "
-            "Use the preset it was trained with."
+            f"(first: {wrong[0]}). Use the preset it was trained with."
         )
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise ValueError(
+                f"weights file {path} holds values in {name} that are not finite, so it cannot "
+                "predict anything; fetch it or train it again"
+            )
     module.load_state_dict({k: v.to(expected[k].dtype) for k, v in tensors.items()})
+
+
+def what_it_rests_on(path: str | Path) -> dict[str, str]:
+    """The hashes that `save_weights` put into a file of weights; empty where it put none."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"weights file {path} cannot be read ({error})") from error
+
+
+def tensors_hash(tensors: Iterable[Tensor]) -> str:
+    """64 hexadecimal digits that change with any bit of the tensors, taken in their order."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.detach().cpu().contiguous().numpy())
+    return digest.hexdigest()
+
+
+def weights_hash(module: nn.Module) -> str:
+    """`tensors_hash` of a module's parameters and buffers, in the order of their names."""
+    return tensors_hash(tensor for _, tensor in sorted(module.state_dict().items()))
 
 
 def hardware(device: str | torch.device | None = None) -> str:
@@ -128,26 +257,40 @@ def hardware(device: str | torch.device | None = None) -> str:
 def _cpu_name() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(
-            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
-        )
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+    except OSError:
+        lines = []
+    for line in lines:
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
 
 
 def commit() -> str | None:
-    """The repository's commit, with a + where files differ from it; None outside a clone."""
-    git = ["git", "-C", str(Path(__file__).parent)]
+    """The commit of this package's own source, with a + where files differ from it.
+
+    None where the package was installed without its repository, also inside another project's.
+    """
+    package = Path(__file__).resolve().parent
+    git = ["git", "-C", str(package)]
     try:
-        name = subprocess.run(
-            [*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        dirty = subprocess.run(
-            [*git, "status", "--porcelain"], capture_output=True, text=True, check=True
-        ).stdout
+        _answer([*git, "ls-files", "--error-unmatch", Path(__file__).name])
+        name = _answer([*git, "rev-parse", "--short=12", "HEAD"])
+        dirty = _answer([*git, "status", "--porcelain"])
     except (OSError, subprocess.CalledProcessError):
         return None
     return name + ("+" if dirty else "")
+
+
+def _answer(command: list[str]) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def version() -> str:
+    """The installed package's version, or "unknown" where it runs from a folder uninstalled."""
+    try:
+        return importlib.metadata.version("gss-lite")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
 
 
 def run_record(
@@ -161,7 +304,12 @@ def run_record(
     command: str,
     device: str | torch.device | None = None,
 ) -> dict:
-    """The fields every record has: kind, preset, seed, steps, hardware (see there), seconds, metrics, command, commit, versions."""
+    """The fields that every run record has: what was run, on what, for how long, with what result.
+
+    Args:
+        kind: "train STAGE", "evaluate SPLIT …" or the name of an experiment.
+        device: what it ran on, see `hardware`.
+    """
     return {
         "kind": kind,
         "preset": preset,
@@ -171,20 +319,8 @@ def run_record(
         "hardware": hardware(device),
         "command": command,
         "commit": commit(),
+        "version": version(),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "metrics": metrics,
     }
-
-
-def tensors_hash(tensors: Iterable[Tensor]) -> str:
-    """64 hexadecimal digits that change with any bit of the tensors, taken in their order."""
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(tensor.detach().cpu().contiguous().numpy())
-    return digest.hexdigest()
-
-
-def weights_hash(module: nn.Module) -> str:
-    """`tensors_hash` of a module's parameters and buffers, by name: which weights a record was measured with."""
-    return tensors_hash(tensor for _, tensor in sorted(module.state_dict().items()))

@@ -1,119 +1,84 @@
 """The discriminative twin: GSS's prior with a per-pixel classifier in place of the tokens.
 
-Same backbone, multi-level aggregation, Swin blocks, auxiliary branch, loss weights, data and
-budget; only the last layer and what it is trained on differ: K classes per cell of the 1/4 grid
-instead of V codes, enlarged to the picture. It is the comparison that Tables 4 to 6 make with
-published models, here with everything else held equal.
+Backbone, multi-level aggregation, Swin blocks, auxiliary head, loss weights, data and budget are
+the same. Only the last layer and what it is trained on differ: K classes for each cell of the 1/4
+grid in place of V codes, enlarged to the picture. Tables 4 to 6 compare with published models; here
+everything else is held equal.
 """
 
 from __future__ import annotations
-
-from pathlib import Path
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gss_lite.contracts import IGNORE, check_mask
-from gss_lite.data import num_classes
 from gss_lite.distributed import mean_over_processes
-from gss_lite.factory import SHIPPED, build_prior
-from gss_lite.gss import PIXEL_WEIGHT, TOKEN_WEIGHT, over_picture, pad_picture
-from gss_lite.presets.parts import Preset
+from gss_lite.gss import PIXEL_WEIGHT, TOKEN_WEIGHT
+from gss_lite.presets.parts import ViewSpec
 from gss_lite.prior import Prior
-from gss_lite.storage import load_weights
-
-
-class PixelPrediction(NamedTuple):
-    """Class ids (B, H, W) of the classifier and of the auxiliary branch."""
-
-    mask: Tensor
-    pixel_mask: Tensor
+from gss_lite.views import Answers, pad_to_multiple, resize_to_image
 
 
 class PixelTwin(nn.Module):
-    """Per-pixel classification with GSS's network.
+    """Per-pixel classification with GSS's network; meets the contract `Segmenter`.
 
     Args:
-        network: a Prior whose "vocabulary" are the K classes, so that its last layer is the
-            classifier.
+        network: a Prior whose "vocabulary" are the K classes: its last layer is the classifier.
+        view: how a picture is looked at, see `Preset.view`.
+
+    Raises:
+        ValueError: the network's two heads have different numbers of classes.
     """
 
-    def __init__(self, network: Prior) -> None:
+    def __init__(self, network: Prior, *, view: ViewSpec | None = None) -> None:
         super().__init__()
         self.network = network
+        self.view = view or ViewSpec()
         self.num_classes = network.to_tokens.out_channels
         if network.to_classes.out_channels != self.num_classes:
             raise ValueError(
-                "the twin classifies pixels with both heads; this network's give "
-                f"{self.num_classes} and "
-                f"{network.to_classes.out_channels} classes. Build it with vocab_size = num_classes"
+                "the twin classifies pixels with both heads, but this network's heads give "
+                f"{self.num_classes} and {network.to_classes.out_channels} classes. "
+                "Build it with vocab_size = num_classes"
             )
 
     def losses(self, image: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """0.8 · CE(classifier) + 0.2 · CE(auxiliary branch), both per pixel at the mask's size, averaged as GSS's are.
+        """0.8 · cross-entropy of the classifier + 0.2 · that of the auxiliary head, and scalars.
 
-        Photograph (B, 3, H, W), mask (B, H, W) with 255 = ignore → (loss, scalars).
+        Both are taken for each pixel at the mask's size, and averaged as GSS's are.
+
+        Args:
+            image: normalised photographs (B, 3, H, W).
+            mask: class ids (B, H, W), 255 = ignore.
         """
         mask = check_mask(mask, self.num_classes)
-        logits, auxiliary = (
-            self._enlarged(scores, mask.shape[1:]) for scores in self.network(image)
-        )
         labelled = mask != IGNORE
-        count = mean_over_processes(labelled.sum()).clamp(min=1).to(logits.dtype)
-        main, side = (
-            F.cross_entropy(x, mask, ignore_index=IGNORE, reduction="sum") / count
-            for x in (logits, auxiliary)
-        )
-        right = (logits.argmax(1) == mask) & labelled
-        return TOKEN_WEIGHT * main + PIXEL_WEIGHT * side, {
+        count = mean_over_processes(labelled.sum()).clamp(min=1)
+        losses = []
+        ids = None
+        for scores in self.network(image):  # (B, K, h, w): classifier, then auxiliary head
+            logits = F.interpolate(
+                scores.float(), size=tuple(mask.shape[1:]), mode="bilinear", align_corners=False
+            )  # (B, K, H, W)
+            total = F.cross_entropy(logits, mask, ignore_index=IGNORE, reduction="sum")
+            losses.append(total / count.to(total.dtype))
+            ids = logits.argmax(1) if ids is None else ids
+        main, auxiliary = losses
+        right = (ids == mask) & labelled
+        return TOKEN_WEIGHT * main + PIXEL_WEIGHT * auxiliary, {
             "classifier": main.detach(),
-            "pixel": side.detach(),
+            "pixel": auxiliary.detach(),
             "pixel_accuracy": right.sum() / labelled.sum(),
         }
 
     @torch.no_grad()
-    def scores(self, image: Tensor) -> Tensor:
-        """Normalised photograph (B, 3, H, W) of any size → soft-max (B, K, H, W): a scorer for `gss_lite.inference`."""
-        return self._logits(image)[0].softmax(1)
-
-    @torch.no_grad()
-    def predict(self, image: Tensor) -> PixelPrediction:
-        """Normalised photograph (B, 3, H, W) of any size → class ids by arg-max."""
-        return PixelPrediction(*(logits.argmax(1) for logits in self._logits(image)))
-
-    def _logits(self, image: Tensor) -> list[Tensor]:
-        return [
-            over_picture(scores.float(), image.shape[2:])
-            for scores in self.network(pad_picture(image))
-        ]
-
-    @staticmethod
-    def _enlarged(logits: Tensor, size: torch.Size) -> Tensor:
-        return F.interpolate(logits.float(), size=tuple(size), mode="bilinear", align_corners=False)
-
-
-def build_twin(preset: Preset) -> PixelTwin:
-    """The twin of the preset's model, untrained.
-
-    Raises:
-        ValueError: the preset is a tokenizer alone.
-    """
-    if preset.prior is None:
-        raise ValueError(
-            f"preset {preset.name} is a tokenizer alone and has no twin; choose one with a prior, "
-            "as scenes-cpu or camvid"
+    def scores(self, image: Tensor) -> Answers:
+        """Normalised photographs (B, 3, H, W) of any size → soft-max of both heads (B, K, H, W)."""
+        logits = self.network(pad_to_multiple(image))  # twice (B, K, h, w)
+        main, auxiliary = (
+            resize_to_image(values.float(), image.shape[2:]).softmax(1) for values in logits
         )
-    return PixelTwin(build_prior(preset, num_classes(preset)))
+        return {"prediction": main, "pixel_head": auxiliary}
 
-
-def load_twin(preset: Preset, weights: str | Path = SHIPPED) -> PixelTwin:
-    """The trained twin from folder `weights`, in eval mode.
-
-    Raises:
-        FileNotFoundError, ValueError: no such file, or one of another architecture.
-    """
-    twin = build_twin(preset)
-    load_weights(Path(weights) / f"{preset.name}.pixel.safetensors", twin.network)
-    return twin.eval()
+    probabilities = scores

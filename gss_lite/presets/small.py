@@ -1,120 +1,277 @@
-"""Every experiment by name: data, palette, tokenizer, prior, and how long each stage trains."""
+"""Our own experiments: small enough to train on two CPU cores, and one for a single GPU."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from gss_lite.presets.parts import Preset, Schedule, fixed
-
-_SCENES = Preset(
-    name="scenes-cpu",
-    data="scenes",
-    size=(96, 128),
-    train_pictures=12_000,
-    eval_pictures=200,
-    palette="assigned",
-    readback=1.0,
-    tokenizer=fixed(vocab_size=1024, stride=4, width=64, code_dim=16),
-    backbone="resnet18d",
-    backbone_args=fixed(channels=(64, 128, 160, 192), stem_width=32, out_indices=(1, 2, 3, 4)),
-    head=fixed(
-        level_dim=48, fuse_dim=96, token_dim=192, pixel_dim=48, depth=2, heads=4, ffn_dim=192
-    ),
-    vqvae=Schedule(steps=3000, batch=16, crop=(96, 128), lr=3e-3, weight_decay=0.0),
-    prior=Schedule(
-        steps=6000,
-        batch=16,
-        crop=(96, 128),
-        lr=2e-3,
-        warmup=200,
-        weight_decay=0.05,
-        ema=0.998,
-        precision="bf16",
-        distortion="torchvision",
-    ),
-    notes="The default of the notebooks: street scenes drawn on the fly, small enough for a "
-    "laptop.",
+from gss_lite.presets.parts import (
+    DataSpec,
+    InverseSchedule,
+    Preset,
+    PriorSpec,
+    Schedule,
+    TokenizerSpec,
+    fixed,
 )
 
+LEVELS = (1, 2, 3, 4)  # timm's numbers of the feature maps at 1/4, 1/8, 1/16 and 1/32
 
-_GENERIC = Preset(
-    name="generic-s4",
-    data="many-scenes",
-    size=(192, 256),
-    train_pictures=2000,
-    eval_pictures=200,
-    palette="random",
-    photographs="camvid",
-    readback=0.5,
-    tokenizer=fixed(vocab_size=2048, stride=4, width=64, code_dim=16),
-    backbone="",
-    backbone_args=fixed(),
-    head=fixed(),
-    prior=None,
-    vqvae=Schedule(
-        steps=6000,
-        batch=8,
-        crop=(96, 128),
+
+def _convolutions(pictures: int, steps: int, batch: int, crop: tuple[int, int], width: int):
+    """How the X⁻¹ of GSS-FT is trained."""
+    return InverseSchedule(
+        steps=steps,
+        batch=batch,
+        crop=crop,
+        lr=5e-3,
+        warmup=40,
+        pictures=pictures,
+        network=fixed(width=width),
+    )
+
+
+def _swin_blocks(pictures: int, steps: int, batch: int, crop: tuple[int, int], precision="no"):
+    """How the X⁻¹ of GSS-FT-W is trained."""
+    return InverseSchedule(
+        steps=steps,
+        batch=batch,
+        crop=crop,
         lr=3e-3,
-        warmup=200,
-        weight_decay=0.0,
-        scales=(0.5, 1.25),
+        warmup=40,
+        precision=precision,
+        pictures=pictures,
+        network=fixed(dim=64, ffn_dim=128),
+    )
+
+
+SMALL_HEAD = fixed(
+    level_dim=48, fuse_dim=96, token_dim=192, pixel_dim=48, depth=2, heads=4, ffn_dim=192
+)
+
+SCENES = Preset(
+    name="scenes-cpu",
+    data=DataSpec("scenes", (96, 128), 11, train_pictures=12_000, eval_pictures=200),
+    palette="by-neighbours",
+    tokenizer=TokenizerSpec(fixed(vocab_size=1024, stride=4, width=64, code_dim=16), readback=1.0),
+    prior=PriorSpec(
+        backbone="resnet18d",
+        backbone_arguments=fixed(channels=(64, 128, 160, 192), stem_width=32, out_indices=LEVELS),
+        head=SMALL_HEAD,
     ),
-    notes="A tokenizer for any palette and any K: random colours for every picture, and CamVid's "
-    "training photographs.",
+    schedules=fixed(
+        **{
+            "vqvae": Schedule(steps=3000, batch=16, crop=(96, 128), lr=3e-3, weight_decay=0.0),
+            "prior": Schedule(
+                steps=6000,
+                batch=16,
+                crop=(96, 128),
+                lr=2e-3,
+                warmup=200,
+                weight_decay=0.05,
+                ema=0.998,
+                precision="bf16",
+                distortion="torchvision",
+            ),
+            "inverse-ft": _convolutions(800, steps=800, batch=16, crop=(48, 64), width=32),
+            "inverse-ft-w": _swin_blocks(800, steps=500, batch=16, crop=(35, 49)),
+        }
+    ),
+    notes="The default of the notebooks: street scenes drawn on the fly, for a laptop.",
 )
 
-
-_GENERIC_S8 = replace(
-    _GENERIC,
-    name="generic-s8",
-    tokenizer=fixed(vocab_size=4096, stride=8, width=96, code_dim=32),
-    vqvae=replace(_GENERIC.vqvae, crop=(128, 160)),
-    notes="As generic-s4, with a quarter of the tokens: the stride of the paper's tokenizer.",
+TINY = replace(
+    SCENES,
+    name="scenes-tiny",
+    data=DataSpec("scenes", (64, 64), 11, train_pictures=32, eval_pictures=4),
+    palette="greedy",
+    tokenizer=TokenizerSpec(
+        fixed(vocab_size=32, stride=4, width=16, code_dim=8, depth=1), readback=1.0
+    ),
+    prior=PriorSpec(
+        backbone="resnet18d",
+        backbone_arguments=fixed(channels=(8, 8, 16, 16), stem_width=8, out_indices=LEVELS),
+        head=fixed(
+            level_dim=8, fuse_dim=16, token_dim=16, pixel_dim=8, depth=2, heads=2, ffn_dim=32
+        ),
+    ),
+    schedules=fixed(
+        **{
+            "vqvae": Schedule(steps=12, batch=2, crop=(32, 32), lr=3e-3, warmup=2),
+            "prior": Schedule(steps=12, batch=2, crop=(32, 32), lr=2e-3, warmup=2, ema=0.9),
+            "inverse-ft": InverseSchedule(
+                steps=12,
+                batch=2,
+                crop=(32, 32),
+                lr=5e-3,
+                warmup=2,
+                pictures=8,
+                network=fixed(width=8),
+            ),
+            "inverse-ft-w": InverseSchedule(
+                steps=12,
+                batch=2,
+                crop=(21, 28),
+                lr=3e-3,
+                warmup=2,
+                pictures=8,
+                network=fixed(dim=16, ffn_dim=32),
+            ),
+        }
+    ),
+    notes="A model that learns nothing useful in a second, for tests of the machinery.",
 )
 
+MOBILENET = replace(
+    SCENES,
+    name="scenes-cpu-mobilenet",
+    tokenizer=SCENES.name,
+    prior=PriorSpec("mobilenetv3_small_050", fixed(out_indices=LEVELS), SMALL_HEAD),
+    schedules=fixed(prior=replace(SCENES.schedules["prior"], steps=1000)),
+    notes="Another image encoder for the tokens of scenes-cpu: one trained X⁻¹ serves both.",
+)
 
-_CAMVID = Preset(
+CAMVID = Preset(
     name="camvid",
-    data="camvid",
-    size=(360, 480),
-    palette="assigned",
-    readback=1.0,
-    tokenizer=fixed(vocab_size=512, stride=4, width=64, code_dim=16),
-    backbone="resnet18d",
-    backbone_args=fixed(channels=(48, 96, 160, 224), stem_width=24, out_indices=(1, 2, 3, 4)),
-    head=fixed(
-        level_dim=48, fuse_dim=96, token_dim=192, pixel_dim=48, depth=2, heads=4, ffn_dim=192
+    data=DataSpec("camvid", (360, 480), 11),
+    palette="by-neighbours",
+    tokenizer=TokenizerSpec(fixed(vocab_size=512, stride=4, width=64, code_dim=16), readback=1.0),
+    prior=PriorSpec(
+        backbone="resnet18d",
+        backbone_arguments=fixed(channels=(48, 96, 160, 224), stem_width=24, out_indices=LEVELS),
+        head=SMALL_HEAD,
     ),
-    vqvae=Schedule(steps=4000, batch=8, crop=(128, 160), lr=3e-3, weight_decay=0.0),
-    prior=Schedule(
-        steps=5500,
-        batch=8,
-        crop=(192, 256),
-        lr=2e-3,
-        warmup=200,
-        weight_decay=0.05,
-        scales=(0.6, 1.6),
-        ema=0.998,
-        precision="bf16",
-        distortion="torchvision",
+    schedules=fixed(
+        **{
+            "vqvae": Schedule(steps=4000, batch=8, crop=(128, 160), lr=3e-3, weight_decay=0.0),
+            "prior": Schedule(
+                steps=5500,
+                batch=8,
+                crop=(192, 256),
+                lr=2e-3,
+                warmup=200,
+                weight_decay=0.05,
+                scales=(0.6, 1.6),
+                ema=0.998,
+                precision="bf16",
+                distortion="torchvision",
+            ),
+            "inverse-ft": _convolutions(120, steps=800, batch=8, crop=(64, 96), width=32),
+            "inverse-ft-w": _swin_blocks(240, steps=800, batch=8, crop=(49, 63), precision="bf16"),
+        }
     ),
     notes="Real street frames, trained from scratch on two CPU cores.",
 )
 
+CAMVID_GPU = replace(
+    CAMVID,
+    name="camvid-gpu",
+    tokenizer=CAMVID.name,
+    prior=PriorSpec(
+        backbone="resnet34d",
+        backbone_arguments=fixed(out_indices=LEVELS),
+        head=fixed(
+            level_dim=128,
+            fuse_dim=256,
+            token_dim=512,
+            pixel_dim=128,
+            depth=2,
+            heads=8,
+            ffn_dim=512,
+        ),
+    ),
+    schedules=fixed(
+        prior=Schedule(
+            steps=8000,
+            batch=16,
+            crop=(320, 448),
+            lr=1e-3,
+            warmup=500,
+            weight_decay=0.05,
+            scales=(0.5, 1.5),
+            precision="bf16",
+            target_precision="bf16",
+            ema=0.999,
+        )
+    ),
+    notes="CamVid in the palette and tokens of camvid, for one GPU. No run of it is recorded here.",
+)
 
-_MANY = replace(
-    _SCENES,
+GENERIC_S4 = Preset(
+    name="generic-s4",
+    data=DataSpec("many-scenes", (192, 256), 150, train_pictures=2000, eval_pictures=200),
+    palette=None,
+    tokenizer=TokenizerSpec(
+        fixed(vocab_size=2048, stride=4, width=64, code_dim=16),
+        readback=0.5,
+        photographs="camvid",
+    ),
+    prior=None,
+    schedules=fixed(
+        **{
+            "vqvae": Schedule(
+                steps=6000,
+                batch=8,
+                crop=(96, 128),
+                lr=3e-3,
+                warmup=200,
+                weight_decay=0.0,
+                scales=(0.5, 1.25),
+            ),
+            "inverse-ft": _convolutions(400, steps=600, batch=8, crop=(64, 96), width=64),
+            "inverse-ft-w": _swin_blocks(400, steps=500, batch=8, crop=(49, 70)),
+        }
+    ),
+    notes="A tokenizer for any palette and any K. It learns random colours and photographs.",
+)
+
+GENERIC_S8 = replace(
+    GENERIC_S4,
+    name="generic-s8",
+    tokenizer=replace(
+        GENERIC_S4.tokenizer,
+        arguments=fixed(vocab_size=4096, stride=8, width=96, code_dim=32),
+    ),
+    schedules=fixed(vqvae=replace(GENERIC_S4.schedules["vqvae"], crop=(128, 160))),
+    notes="As generic-s4 with a quarter of the tokens: the stride of the paper's tokenizer.",
+)
+
+CAMVID_S8 = replace(
+    GENERIC_S8,
+    name="camvid-s8",
+    data=CAMVID.data,
+    palette="greedy",
+    tokenizer=replace(GENERIC_S8.tokenizer, photographs=None),
+    schedules=fixed(vqvae=replace(GENERIC_S8.schedules["vqvae"], steps=3000)),
+    notes="The network and loss of generic-s8 on CamVid alone: a specialist to compare with.",
+)
+
+MANY_SCENES = replace(
+    SCENES,
     name="many-scenes-cpu",
-    data="many-scenes",
-    num_classes=64,
-    train_pictures=6000,
-    tokenizer=_GENERIC.tokenizer,
-    tokenizer_from=_GENERIC.name,
-    vqvae=_GENERIC.vqvae,
-    readback=0.0,
-    backbone_args=fixed(channels=(48, 96, 128, 160), stem_width=32, out_indices=(1, 2, 3, 4)),
-    prior=replace(_SCENES.prior, steps=1500),
-    notes="Many classes, where palettes get crowded. Nothing is trained in stage I: the tokenizer "
-    "serves any palette (section E).",
+    data=DataSpec("many-scenes", (96, 128), 64, train_pictures=6000, eval_pictures=200),
+    tokenizer=GENERIC_S4.name,
+    prior=replace(
+        SCENES.prior,
+        backbone_arguments=fixed(channels=(48, 96, 128, 160), stem_width=32, out_indices=LEVELS),
+    ),
+    schedules=fixed(
+        **{
+            "prior": replace(SCENES.schedules["prior"], steps=1500),
+            "inverse-ft": _convolutions(800, steps=600, batch=16, crop=(48, 64), width=64),
+            "inverse-ft-w": _swin_blocks(800, steps=400, batch=16, crop=(35, 49)),
+        }
+    ),
+    notes="Many classes, where colours get crowded. The tokenizer is that of generic-s4.",
+)
+
+SMALL_PRESETS = (
+    SCENES,
+    TINY,
+    MOBILENET,
+    CAMVID,
+    CAMVID_GPU,
+    GENERIC_S4,
+    MANY_SCENES,
+    GENERIC_S8,
+    CAMVID_S8,
 )

@@ -1,1 +1,141 @@
-"""Training: stages, one loop over Accelerate, checkpoints, run records, evaluation."""
+"""Training: `train` is the one door to all stages. Started again, it goes on from where it was."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from gss_lite.distributed import init_distributed
+from gss_lite.factory import SHIPPED, create_model
+from gss_lite.presets import Preset, get_preset
+from gss_lite.storage import read_json
+from gss_lite.training.inverse import train_gaussians, train_inverse
+from gss_lite.training.loop import LoopOptions
+from gss_lite.training.prior import train_pixel, train_prior
+from gss_lite.training.run import Job, prepare
+from gss_lite.training.tokenizer import train_tokenizer
+
+__all__ = ["STAGES", "LoopOptions", "Run", "train"]
+
+STAGES = {
+    "vqvae": "stage I",
+    "prior": "stage II",
+    "all": "both (default)",
+    "pixel": "the discriminative twin of stage II",
+    "inverse-ft": "GSS-FT's X⁻¹ for a trained model",
+    "inverse-ft-w": "GSS-FT-W's",
+    "inverse-gaussian": "one that is measured, not trained",
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a folder holds after training.
+
+    Attributes:
+        preset: the preset's name.
+        folder: `create_model(preset, pretrained=folder)` loads the model.
+    """
+
+    preset: str
+    folder: Path
+
+    @property
+    def records(self) -> Mapping[str, dict]:
+        """A stage's name → its run record, for the stages that are finished."""
+        found = {}
+        for path in sorted(self.folder.glob(f"{self.preset}.*.safetensors")):
+            stage = path.name.removeprefix(f"{self.preset}.").removesuffix(".safetensors")
+            card = path.with_suffix(".json")
+            if card.is_file():
+                found[stage] = read_json(card)
+        return found
+
+
+def train(
+    preset: str | Preset,
+    folder: str | Path,
+    *,
+    stage: str = "all",
+    seed: int | None = None,
+    data: str | Path | None = None,
+    stage_one: str | Path | None = None,
+    maskige: str = "noisy",
+    pretrained_backbone: bool = False,
+    validate_every: int | None = None,
+    keep: str = "last",
+    options: LoopOptions | None = None,
+    command: str = "",
+) -> Run:
+    """Train one stage of a preset, or both; called again, it goes on from the last checkpoint.
+
+    Args:
+        preset: a preset or its name.
+        folder: for weights, checkpoints and records.
+        stage: a key of STAGES.
+        seed: in place of the preset's.
+        data: the folder of a data set that is on disk.
+        stage_one: what the stage rests on, by default `folder`: palette and tokenizer for "prior",
+            the whole model for "inverse-…". "shipped" is what comes with the package.
+        maskige: what X⁻¹ is trained on: "noisy", from the prior's own tokens, or "clean".
+        pretrained_backbone: stage II starts from the backbone weights that the preset names.
+        validate_every: stage II measures the validation split's mIoU every so many steps.
+        keep: stage II keeps the "last" weights, or the "best" of `validate_every`.
+        options: for the loop: checkpoints, workers, progress and more.
+        command: what a person would type to make the records again.
+
+    Raises:
+        ValueError: no such preset or stage, or options that do not belong to the stage.
+        OSError: nothing can be written to the folder.
+    """
+    preset = get_preset(preset)
+    if seed is not None:
+        preset = replace(preset, seed=seed)
+    if stage not in STAGES:
+        raise ValueError(f"there is no stage {stage!r}; there are: {', '.join(STAGES)}")
+    inverse = stage.removeprefix("inverse-") if stage.startswith("inverse-") else None
+    if stage_one and stage != "prior" and not inverse:
+        raise ValueError(
+            "stage_one is where stage prior finds palette and VQ-VAE, and stage inverse-… a "
+            f"trained model; stage {stage} trains them itself. Leave one out"
+        )
+    if keep == "best" and not validate_every:
+        raise ValueError("keep='best' keeps the best of validate_every; give that too")
+    # Before anything is written: where there are several processes, the first one does that.
+    device = init_distributed(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    folder = Path(folder)
+    prepare(folder)
+    job = Job(
+        preset,
+        folder,
+        data=data,
+        pretrained_backbone=pretrained_backbone,
+        keep=keep,
+        validate_every=validate_every,
+        options=options or LoopOptions(),
+        command=command,
+    )
+    source = SHIPPED if stage_one == "shipped" else Path(stage_one or folder)
+    if stage in ("vqvae", "all"):
+        # Validation and the best weights are stage II's.
+        train_tokenizer(replace(job, validate_every=None, keep="last", pretrained_backbone=False))
+    if stage == "prior" or (stage == "all" and preset.prior):
+        train_prior(job, source)
+    if stage == "pixel":
+        train_pixel(job)
+    if inverse:
+        if not (source / f"{preset.name}.prior.safetensors").is_file():
+            raise FileNotFoundError(
+                f"no trained prior of {preset.name} in {source}, and X⁻¹ is trained on what it "
+                f"predicts. Train it first (--stage all --out {source}), or say where it is: "
+                "--stage-one FOLDER, or --stage-one shipped for the one in the package"
+            )
+        gss = create_model(preset, pretrained=source).to(device)
+        if inverse == "gaussian":
+            train_gaussians(job, gss, maskige=maskige)
+        else:
+            train_inverse(job, inverse, gss, maskige=maskige)
+    return Run(preset.name, folder)

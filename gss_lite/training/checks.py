@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from gss_lite.contracts import IGNORE
-from gss_lite.distributed import several
+from gss_lite.distributed import is_distributed
 from gss_lite.presets.parts import Schedule
 
 SKIPS = 50
@@ -136,7 +136,7 @@ def peers_explained(checkpoint: Path) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not several() or not any(text in str(error) for text in GONE):
+        if not is_distributed() or not any(text in str(error) for text in GONE):
             raise
         raise ChildProcessError(
             f"another process of this run is gone ({str(error).splitlines()[0][:160]}). Look for "

@@ -1,64 +1,53 @@
-"""The stage that trains X⁻¹ (supplement, D.iii): GSS-FT and GSS-FT-W, on clean or on noisy maskige.
+"""The stage that makes X⁻¹ (supplement, D.iii): FT and FT-W are trained, Gaussians are measured.
 
 Everything before X⁻¹ is frozen and in eval mode, so a picture has one maskige however often it is
-drawn: it is decoded once and kept, and the stage trains on crops of what was kept. (The released
-code runs the frozen part in every step, with its batch norms in train mode, and their statistics
+drawn. It is decoded once and kept, and the stage trains on crops of what was kept. (The released
+code runs the frozen part in every step with its batch norms in train mode, and their statistics
 drift.)
-
-X⁻¹ as a Gaussian for each class, measured on training pictures: a stage that trains nothing, and takes seconds.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 from tqdm import tqdm
 
-from gss_lite.contracts import IGNORE
-from gss_lite.data import dataset_for
 from gss_lite.data.transforms import SeededAugmentation, eval_transform
 from gss_lite.distributed import is_main, wait_for_all
-from gss_lite.factory import SHIPPED, load_gss
-from gss_lite.gss import GSS
-from gss_lite.inverse_fitted import (
-    KINDS,
-    GaussianInverse,
-    LearnedInverse,
-    fit_gaussians,
-    inverse_loss,
-)
-from gss_lite.palette.palette import Palette, paint
-from gss_lite.presets.parts import InversePlan, Preset
-from gss_lite.presets.plans import plan_for
-from gss_lite.storage import load_weights, run_record, save_weights, tensors_hash, write_json
-from gss_lite.training.loop import fit
+from gss_lite.gss import GSS, rebuild
+from gss_lite.inverse_fitted import KINDS, GaussianInverse, LearnedInverse, fit_gaussians
+from gss_lite.palette import Palette
+from gss_lite.presets import InverseSchedule
+from gss_lite.storage import run_record, save_weights, tensors_hash, write_json
+from gss_lite.training.run import Job, run_stage
 
-# of a batch to decode on a CPU, whose caches hold no more of its maps: eight frames at once are
-# slower than one by one
+# Of a batch to decode on a CPU, whose caches hold no more of its maps: eight frames at once are
+# slower than one by one.
 CPU_PIXELS = 100_000
-
-
-# decoded from the prior's own tokens for the photograph, or from the true mask's
-INPUTS = ("noisy", "clean")
+INPUTS = ("noisy", "clean")  # decoded from the prior's own tokens, or from the true mask's
+GAUSSIAN_PICTURES = 200
 
 
 def stage_name(kind: str, maskige: str) -> str:
-    """The stage's name in folders and files: "inverse-ft", "inverse-ft-w"; with "-clean" at the end if trained on clean maskige."""
-    if kind not in KINDS or maskige not in INPUTS:
+    """The stage's name in folders and files, as "inverse-ft" or "inverse-ft-w-clean".
+
+    Raises:
+        ValueError: no such X⁻¹ or no such maskige.
+    """
+    kinds = (*KINDS, "gaussian")
+    if kind not in kinds or maskige not in INPUTS:
         raise ValueError(
-            f"X⁻¹ must be one of {', '.join(KINDS)}, trained on one of {', '.join(INPUTS)} "
+            f"X⁻¹ must be one of {', '.join(kinds)}, trained on one of {', '.join(INPUTS)} "
             f"maskige; got {kind!r}, {maskige!r}"
         )
     return f"inverse-{kind}" + ("-clean" if maskige == "clean" else "")
 
 
-class InverseStage(nn.Module):
+class InverseLoss(nn.Module):
     """forward(maskige, mask) gives X⁻¹'s loss."""
 
     def __init__(self, inverse: LearnedInverse) -> None:
@@ -66,8 +55,8 @@ class InverseStage(nn.Module):
         self.inverse = inverse
 
     def forward(self, maskige: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Maskige (B, 3, H, W), mask (B, h, w) → (loss, scalars)."""
-        loss = inverse_loss(self.inverse(maskige.float()), mask)
+        """Maskige (B, D, H, W), mask (B, h, w) → (loss, scalars)."""
+        loss = self.inverse.loss(maskige.float(), mask)
         return loss, {"cross_entropy": loss.detach()}
 
 
@@ -78,234 +67,146 @@ def decode_pictures(
     *,
     maskige: str = "noisy",
     count: int | None = None,
-    batch: int = 0,
+    batch: int | None = None,
     progress: bool = False,
 ) -> TensorDataset:
-    """What X⁻¹ is given, for `count` pictures evenly spaced through a set of (normalised image, mask) pairs.
+    """What X⁻¹ is given, for `count` pictures evenly spaced through a data set.
 
-    The whole model is put into eval mode first, and stays in it: not even batch-norm statistics
-        change.
+    The whole model is put into eval mode first and stays in it: not even batch-norm statistics
+    change.
 
     Args:
-        maskige: "noisy" for D_θ of the prior's own arg-max tokens for the photograph, "clean" for
-            D_θ of the true mask's.
-        batch: pictures at a time; 0 for 8 on a GPU, and on a CPU as many as CPU_PIXELS holds, 8 at
-            most.
+        dataset: (normalised image, mask) pairs.
+        maskige: "noisy" is D_θ of the prior's own arg-max tokens for the photograph, "clean" is
+            D_θ of the true mask's tokens.
+        batch: pictures at a time; by default 8 on a GPU, and on a CPU as many as CPU_PIXELS holds.
 
     Returns:
-        A data set of (maskige (3, s·H, s·W) in float16, mask (H, W) in uint8); s = stride/4 for
-        noisy maskige, 1 for clean.
+        A data set of (maskige (D, s·H, s·W) in float16, mask (H, W) in uint8). s is stride/4 for
+        noisy maskige and 1 for clean.
 
     Raises:
-        ValueError: an empty set, or noisy maskige smaller than the picture (stride below 4).
+        ValueError: an empty set, or noisy maskige that are smaller than the picture.
     """
     stage_name("ft", maskige)
-    picked = (
-        torch.linspace(0, len(dataset) - 1, min(count or len(dataset), len(dataset)))
-        .round()
-        .long()
-        .tolist()
-    )
-    if not picked:
+    if not len(dataset):
         raise ValueError("there are no pictures to decode; the data set is empty")
+    count = min(count or len(dataset), len(dataset))
+    picked = torch.linspace(0, len(dataset) - 1, count).round().long().tolist()
     gss.eval()
-    device, pictures, masks = gss.colors.device, [], []
+    device = gss.colors.device
     pixels = torch.as_tensor(dataset[picked[0]][1]).numel()
-    batch = batch or (8 if device.type != "cpu" else min(8, max(1, CPU_PIXELS // pixels)))
-    loader = DataLoader(Subset(dataset, picked), batch_size=batch)
-    for image, mask in tqdm(
-        loader, desc=f"decode {maskige} maskige", disable=not progress, mininterval=1.0
-    ):
+    at_once = 8 if device.type != "cpu" else min(8, max(1, CPU_PIXELS // pixels))
+    loader = DataLoader(Subset(dataset, picked), batch_size=batch or at_once)
+    decoded = []
+    masks = []
+    title = f"decode {maskige} maskige"
+    for image, mask in tqdm(loader, desc=title, disable=not progress, mininterval=1.0):
         if maskige == "noisy":
-            picture = noisy_maskige(gss, image.to(device))
+            picture = noisy_maskige(gss, image.to(device))  # (B, D, s·H, s·W)
         else:
-            picture = clean_maskige(gss, mask.to(device))
-        pictures.append(picture.half().cpu())
+            picture, _ = rebuild(gss.palette, gss.tokenizer, mask.to(device))  # (B, D, H, W)
+        decoded.append(picture.half().cpu())
         masks.append(mask.byte())
-    return TensorDataset(torch.cat(pictures), torch.cat(masks))
+    return TensorDataset(torch.cat(decoded), torch.cat(masks))
 
 
 @torch.no_grad()
 def noisy_maskige(gss: GSS, image: Tensor) -> Tensor:
-    """Normalised photograph (B, 3, H, W) → the maskige decoded from its predicted tokens, (B, 3, s·H, s·W), s = stride/4."""
+    """Photographs (B, 3, H, W) → maskige of the predicted tokens (B, D, s·H, s·W), s = stride/4.
+
+    Raises:
+        ValueError: the tokenizer's stride is no multiple of 4.
+    """
     if gss.tokenizer.stride % 4:
         raise ValueError(
             f"a tokenizer of stride {gss.tokenizer.stride} gives maskige smaller than the picture; "
             "the stage needs 4, 8, 12 …"
         )
-    # the prior predicts tokens on a quarter of the picture's grid
-    scale = gss.tokenizer.stride // 4
-    return gss.predict_maskige(image)[:, :, : scale * image.shape[2], : scale * image.shape[3]]
+    scale = gss.tokenizer.stride // 4  # the prior predicts tokens on a quarter of the grid
+    height, width = image.shape[2:]
+    return gss.predict_maskige(image)[:, :, : scale * height, : scale * width]
 
 
-@torch.no_grad()
-def clean_maskige(gss: GSS, mask: Tensor) -> Tensor:
-    """Mask (B, H, W) → decode(encode(paint(mask))), (B, 3, H, W)."""
-    height, width, stride = *mask.shape[1:], gss.tokenizer.stride
-    padded = F.pad(mask, (0, -width % stride, 0, -height % stride), value=IGNORE)
-    return gss.tokenizer.decode(
-        gss.tokenizer.encode(paint(padded, gss.colors, gss.palette.ignore_color))
-    )[:, :, :height, :width]
+@dataclass(frozen=True)
+class CropPair:
+    """The same random window of a maskige and its mask.
+
+    Attributes:
+        height: of the window, in pixels of the mask; smaller masks are taken whole.
+        width: likewise.
+    """
+
+    height: int
+    width: int
+
+    def __call__(self, maskige: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Maskige (D, s·H, s·W), mask (H, W) → both cropped."""
+        scale = maskige.shape[1] // mask.shape[0]
+        spans = []
+        for have, want in zip(mask.shape, (self.height, self.width)):
+            length = min(want, have)
+            start = int(torch.randint(have - length + 1, ()))
+            spans.append((start, start + length))
+        (top, bottom), (left, right) = spans
+        part = maskige[:, scale * top : scale * bottom, scale * left : scale * right]
+        return part, mask[top:bottom, left:right]
 
 
-def crop_pair(maskige: Tensor, mask: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """The same random window of maskige (3, s·H, s·W) and mask (H, W), at most height × width pixels of the mask."""
-    scale = maskige.shape[1] // mask.shape[0]
-    size = min(height, mask.shape[0]), min(width, mask.shape[1])
-    top, left = (int(torch.randint(have - want + 1, ())) for have, want in zip(mask.shape, size))
-    rows, columns = slice(top, top + size[0]), slice(left, left + size[1])
-    big = [slice(scale * s.start, scale * s.stop) for s in (rows, columns)]
-    return maskige[:, big[0], big[1]], mask[rows, columns]
-
-
-def build_inverse(palette: Palette, kind: str, plan: InversePlan) -> LearnedInverse:
-    """The plan's X⁻¹ for a palette, untrained."""
-    return KINDS[kind](palette.colors, **plan.size)
+def build_inverse(palette: Palette, kind: str, schedule: InverseSchedule) -> LearnedInverse:
+    """The X⁻¹ that a schedule trains, untrained."""
+    return KINDS[kind](palette.colors, **schedule.network)
 
 
 def train_inverse(
-    preset: Preset,
-    folder: Path,
+    job: Job,
     kind: str,
+    gss: GSS,
     *,
     maskige: str = "noisy",
-    gss: GSS | None = None,
-    stages: Path | None = None,
-    plan: InversePlan | None = None,
-    data: str | Path | None = None,
-    command: str = "",
-    progress: bool = True,
-    **options: object,
+    schedule: InverseSchedule | None = None,
 ) -> LearnedInverse:
-    """Train X⁻¹ `kind`, "ft" or "ft-w". Leaves NAME.inverse-KIND.safetensors and its record NAME.inverse-KIND.json in `folder`.
+    """Train X⁻¹ `kind`, "ft" or "ft-w", for a trained model, which is not changed.
+
+    Leaves NAME.inverse-KIND.safetensors and its record in the run's folder.
 
     Args:
-        gss: the trained model whose maskige are read (default: the preset's, with the weights found
-            in `stages`, by default the shipped ones). It is not changed. data: the data set's
-            folder. options: for `fit`.
+        maskige: see `decode_pictures`.
+        schedule: by default the preset's.
 
     Returns:
-        The trained X⁻¹, in eval mode. `graft` puts it on a model.
+        The trained X⁻¹, in eval mode. `GSS.with_inverse` puts it on a model.
     """
-    name, plan = stage_name(kind, maskige), plan or plan_for(preset, kind)
-    gss = gss or load_gss(preset, stages or SHIPPED)
+    name = stage_name(kind, maskige)
+    schedule = schedule or job.preset.schedule(f"inverse-{kind}")
     started = time.perf_counter()
     pictures = decode_pictures(
         gss,
-        dataset_for(preset, "train", folder=data, transform=eval_transform()),
+        job.pictures(transform=eval_transform()),
         maskige=maskige,
-        count=plan.pictures,
-        progress=progress,
+        count=schedule.pictures,
+        progress=job.options.progress,
     )
-    decoded = time.perf_counter() - started
-    torch.manual_seed(preset.seed)
-    inverse, schedule = build_inverse(gss.palette, kind, plan), plan.schedule
-    dataset = SeededAugmentation(
-        pictures, lambda x, c: crop_pair(x, c, *schedule.crop), preset.seed
-    )
-    run = {
-        "preset": preset.name,
-        "stage": name,
-        "seed": preset.seed,
-        "steps": schedule.steps,
-        "batch": schedule.batch,
-        "pictures": len(pictures),
-        "frozen": fingerprint(gss),
-    }
-    log = fit(
-        InverseStage(inverse),
+    seconds_decoding = round(time.perf_counter() - started, 1)
+    torch.manual_seed(job.preset.seed)
+    inverse = build_inverse(gss.palette, kind, schedule)
+    run_stage(
+        job,
+        name,
+        InverseLoss(inverse),
         inverse,
-        dataset,
         schedule,
-        run=run,
-        folder=folder / name,
-        progress=progress,
-        **options,
-    )
-    if is_main():
-        _write(
-            preset,
-            folder,
-            name,
-            plan,
-            inverse,
-            log,
-            maskige=maskige,
-            pictures=len(pictures),
-            decoded=decoded,
-            command=command,
-        )
-    wait_for_all()
-    return inverse.to(gss.colors.device).eval()
-
-
-def _write(
-    preset: Preset,
-    folder: Path,
-    name: str,
-    plan: InversePlan,
-    inverse: LearnedInverse,
-    log: list[dict],
-    *,
-    maskige: str,
-    pictures: int,
-    decoded: float,
-    command: str,
-) -> None:
-    save_weights(folder / f"{preset.name}.{name}.safetensors", inverse)
-    record = run_record(
-        kind=f"train {name}",
-        preset=preset.name,
-        seed=preset.seed,
-        steps=plan.schedule.steps,
-        command=command,
-        seconds=decoded + log[-1]["seconds"],
-        metrics={k: v for k, v in log[-1].items() if k != "step"},
-    )
-    write_json(
-        folder / f"{preset.name}.{name}.json",
-        {
-            **record,
-            "parameters": count_parameters(inverse),
+        SeededAugmentation(pictures, CropPair(*schedule.crop), job.preset.seed),
+        pictures=pictures,
+        rests_on={"frozen": fingerprint(gss)},
+        extra={
             "maskige": maskige,
-            "pictures": pictures,
-            "seconds_decoding": round(decoded, 1),
-            "size": dict(plan.size),
-            "schedule": asdict(plan.schedule),
-            "log": log,
+            "pictures": len(pictures),
+            "seconds_decoding": seconds_decoding,
+            "size": dict(schedule.network),
         },
     )
-
-
-def load_inverse(
-    preset: Preset,
-    kind: str,
-    palette: Palette,
-    folder: str | Path,
-    *,
-    maskige: str = "noisy",
-    plan: InversePlan | None = None,
-) -> LearnedInverse:
-    """The X⁻¹ that `train_inverse` left in `folder`, in eval mode; its `colors` are those it was trained with."""
-    inverse = build_inverse(palette, kind, plan or plan_for(preset, kind))
-    load_weights(Path(folder) / f"{preset.name}.{stage_name(kind, maskige)}.safetensors", inverse)
-    return inverse.eval()
-
-
-def fingerprint(gss: GSS) -> str:
-    """Sixteen hexadecimal digits that change with any bit of what stands before X⁻¹: palette, tokenizer, prior."""
-    parts = [gss.tokenizer, *([gss.prior] if gss.prior is not None else [])]
-    return tensors_hash([gss.colors, *(t for part in parts for t in part.state_dict().values())])[
-        :16
-    ]
-
-
-def count_parameters(module: nn.Module) -> int:
-    """Numbers that training would change."""
-    return sum(p.numel() for p in module.parameters())
-
-
-PICTURES = 200
+    return inverse.to(gss.colors.device).eval()
 
 
 def measure_gaussians(
@@ -313,60 +214,56 @@ def measure_gaussians(
     dataset: Dataset,
     *,
     maskige: str = "noisy",
-    count: int = PICTURES,
+    count: int = GAUSSIAN_PICTURES,
     progress: bool = False,
 ) -> GaussianInverse:
-    """Where the classes' colours land, and how widely they scatter, in `count` pictures of a set of (normalised image, mask) pairs.
+    """Measure where the classes' colours land, and how widely they scatter, in `count` pictures.
 
-    Args and errors as `decode_pictures` and `fit_gaussians`.
+    Arguments and errors are those of `decode_pictures` and `fit_gaussians`.
     """
     pairs = decode_pictures(gss, dataset, maskige=maskige, count=count, progress=progress)
-    return fit_gaussians(
-        gss.colors, ((x.float(), same_size(x, mask)) for x, mask in DataLoader(pairs, batch_size=8))
-    )
+    loader = DataLoader(pairs, batch_size=8)
+    batches = ((x.float(), same_size(x, mask)) for x, mask in loader)
+    return fit_gaussians(gss.colors, batches)
 
 
 def same_size(maskige: Tensor, mask: Tensor) -> Tensor:
-    """The mask (B, H, W) at the size of its maskige (B, 3, s·H, s·W): noisy ones of a tokenizer with stride 8 are twice as large."""
+    """The mask (B, H, W) at the size of its maskige (B, D, s·H, s·W), every pixel s × s times."""
     scale = maskige.shape[2] // mask.shape[1]
     return mask.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
 
 
-def gaussian_stage(
-    preset: Preset,
-    folder: Path,
-    gss: GSS,
-    *,
-    maskige: str = "noisy",
-    data: str | Path | None = None,
-    command: str = "",
-    progress: bool = True,
-) -> GaussianInverse:
-    """Measure X⁻¹ for the preset's trained model. Leaves NAME.inverse-gaussian.safetensors and its record in `folder`."""
+def train_gaussians(job: Job, gss: GSS, *, maskige: str = "noisy") -> GaussianInverse:
+    """Measure X⁻¹ for a trained model; nothing is trained, and it takes seconds.
+
+    Leaves NAME.inverse-gaussian.safetensors and its record in the run's folder.
+    """
     started = time.perf_counter()
-    pictures = dataset_for(preset, "train", folder=data, transform=eval_transform())
-    inverse = measure_gaussians(gss, pictures, maskige=maskige, progress=progress)
-    name = "inverse-gaussian" + ("-clean" if maskige == "clean" else "")
+    pictures = job.pictures(transform=eval_transform())
+    inverse = measure_gaussians(gss, pictures, maskige=maskige, progress=job.options.progress)
+    name = stage_name("gaussian", maskige)
     classes, channels = inverse.colors.shape
     if is_main():
-        save_weights(folder / f"{preset.name}.{name}.safetensors", inverse)
-        write_json(
-            folder / f"{preset.name}.{name}.json",
-            {
-                **run_record(
-                    kind=f"train {name}",
-                    preset=preset.name,
-                    seed=preset.seed,
-                    steps=None,
-                    seconds=time.perf_counter() - started,
-                    metrics={"pictures": min(PICTURES, len(pictures))},
-                    command=command,
-                    device=gss.colors.device,
-                ),
-                "parameters": classes * (channels + channels * (channels + 1) // 2),
-                "maskige": maskige,
-                "log": [],
-            },
+        save_weights(job.path(f"{name}.safetensors"), inverse)
+        record = run_record(
+            kind=f"train {name}",
+            preset=job.preset.name,
+            seed=job.preset.seed,
+            steps=None,
+            seconds=time.perf_counter() - started,
+            metrics={"pictures": min(GAUSSIAN_PICTURES, len(pictures))},
+            command=job.command,
+            device=gss.colors.device,
         )
+        parameters = classes * (channels + channels * (channels + 1) // 2)
+        card = {**record, "parameters": parameters, "maskige": maskige, "log": []}
+        write_json(job.path(f"{name}.json"), card)
     wait_for_all()
     return inverse.to(gss.colors.device).eval()
+
+
+def fingerprint(gss: GSS) -> str:
+    """16 hexadecimal digits that change with any bit of what stands before X⁻¹."""
+    parts = [gss.tokenizer] if gss.prior is None else [gss.tokenizer, gss.prior]
+    tensors = [tensor for part in parts for tensor in part.state_dict().values()]
+    return tensors_hash([gss.colors, *tensors])[:16]

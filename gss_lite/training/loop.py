@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -105,6 +106,20 @@ def mean_of_shares(accelerator: Accelerator, amount: Tensor) -> Tensor:
     return total / count
 
 
+@dataclass(frozen=True)
+class LoopOptions:
+    """How the loop saves, logs and loads; nothing here changes what is learned."""
+
+    save_every: int = 250
+    log_every: int = 10
+    workers: int = 0
+    progress: bool = True
+    tensorboard: bool = False
+    validate: Callable[[nn.Module], float] | None = None
+    validate_every: int | None = None
+    classes: Sequence[str] = ()
+
+
 def fit(
     stage: nn.Module,
     learner: nn.Module,
@@ -113,15 +128,7 @@ def fit(
     *,
     run: dict,
     folder: Path,
-    save_every: int = 250,
-    log_every: int = 10,
-    workers: int = 0,
-    progress: bool = True,
-    collate: Callable | None = None,
-    validate: Callable[[nn.Module], float] | None = None,
-    validate_every: int = 0,
-    tensorboard: bool = False,
-    classes: Sequence[str] = (),
+    options: LoopOptions = LoopOptions(),
 ) -> list[dict]:
     """Train `learner` with the loss of `stage`; continue from `folder`/checkpoint.pt where it exists.
 
@@ -161,6 +168,9 @@ def fit(
         ValueError: a batch that cannot be shared out evenly; another run's checkpoint. ImportError:
             no TensorBoard.
     """
+    save_every, log_every, workers, progress = options.save_every, options.log_every, options.workers, options.progress
+    tensorboard, validate, validate_every, classes = options.tensorboard, options.validate, options.validate_every, options.classes
+    collate = None
     # Accelerate keeps the precision of a process's first Accelerator; the stages of one command may
     # differ in theirs.
     AcceleratorState._reset_state()
@@ -290,7 +300,7 @@ def fit(
                         best = {"step": done, "score": entry["score"]}
                         save_checkpoint(
                             folder / "best.pt",
-                            {**best, "run": run, "learner": candidate.state_dict()},
+                            {**best, "run": run, "model": candidate.state_dict()},
                         )
                 log.append(
                     {k: float(f"{v:.5g}") if isinstance(v, float) else v for k, v in entry.items()}

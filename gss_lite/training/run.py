@@ -1,6 +1,7 @@
-"""What a run is: hashes that tell one plan, and one frozen stage I, from another, so that a checkpoint is only continued by its own run.
+"""A run: what identifies it, and how one stage of it is trained, written and taken up again.
 
-The stages: I, the VQ-VAE on maskige; II, the prior on photographs. Each is one call, seeded and resumable.
+A checkpoint is continued, and a result is taken, only by the run that made it. So a run knows the
+hash of its schedule, of its data and of everything that it rests on.
 """
 
 from __future__ import annotations
@@ -9,184 +10,271 @@ import hashlib
 import json
 import shutil
 import time
-from dataclasses import asdict, fields, is_dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
 
+import torch
 from torch import nn
+from torch.utils.data import Dataset
 
-from gss_lite.data import dataset_for
-from gss_lite.data.transforms import InMemory, SeededAugmentation, train_transform
+from gss_lite.data import create_dataset
+from gss_lite.data.transforms import InMemory
 from gss_lite.distributed import is_main, wait_for_all
-from gss_lite.factory import SHIPPED, comes_with_tokenizer
-from gss_lite.presets.parts import Preset, Schedule
-from gss_lite.storage import load_checkpoint, replace_file, run_record, save_weights, write_json
+from gss_lite.presets import Preset, Schedule
+from gss_lite.storage import (
+    check_writable,
+    load_checkpoint,
+    load_weights,
+    read_json,
+    remove_leftovers,
+    replace_file,
+    run_record,
+    save_weights,
+    write_json,
+)
 from gss_lite.training.checks import check_labelled
-from gss_lite.training.loop import fit
+from gss_lite.training.loop import LoopOptions, fit
 
-OTHER_STAGE = {
-    "vqvae": {"prior", "backbone", "backbone_args", "head", "pretrained", "window"},
-    "prior": {"vqvae", "readback"},
-}
+SAMPLED_MASKS = 16  # masks that stand for a data set in its hash
+STAGE_ONE = ("palette.json", "vqvae.safetensors", "vqvae.json")
 
 
-STAGE_ONE = ("palette.json", "vqvae.safetensors")
+@dataclass(frozen=True)
+class Job:
+    """What a call of `train` is asked for.
+
+    Attributes:
+        folder: where weights, checkpoints and records are written.
+        data: the folder of a data set that is on disk; None looks in the usual places.
+        pretrained_backbone: start the backbone from the weights that the preset names.
+        keep: "last", or "best" for the weights with the highest validation score.
+        validate_every: steps between two measurements of the validation split's mIoU.
+        options: for the loop.
+        command: what a person would type to make the record again.
+    """
+
+    preset: Preset
+    folder: Path
+    data: str | Path | None = None
+    pretrained_backbone: bool = False
+    keep: str = "last"
+    validate_every: int | None = None
+    options: LoopOptions = field(default_factory=LoopOptions)
+    command: str = ""
+
+    def path(self, name: str) -> Path:
+        """The file NAME of this preset in the run's folder, as "prior.safetensors"."""
+        return self.folder / f"{self.preset.name}.{name}"
+
+    def pictures(self, split: str = "train", transform: object = None) -> InMemory:
+        """The preset's pictures, each kept in memory once it was read."""
+        dataset = create_dataset(self.preset, split, folder=self.data, transform=transform)
+        return InMemory(dataset)
 
 
-def plan_hash(preset: Preset, stage: str) -> str:
-    """16 hexadecimal digits of all that the preset says about `stage`; what only the other stage or evaluation reads is left out."""
-    left_out = OTHER_STAGE.get(stage, set()) | {"notes", "eval_pictures", "test_size"}
-    # what changes memory and time and hardly the step: a run may go on with it, as after running
-    # out of memory
-    if preset.prior:
-        preset = replace(
-            preset, prior=replace(preset.prior, accumulate=1, checkpointing=False, compile=False)
-        )
-    said = {f.name: getattr(preset, f.name) for f in fields(preset) if f.name not in left_out}
-    text = json.dumps(
-        said,
-        default=lambda value: asdict(value) if is_dataclass(value) else dict(value),
-        sort_keys=True,
-    )
+def prepare(folder: Path) -> None:
+    """Find out before the work whether its result can be written, and clear what was left over."""
+    if is_main():
+        check_writable(folder)
+        for place in (folder, *(path for path in folder.iterdir() if path.is_dir())):
+            remove_leftovers(place)
+    wait_for_all()
+
+
+def schedule_hash(preset: Preset, stage: str, schedule: Schedule) -> str:
+    """16 hexadecimal digits of all the parts of a preset that a stage reads.
+
+    What changes memory and time but hardly the step is left out: a run may go on with it, as after
+    running out of memory. So are views and held-out pictures, which only evaluation reads.
+    """
+    said = {
+        "data": replace(preset.data, eval_pictures=None),
+        "schedule": replace(schedule, accumulate=1, checkpointing=False, compile=False),
+    }
+    if stage == "vqvae":
+        said |= {"palette": preset.palette, "tokenizer": preset.tokenizer}
+    elif stage in ("prior", "pixel"):
+        said |= {"prior": preset.prior}
+
+    def plain(value: object) -> dict:
+        return asdict(value) if is_dataclass(value) else dict(value)
+
+    text = json.dumps(_plain_maps(said), default=plain, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def stage_one_hash(preset: Preset, folder: Path) -> str:
-    """16 hexadecimal digits of the palette and VQ-VAE files in `folder`; of the shipped ones where they are another preset's."""
-    palette, vqvae = (folder / f"{preset.name}.{end}" for end in STAGE_ONE)
-    if comes_with_tokenizer(preset):
-        palette = SHIPPED / f"{preset.tokenizer_from}.{STAGE_ONE[0]}"
-    if preset.tokenizer_from:
-        vqvae = SHIPPED / f"{preset.tokenizer_from}.{STAGE_ONE[1]}"
-    digest = hashlib.sha256()
-    for path in (palette, vqvae):
-        if path.exists():
-            digest.update(path.read_bytes())
+def _plain_maps(value: object) -> object:
+    """Dataclasses and read-only mappings as dictionaries, all the way down."""
+    if is_dataclass(value):
+        value = {name: getattr(value, name) for name in value.__dataclass_fields__}
+    if isinstance(value, Mapping):
+        return {key: _plain_maps(entry) for key, entry in value.items()}
+    return value
+
+
+def data_hash(dataset: Dataset) -> str:
+    """16 hexadecimal digits that tell one training set from another.
+
+    They cover the number of pictures, their names and classes, and the masks of 16 of them, evenly
+    spaced.
+    """
+    inner = getattr(dataset, "dataset", dataset)  # of InMemory
+    names = [str(name) for name in getattr(inner, "names", ())]
+    classes = list(getattr(inner, "classes", ()))
+    digest = hashlib.sha256(json.dumps([len(dataset), names, classes]).encode())
+    count = min(SAMPLED_MASKS, len(dataset))
+    for index in torch.linspace(0, len(dataset) - 1, count).round().long().tolist():
+        mask = torch.as_tensor(dataset[index][1]).to(torch.uint8)
+        digest.update(str(tuple(mask.shape)).encode())
+        digest.update(mask.contiguous().numpy())
     return digest.hexdigest()[:16]
 
 
-def bring_stage_one(preset: Preset, source: Path, folder: Path) -> None:
-    """Copy palette, VQ-VAE and its record beside the prior trained on them: `--weights folder` then finds a whole model."""
-    if source.resolve() == folder.resolve():
-        return
-    for end in (*STAGE_ONE, "vqvae.json"):
-        path = source / f"{preset.name}.{end}"
-        if path.exists():
-            replace_file(
-                folder / path.name, lambda target, path=path: shutil.copyfile(path, target)
-            )
-
-
 def run_stage(
-    preset: Preset,
-    name: str,
-    stage: nn.Module,
-    learner: nn.Module,
+    job: Job,
+    stage: str,
+    loss_fn: nn.Module,
+    model: nn.Module,
     schedule: Schedule,
-    folder: Path,
-    data: str | Path | None,
+    dataset: Dataset,
     *,
-    command: str = "",
-    frozen: str = "",
-    pretrained: str = "",
-    keep: str = "last",
-    **options: object,
-) -> None:
-    """Train one stage with the preset's data, then write weights and run record beside each other (the first process does).
+    pictures: Dataset,
+    classes: tuple[str, ...] = (),
+    rests_on: Mapping[str, str] | None = None,
+    validate: object = None,
+    extra: Mapping[str, object] | None = None,
+) -> list[dict]:
+    """Train one stage, then write weights and run record beside each other → the log.
+
+    A run that is finished and written is not trained, written or signed again.
 
     Args:
-        frozen: hash of the files of the stage before, if this one rests on them; a checkpoint made
-            on others is refused.
-        pretrained: what the learner started from, if not from random weights; also part of what the
-            run is.
-        keep: "last", or "best" for the weights with the highest validation score. options: for
-            `fit`.
+        loss_fn: forward(*batch) gives (loss, scalars).
+        model: the part of it that is trained.
+        dataset: augmented pairs, indexed by (draw, index).
+        pictures: what `dataset` was made from; it identifies the run.
+        classes: names of the classes to watch for.
+        rests_on: the hashes of what was trained before; they go into the file of weights.
+        validate: see `fit`.
+        extra: more fields for the run record.
 
     Raises:
-        ValueError: no training pixel is labelled. Else as `fit`.
+        ValueError: no training pixel is labelled. Otherwise as `fit`.
     """
-    pictures = InMemory(dataset_for(preset, "train", folder=data))
     check_labelled(pictures)
-    dataset = SeededAugmentation(
-        pictures,
-        train_transform(
-            *schedule.crop,
-            scales=schedule.scales,
-            image_size=preset.size,
-            distortion=schedule.distortion,
-        ),
-        preset.seed,
-    )
+    preset = job.preset
     run = {
         "preset": preset.name,
-        "stage": name,
+        "stage": stage,
         "seed": preset.seed,
         "steps": schedule.steps,
         "batch": schedule.batch,
-        "plan": plan_hash(preset, name),
-        "frozen": frozen,
-        **({"pretrained": pretrained} if pretrained else {}),
+        "plan": schedule_hash(preset, stage, schedule),
+        "data": data_hash(pictures),
+        **(rests_on or {}),
     }
-    # a tokenizer for any palette needs no class in particular
-    classes = () if preset.palette == "random" else pictures.dataset.classes
+    if job.pretrained_backbone:
+        run["pretrained"] = preset.prior.pretrained
+    weights = job.path(f"{stage}.safetensors")
+    card = job.path(f"{stage}.json")
+    if is_written(job, run, weights, card):
+        load_weights(weights, model)
+        return read_json(card)["log"]
+    options = replace(
+        job.options,
+        classes=classes,
+        validate=validate,
+        validate_every=job.validate_every if validate else None,
+    )
     started = time.perf_counter()
     log = fit(
-        stage, learner, dataset, schedule, run=run, folder=folder / name, classes=classes, **options
+        loss_fn, model, dataset, schedule, run=run, folder=job.folder / stage, options=options
     )
+    seconds = max(log[-1]["seconds"], time.perf_counter() - started)
+    kept = keep_best(job, stage, model, run) if job.keep == "best" else {}
     if is_main():
-        kept = {}
-        if keep == "best":
-            best = load_checkpoint(folder / name / "best.pt", run)
-            if best is None:
-                raise ValueError(
-                    f"no best.pt in {folder / name}: no step of this run was validated. Train with "
-                    "validation from the start, or keep the last"
-                )
-            learner.load_state_dict(best["learner"])
-            kept = {"kept": {"step": best["step"], "score": best["score"]}}
-        _write(
-            preset,
-            name,
-            learner,
-            schedule,
-            folder,
-            log,
-            time.perf_counter() - started,
-            command,
-            kept,
+        save_weights(weights, model, rests_on=rests_on)
+        record = run_record(
+            kind=f"train {stage}",
+            preset=preset.name,
+            seed=preset.seed,
+            steps=schedule.steps,
+            command=job.command,
+            seconds=seconds,
+            metrics={name: value for name, value in log[-1].items() if name != "step"},
+            device=next(model.parameters()).device,
+        )
+        parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        write_json(
+            card,
+            {
+                **record,
+                **kept,
+                "parameters": parameters,
+                "schedule": _plain_maps(schedule),
+                "run": run,
+                **(extra or {}),
+                "log": log,
+            },
         )
     wait_for_all()  # the next stage reads what was written
+    return log
 
 
-def _write(
-    preset: Preset,
-    name: str,
-    learner: nn.Module,
-    schedule: Schedule,
-    folder: Path,
-    log: list[dict],
-    seconds: float,
-    command: str,
-    kept: dict,
-) -> None:
-    save_weights(folder / f"{preset.name}.{name}.safetensors", learner)
-    record = run_record(
-        kind=f"train {name}",
-        preset=preset.name,
-        seed=preset.seed,
-        steps=schedule.steps,
-        command=command,
-        seconds=max(log[-1]["seconds"], seconds),
-        metrics={k: v for k, v in log[-1].items() if k != "step"},
-        device=next(learner.parameters()).device,
-    )
-    parameters = sum(p.numel() for p in learner.parameters() if p.requires_grad)
-    write_json(
-        folder / f"{preset.name}.{name}.json",
-        {
-            **record,
-            **kept,
-            "parameters": parameters,
-            "schedule": asdict(schedule),
-            "log": log,
-        },
-    )
+def is_written(job: Job, run: Mapping, weights: Path, card: Path) -> bool:
+    """Whether the files are those that this very run wrote when it ended."""
+    if not weights.is_file() or not card.is_file():
+        return False
+    record = read_json(card)
+    same_choice = ("kept" in record) == (job.keep == "best")
+    return record.get("run") == dict(run) and same_choice
+
+
+def keep_best(job: Job, stage: str, model: nn.Module, run: Mapping) -> dict:
+    """Load the weights with the highest validation score into the model → what to record.
+
+    Raises:
+        ValueError: no step of this run was validated.
+    """
+    folder = job.folder / stage
+    best = load_checkpoint(folder / "best.pt", run)
+    if best is None:
+        raise ValueError(
+            f"no best.pt in {folder}: no step of this run was validated. Train with validation "
+            "from the start, or keep the last weights"
+        )
+    model.load_state_dict(best["model"])
+    return {"kept": {"step": best["step"], "score": best["score"]}}
+
+
+def check_stage_one(preset: Preset, source: Path, folder: Path) -> None:
+    """Raise ValueError if bringing the stage I of `source` would overwrite another in `folder`."""
+    if source.resolve() == folder.resolve():
+        return
+    for end in STAGE_ONE[:2]:
+        theirs = source / f"{preset.name}.{end}"
+        ours = folder / f"{preset.name}.{end}"
+        if theirs.is_file() and ours.is_file() and theirs.read_bytes() != ours.read_bytes():
+            raise ValueError(
+                f"{ours} is another file than {theirs}, which the prior is to be trained on; it "
+                "would be overwritten. Train in another folder (--out), or on this folder's own "
+                "stage I"
+            )
+
+
+def bring_stage_one(preset: Preset, source: Path, folder: Path) -> None:
+    """Copy palette, VQ-VAE and its record beside the prior that was trained on them.
+
+    The folder then holds a whole model.
+    """
+    if source.resolve() == folder.resolve() or not is_main():
+        return
+    for end in STAGE_ONE:
+        path = source / f"{preset.name}.{end}"
+        if path.exists():
+            _copy(path, folder / path.name)
+
+
+def _copy(source: Path, target: Path) -> None:
+    replace_file(target, lambda temporary: shutil.copyfile(source, temporary))

@@ -1,120 +1,149 @@
-"""The stages: I, the VQ-VAE on maskige; II, the prior on photographs. Each is one call, seeded and resumable.
+"""Stage I: the VQ-VAE on maskige, for one palette or for any.
 
-Stage I for every palette at once: a tokenizer that serves any colours and any K (supplement, section E: domain-generic maskige).
-
-Reading classes back from a rebuilt maskige, as a loss of stage I: (S.2)'s measure with D.i's cross-entropy.
+A tokenizer for one palette learns the maskige that this palette paints. A tokenizer for any palette
+(supplement, section E: domain-generic maskige) sees every picture in random colours, and natural
+photographs between.
 """
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.transforms import v2
 
-from gss_lite.contracts import IGNORE
-from gss_lite.data import dataset_for, num_classes
-from gss_lite.data.folders import CamVid
+from gss_lite.contracts import IGNORE, Tokenizer
+from gss_lite.data import DATASETS
 from gss_lite.data.scenes import ManyScenes, Scenes
-from gss_lite.distributed import is_main, processes, total_over_processes, wait_for_all
-from gss_lite.factory import build_palette, build_tokenizer, comes_with_tokenizer, load_tokenizer
+from gss_lite.data.transforms import SeededAugmentation, train_transform
+from gss_lite.distributed import is_main, sum_over_processes, wait_for_all, world_size
+from gss_lite.factory import create_palette, create_tokenizer, owns_palette
 from gss_lite.inverse import TEMPERATURE, NearestColor
-from gss_lite.palette.maxmin import max_min_palette
-from gss_lite.palette.palette import Palette, paint
-from gss_lite.palette.refinement import assign_colors
-from gss_lite.presets.parts import Preset
-from gss_lite.training.run import run_stage
+from gss_lite.palette import Palette, by_neighbours, max_min_palette
+from gss_lite.presets import Preset
+from gss_lite.training.checks import check_labelled
+from gss_lite.training.run import Job, data_hash, run_stage
 from gss_lite.vqvae import VQVAE
 
+PALETTE_MASKS = 600  # training masks that `by_neighbours` looks at
+PHOTOGRAPH_EVERY = 8  # one picture of so many in a batch is a photograph
 
-class VQVAEStage(nn.Module):
-    """Stage I: forward(image, mask) paints the mask and gives the VQ-VAE's loss; the photograph is not used.
 
-    `readback` weighs a second term, the cross-entropy of X⁻¹(x̂) against the mask (S.2 with D.i's
-    cross-entropy). It trains the decoder to put a border pixel on one side or the other, where a
-    distance in colour alone is content with a blend.
+def readback_loss(scores: Tensor, mask: Tensor) -> Tensor:
+    """Cross-entropy of the classes read back from a rebuilt maskige (S.2, with D.i's measure).
+
+    A class weighs 1/√share of the whole batch: a pedestrian's few pixels count in mIoU as much as
+    the many of the road.
+
+    Args:
+        scores: (B, K, H, W), minus squared distances of colours.
+        mask: class ids (B, H, W), 255 = ignore.
+
+    Returns:
+        A scalar; 0 where no pixel is labelled.
+    """
+    counts = torch.bincount(mask.flatten(), minlength=IGNORE + 1)[: scores.shape[1]]  # (K,)
+    share = sum_over_processes(counts)
+    weight = share.clamp(min=1).float().rsqrt()  # (K,)
+    total = F.cross_entropy(
+        scores.float() / TEMPERATURE, mask, weight, ignore_index=IGNORE, reduction="sum"
+    )
+    # Gradients are averaged over processes, so the sum of one share counts as often as there are.
+    return total * world_size() / (share * weight).sum().clamp(min=1).to(total.dtype)
+
+
+class VQVAELoss(nn.Module):
+    """The loss of stage I for one palette: forward(image, mask) paints the mask.
+
+    Args:
+        readback: weight of the cross-entropy of X⁻¹ (S.2). It teaches the decoder to put a border
+            pixel on one side or the other, where a distance in colour alone accepts a blend.
     """
 
     def __init__(self, tokenizer: VQVAE, palette: Palette, readback: float) -> None:
         super().__init__()
-        self.tokenizer, self.palette, self.readback = tokenizer, palette, readback
+        self.tokenizer = tokenizer
+        self.palette = palette
+        self.readback = readback
         self.inverse = NearestColor(palette.colors)
 
     def forward(self, image: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mask (B, H, W) → (loss, scalars)."""
-        maskige = paint(mask, self.inverse.colors, self.palette.ignore_color)
-        picture, quantized = self.tokenizer(maskige)
-        loss, scalars = self.tokenizer.losses(maskige, picture, quantized)
+        """Mask (B, H, W) → (loss, scalars); the photograph is not used."""
+        maskige = self.palette(mask)  # (B, D, H, W)
+        rebuilt, quantized = self.tokenizer(maskige)  # (B, D, H, W)
+        loss, scalars = self.tokenizer.losses(maskige, rebuilt, quantized)
         if self.readback:
-            scalars["readback"] = readback_loss(self.inverse(picture), mask)
+            scalars["readback"] = readback_loss(self.inverse.scores(rebuilt), mask)
             loss = loss + self.readback * scalars["readback"]
         return loss, {name: value.detach() for name, value in scalars.items()}
 
 
-def make_palette(preset: Preset, folder: Path, *, data: str | Path | None = None) -> Palette:
-    """The preset's palette; an assigned one is made from 600 training masks and left in `folder` as NAME.palette.json, unless it
-    comes with another preset's tokenizer.
+class GenericLoss(nn.Module):
+    """The loss of stage I for any palette: every picture has colours of its own.
 
-    Raises:
-        ValueError: `folder` holds a tokenizer that was trained without this palette.
+    The last few pictures of a batch are natural photographs. Half of the masks are merged into
+    CamVid's 11 classes first, so that the tokenizer sees large areas as well as small ones. The
+    read-back term applies to these, with each picture's own colours.
     """
-    path = folder / f"{preset.name}.palette.json"
-    trained = folder / f"{preset.name}.vqvae.safetensors"
-    missing = (
-        preset.palette == "assigned" and not comes_with_tokenizer(preset) and not path.exists()
-    )
-    if missing and trained.exists():  # in every process, or the others would wait for the first
-        raise ValueError(
-            f"{trained} is there, and {path.name}, in whose colours it was trained, is not; put "
-            "that back, or train in a new folder (--out)"
-        )
-    if missing and is_main():
-        masks = dataset_for(preset, "train", folder=data)
-        masks = torch.stack([masks[i][1] for i in range(min(600, len(masks)))])
-        assign_colors(max_min_palette(num_classes(preset)), masks, seed=preset.seed).save(path)
-    wait_for_all()  # the others read what the first has written
-    return build_palette(preset, folder)
 
+    def __init__(self, tokenizer: VQVAE, readback: float, photographs: Photographs) -> None:
+        super().__init__()
+        self.tokenizer = tokenizer
+        self.readback = readback
+        self.photographs = photographs
+        to_coarse = torch.from_numpy(ManyScenes(1).to_coarse).long()  # (256,)
+        self.register_buffer("to_coarse", to_coarse, persistent=False)
 
-def trains_tokenizer(preset: Preset) -> bool:
-    """Whether the preset has a tokenizer of its own to train: not another's, and not OpenAI's."""
-    return not preset.tokenizer_from and preset.tokenizer_kind == "vqvae"
+    def paint(self, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Fine mask (B, H, W) → pictures, coarse masks of the first half, and colours.
 
+        Their shapes are (B, 3, H, W), (B/2, H, W) and (B, 256, 3).
+        """
+        batch = len(mask)
+        coarse = self.to_coarse[mask[: batch // 2]]  # (B/2, H, W)
+        colors = random_colors(batch, IGNORE + 1, mask.device)  # (B, 256, 3)
+        colors[:, IGNORE] = 0.5
+        ids = torch.cat([coarse, mask[batch // 2 :]])  # (B, H, W)
+        rows = torch.arange(batch, device=mask.device)[:, None, None]
+        pictures = colors[rows, ids].movedim(-1, 1)  # (B, 3, H, W)
+        natural = self.how_many(batch)
+        if natural:
+            crops = self.photographs.crops(natural, *mask.shape[1:])
+            pictures[-natural:] = crops.to(mask.device)
+        return pictures, coarse, colors
 
-def train_vqvae(
-    preset: Preset, folder: Path, *, data: str | Path | None = None, **options: object
-) -> VQVAE:
-    """Stage I. Leaves NAME.vqvae.safetensors and its record NAME.vqvae.json in `folder`; resumes what it finds there.
+    @staticmethod
+    def how_many(batch: int) -> int:
+        """Photographs in a batch: one in PHOTOGRAPH_EVERY, on average where that leaves a rest."""
+        whole, rest = divmod(batch, PHOTOGRAPH_EVERY)
+        one_more = bool(rest) and float(torch.rand(())) < rest / PHOTOGRAPH_EVERY
+        return whole + one_more
 
-    Where the preset shares another's tokenizer, or takes OpenAI's, only the palette is made (or
-    taken, if the tokenizer was made for one), and that tokenizer returned as it is.
-    """
-    palette = None if preset.palette == "random" else make_palette(preset, folder, data=data)
-    if not trains_tokenizer(preset):
-        return load_tokenizer(preset)
-    torch.manual_seed(preset.seed)
-    tokenizer = build_tokenizer(preset)
-    if palette:
-        stage = VQVAEStage(tokenizer, palette, preset.readback)
-    else:
-        stage = GenericStage(tokenizer, preset.readback, Photographs.of(preset.photographs, data))
-    run_stage(preset, "vqvae", stage, tokenizer, preset.vqvae, folder, data, **options)
-    return tokenizer.eval()
-
-
-EVERY = 8  # one picture of so many in a batch is a photograph
+    def forward(self, image: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Fine mask (B, H, W) → (loss, scalars); the drawn street (B, 3, H, W) is not used."""
+        pictures, coarse, colors = self.paint(mask)
+        rebuilt, quantized = self.tokenizer(pictures)  # (B, 3, H, W)
+        loss, scalars = self.tokenizer.losses(pictures, rebuilt, quantized)
+        half = len(coarse)
+        if self.readback and half:
+            beta = colors[:half, : len(Scenes.classes)]  # (B/2, 11, 3)
+            # −‖x̂ − β_k‖², less ‖x̂‖², which all classes share.
+            products = torch.einsum("bdhw,bkd->bkhw", rebuilt[:half], beta)
+            scores = 2 * products - beta.square().sum(2)[..., None, None]  # (B/2, 11, H, W)
+            scalars["readback"] = readback_loss(scores, coarse)
+            loss = loss + self.readback * scalars["readback"]
+        return loss, {name: value.detach() for name, value in scalars.items()}
 
 
 def random_colors(count: int, classes: int, device: torch.device | str = "cpu") -> Tensor:
-    """`count` palettes of `classes` colours, uniform in the cube and then stretched by 1 to 2 from its middle → (count, classes, 3).
+    """`count` palettes of `classes` colours, (count, classes, 3).
 
-    Palettes made for large distances have many colours on the faces of the cube, where uniform
-    draws have none.
+    They are uniform in the cube and then stretched from its middle by 1 to 2. Palettes made for
+    large distances have many colours on the faces of the cube, where uniform draws have none.
     """
     stretch = 1 + torch.rand(count, 1, 1, device=device)
-    return ((torch.rand(count, classes, 3, device=device) - 0.5) * stretch + 0.5).clamp(0, 1)
+    uniform = torch.rand(count, classes, 3, device=device)
+    return ((uniform - 0.5) * stretch + 0.5).clamp(0, 1)
 
 
 class Photographs:
@@ -123,27 +152,31 @@ class Photographs:
     def __init__(self, pictures: list[Tensor]) -> None:
         if not pictures:
             raise ValueError(
-                "a tokenizer for any picture also learns natural ones, and there are none; pass at "
-                "least one photograph"
+                "a tokenizer for any picture also learns natural ones, and there are none; "
+                "pass at least one photograph"
             )
         self.pictures = [picture.as_subclass(Tensor) for picture in pictures]
 
     @classmethod
-    def of(cls, data: str, folder: str | Path | None = None) -> Photographs:
-        """The training photographs of data set `data`; its masks are not used.
+    def of(cls, data: str, folder: object = None) -> Photographs:
+        """The training photographs of a data set that is on disk; its masks are not used.
 
         Raises:
-            ValueError: no such set. FileNotFoundError: it is not on disk; says how to fetch it.
+            ValueError: there is no such set. FileNotFoundError: it is not on disk.
         """
-        if data != "camvid":
+        known = [name for name, entry in DATASETS.items() if not entry.drawn]
+        if data not in known:
             raise ValueError(
-                "photographs come from camvid, the one set here that holds natural ones; got "
-                f"{data!r}"
+                f"photographs come from a set of real pictures ({', '.join(known)}); got {data!r}"
             )
-        return cls([image for image, _ in CamVid("train", folder)])
+        dataset = DATASETS[data].build("train", folder)
+        return cls([image for image, _ in dataset])
 
     def crops(self, count: int, height: int, width: int) -> Tensor:
-        """`count` random pieces in [0, 1], (count, 3, height, width), a tenth to the whole of a photograph each, mirrored half the time."""
+        """`count` random pieces in [0, 1], (count, 3, height, width).
+
+        A piece is a tenth to the whole of a photograph, mirrored half the time.
+        """
         crop = v2.Compose(
             [
                 v2.RandomResizedCrop(
@@ -156,68 +189,98 @@ class Photographs:
         return torch.stack([crop(self.pictures[i]) for i in chosen]).float() / 255
 
 
-class GenericStage(nn.Module):
-    """Like VQVAEStage, but every picture gets a palette of its own; the last few are natural photographs instead.
+def make_palette(job: Job) -> Palette:
+    """The preset's palette; one that looks at masks is made, and left in the run's folder.
 
-    forward(image, mask) takes ManyScenes' 150 fine classes; its drawn picture is not used. Half of
-    the masks are merged into CamVid's 11 first, so that the tokenizer sees both large areas and
-    many small ones; on these the read-back term applies, with each picture's own colours.
+    Raises:
+        ValueError: the folder holds the palette of another run, or a tokenizer that was trained in
+            a palette which is not there.
     """
+    preset = job.preset
+    if not preset.needs_masks or not owns_palette(preset):
+        return create_palette(preset, job.folder)
+    path = job.path("palette.json")
+    trained = job.path("vqvae.safetensors")
+    pictures = job.pictures()
+    check_labelled(pictures)
+    origin = {"preset": preset.name, "seed": preset.seed, "data": data_hash(pictures)}
+    # Every process looks before the first one writes, or the others would wait for it in vain.
+    if path.exists():
+        check_origin(path, origin)
+    elif trained.exists():
+        raise ValueError(
+            f"{trained} is there, and {path.name}, in whose colours it was trained, is not; put "
+            "that back, or train in a new folder (--out)"
+        )
+    wait_for_all()
+    if is_main() and not path.exists():
+        count = min(PALETTE_MASKS, len(pictures))
+        masks = torch.stack([torch.as_tensor(pictures[i][1]) for i in range(count)])
+        colors = max_min_palette(preset.data.num_classes)
+        palette = by_neighbours(colors, masks, seed=preset.seed)
+        palette.origin = origin
+        palette.save(path)
+    wait_for_all()
+    return create_palette(preset, job.folder)
 
-    def __init__(self, tokenizer: VQVAE, readback: float, photographs: Photographs) -> None:
-        super().__init__()
-        self.tokenizer, self.readback, self.photographs = tokenizer, readback, photographs
-        self.register_buffer(
-            "to_coarse", torch.from_numpy(ManyScenes(1).to_coarse).long(), persistent=False
+
+def check_origin(path: object, origin: dict) -> None:
+    """Raise ValueError unless the palette in a file was made by the run that `origin` names."""
+    made_by = Palette.load(path).origin
+    if made_by != origin:
+        fields = ", ".join(k for k in origin if made_by.get(k) != origin[k])
+        known = f"of another run ({fields} differ)" if made_by else "of no known run"
+        raise ValueError(
+            f"{path} is the palette {known}, so this run would not be that of a fresh folder. "
+            "Train in another folder (--out), or remove the palette and what was trained in it"
         )
 
-    def paint(self, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Fine mask (B, H, W) → pictures (B, 3, H, W), coarse masks of the first half (B/2, H, W), colours (B, 256, 3)."""
-        batch = len(mask)
-        coarse = self.to_coarse[mask[: batch // 2]]
-        colors = random_colors(batch, IGNORE + 1, mask.device)
-        colors[:, IGNORE] = 0.5
-        ids = torch.cat([coarse, mask[batch // 2 :]])
-        rows = torch.arange(batch, device=mask.device)[:, None, None]
-        pictures = colors[rows, ids].movedim(-1, 1)
-        if natural := self.how_many(batch):
-            pictures[-natural:] = self.photographs.crops(natural, *mask.shape[1:]).to(mask.device)
-        return pictures, coarse, colors
 
-    @staticmethod
-    def how_many(batch: int) -> int:
-        """Photographs in a batch: one in EVERY, on average where the batch is no multiple of it (as a process's share may be)."""
-        whole, rest = divmod(batch, EVERY)
-        return whole + (bool(rest) and float(torch.rand(())) < rest / EVERY)
-
-    def forward(self, image: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Fine mask (B, H, W) → (loss, scalars); the drawn street (B, 3, H, W) is not used."""
-        pictures, coarse, colors = self.paint(mask)
-        rebuilt, quantized = self.tokenizer(pictures)
-        loss, scalars = self.tokenizer.losses(pictures, rebuilt, quantized)
-        if self.readback and len(coarse):
-            beta = colors[: len(coarse), : len(Scenes.classes)]
-            scores = (
-                2 * torch.einsum("bdhw,bkd->bkhw", rebuilt[: len(coarse)], beta)
-                - beta.square().sum(2)[..., None, None]
-            )
-            scalars["readback"] = readback_loss(scores, coarse)
-            loss = loss + self.readback * scalars["readback"]
-        return loss, {name: value.detach() for name, value in scalars.items()}
+def trains_tokenizer(preset: Preset) -> bool:
+    """Whether the preset has a tokenizer of its own to train: not another's, and not OpenAI's."""
+    return not isinstance(preset.tokenizer, str) and preset.tokenizer.kind == "vqvae"
 
 
-def readback_loss(scores: Tensor, mask: Tensor) -> Tensor:
-    """Cross-entropy of class scores (B, K, H, W), in squared distances of colour, against the mask (B, H, W); 0 where no pixel is labelled.
+def train_tokenizer(job: Job) -> Tokenizer:
+    """Stage I. Leaves palette, NAME.vqvae.safetensors and its record in the run's folder.
 
-    Classes weigh 1/√share of the whole batch: a pedestrian's few pixels count in mIoU as much as
-    the road's many.
+    Where the preset shares another's tokenizer, or takes OpenAI's, only the palette is made, and
+    that tokenizer is given back as it is.
     """
-    share = total_over_processes(
-        torch.bincount(mask.flatten(), minlength=IGNORE + 1)[: scores.shape[1]]
+    preset = job.preset
+    palette = make_palette(job) if preset.palette else None
+    if not trains_tokenizer(preset):
+        return create_tokenizer(preset, pretrained=True)
+    torch.manual_seed(preset.seed)
+    tokenizer = create_tokenizer(preset)
+    spec = preset.tokenizer
+    if palette:
+        loss_fn = VQVAELoss(tokenizer, palette, spec.readback)
+    else:
+        photographs = Photographs.of(spec.photographs, job.data)
+        loss_fn = GenericLoss(tokenizer, spec.readback, photographs)
+    schedule = preset.schedule("vqvae")
+    pictures = job.pictures()
+    run_stage(
+        job,
+        "vqvae",
+        loss_fn,
+        tokenizer,
+        schedule,
+        augmented(job, schedule, pictures),
+        pictures=pictures,
+        # A tokenizer for any palette needs no class in particular.
+        classes=pictures.dataset.classes if palette else (),
     )
-    weight = share.clamp(min=1).float().rsqrt()
-    total = F.cross_entropy(
-        scores.float() / TEMPERATURE, mask, weight, ignore_index=IGNORE, reduction="sum"
+    return tokenizer.eval()
+
+
+def augmented(job: Job, schedule: object, pictures: object) -> SeededAugmentation:
+    """Training pairs: scaled, cropped, mirrored and distorted as the schedule says."""
+    transform = train_transform(
+        *schedule.crop,
+        scales=schedule.scales,
+        image_size=job.preset.data.size,
+        distortion=schedule.distortion,
     )
-    # gradients are averaged over processes
-    return total * processes() / (share * weight).sum().clamp(min=1).to(total.dtype)
+    return SeededAugmentation(pictures, transform, job.preset.seed)

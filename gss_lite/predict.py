@@ -1,0 +1,106 @@
+"""Segment picture files: the mask, the maskige and an overlay are written as PNG files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from torch import Tensor
+
+from gss_lite.contracts import IGNORE
+from gss_lite.data.folders import read_image
+from gss_lite.gss import GSS
+from gss_lite.palette import paint
+from gss_lite.storage import replace_file
+
+OUTPUTS = ("mask", "maskige", "overlay")
+MADE_BY = "gss_lite predict"  # stands in every file that is written here
+
+
+def predict_file(gss: GSS, picture: Path, folder: Path) -> list[Path]:
+    """Write NAME_mask.png (class ids), NAME_maskige.png and NAME_overlay.png into `folder`.
+
+    All three have the picture's own size.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such file, or it is no picture.
+    """
+    image = read_image(picture)  # (3, H, W)
+    found = gss.segment(image)
+    ids = found.mask[0].to(torch.uint8).cpu()  # (H, W)
+    colors = gss.colors.cpu()
+    indexed = Image.fromarray(ids.numpy())
+    # putpalette turns the grey picture into an indexed one; its values stay class ids.
+    indexed.putpalette((255 * colors).round().to(torch.uint8).flatten().tolist())
+    laid_over = overlay(image.float() / 255, ids.long(), colors)
+    pictures = (indexed, to_pil(found.maskige[0]), to_pil(laid_over))
+    paths = output_paths(picture, folder)
+    note = PngImagePlugin.PngInfo()
+    note.add_text("Software", MADE_BY)
+    for path, output in zip(paths, pictures):
+        replace_file(path, lambda file, output=output: output.save(file, "png", pnginfo=note))
+    return paths
+
+
+def output_paths(picture: Path, folder: Path) -> list[Path]:
+    """Where `predict_file` writes, in the order of OUTPUTS."""
+    return [folder / f"{picture.stem}_{name}.png" for name in OUTPUTS]
+
+
+def check_outputs(pictures: list[Path], folder: Path, overwrite: bool = False) -> None:
+    """What must hold before anything is written.
+
+    Args:
+        overwrite: also replace files that `predict` did not make.
+
+    Raises:
+        FileExistsError: `folder` is a file, or a result would replace a file that is not ours.
+        ValueError: a result would overwrite another result, or a picture that is given.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder} is a file; results need a folder, as --out predictions")
+    given = {picture.resolve(): picture for picture in pictures}
+    owner: dict[Path, Path] = {}
+    for picture in pictures:
+        for path in output_paths(picture, folder):
+            if path in owner:
+                raise ValueError(
+                    f"{owner[path]} and {picture} would both be written to {path}; rename one, or "
+                    "choose another --out for it"
+                )
+            if path.resolve() in given:
+                raise ValueError(
+                    f"the result {path} of {picture} would overwrite {given[path.resolve()]}, a "
+                    "picture to segment; choose another --out"
+                )
+            if path.exists() and not overwrite and not is_ours(path):
+                raise FileExistsError(
+                    f"{path} is there and was not made by this command; choose another --out, "
+                    "or give --overwrite to replace it"
+                )
+            owner[path] = picture
+
+
+def is_ours(path: Path) -> bool:
+    """Whether `predict_file` wrote this file."""
+    try:
+        with Image.open(path) as image:
+            return image.info.get("Software") == MADE_BY
+    except (OSError, UnidentifiedImageError, ValueError, SyntaxError):
+        return False
+
+
+def overlay(image: Tensor, mask: Tensor, colors: Tensor, strength: float = 0.55) -> Tensor:
+    """Picture (3, H, W) in [0, 1] with the painted mask (H, W) laid over it.
+
+    Ignored pixels keep the picture.
+    """
+    painted = torch.where(mask == IGNORE, image, paint(mask, colors))  # (3, H, W)
+    return (1 - strength) * image + strength * painted
+
+
+def to_pil(picture: Tensor) -> Image.Image:
+    """(3, H, W) in [0, 1] → an 8-bit PIL picture."""
+    levels = (255 * picture.clamp(0, 1)).round().to(torch.uint8)
+    return Image.fromarray(levels.permute(1, 2, 0).cpu().numpy())

@@ -1,0 +1,187 @@
+"""How a picture is looked at: whole, mirrored, enlarged, fitted into a size, by sliding windows.
+
+A *view* takes a function from normalised photographs (B, 3, H, W) to {name: values (B, C, H, W)}
+and gives back a function of the same kind, so views can be put inside one another. They serve every
+segmenter, and run its network once a look.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.transforms import v2
+
+from gss_lite.contracts import IGNORE
+from gss_lite.data.transforms import resize_shape
+from gss_lite.presets.parts import ViewSpec
+
+Answers = dict[str, Tensor]
+Look = Callable[[Tensor], Answers]
+View = Callable[[Look], Look]
+
+
+def view_of(spec: ViewSpec, flip: bool = False, scales: Sequence[float] = (1.0,)) -> View:
+    """One view made of several: fit into a size, then enlarge, then windows, then mirror each.
+
+    Args:
+        spec: window and size, see `Preset.view`.
+        flip: average with the mirror image.
+        scales: average over the picture enlarged by each of these factors.
+    """
+    steps: list[View] = []
+    if flip:
+        steps.append(flipped)
+    if spec.window:
+        steps.append(lambda look: sliding(look, *spec.window))
+    if tuple(scales) != (1.0,):
+        steps.append(lambda look: multi_scale(look, scales))
+    if spec.size:
+        steps.append(lambda look: resized(look, spec.size))
+
+    def view(look: Look) -> Look:
+        for step in steps:
+            look = step(look)
+        return look
+
+    return view
+
+
+def flipped(look: Look) -> Look:
+    """The mean of the answers for a picture and for its mirror image, mirrored back."""
+
+    def both(image: Tensor) -> Answers:
+        once = look(image)
+        mirrored = look(image.flip(-1))
+        return {name: (values + mirrored[name].flip(-1)) / 2 for name, values in once.items()}
+
+    return both
+
+
+def multi_scale(look: Look, factors: Sequence[float]) -> Look:
+    """The mean of the answers for a picture enlarged by each factor, brought back to its size.
+
+    Raises:
+        ValueError: there is no factor, or one that is not positive.
+    """
+    if not factors or min(factors) <= 0:
+        raise ValueError(
+            "the factors that a picture is enlarged by must be one or more positive numbers; "
+            f"got {tuple(factors)}"
+        )
+
+    def mean(image: Tensor) -> Answers:
+        total: Answers = {}
+        for factor in factors:
+            sides = [max(1, round(side * factor)) for side in image.shape[2:]]
+            view = _resized_to(look, sides) if factor != 1 else look
+            for name, values in view(image).items():
+                total[name] = total[name] + values if name in total else values
+        return {name: values / len(factors) for name, values in total.items()}
+
+    return mean
+
+
+def sliding(look: Look, crop: int | tuple = 768, stride: int | tuple = 512) -> Look:
+    """Answers of windows of `crop` pixels, every `stride` pixels, averaged where they overlap.
+
+    The released configs have 768 and 512. The last window of a row or column is moved back inside
+    the picture. A picture smaller than a window is one window.
+
+    Raises:
+        ValueError: the stride is below 1, or larger than the window, which would leave gaps.
+    """
+    crops = (crop, crop) if isinstance(crop, int) else tuple(crop)
+    strides = (stride, stride) if isinstance(stride, int) else tuple(stride)
+    if not all(1 <= s <= c for c, s in zip(crops, strides)):
+        raise ValueError(
+            "the stride must be at least 1 and at most the window, or pixels are left out; "
+            f"got window {crop} and stride {stride}"
+        )
+
+    def mean(image: Tensor) -> Answers:
+        height, width = image.shape[2:]
+        total: Answers = {}
+        count = image.new_zeros(height, width)
+        for top, bottom in window_spans(height, crops[0], strides[0]):
+            for left, right in window_spans(width, crops[1], strides[1]):
+                for name, part in look(image[:, :, top:bottom, left:right]).items():
+                    if name not in total:
+                        total[name] = part.new_zeros(*part.shape[:2], height, width)
+                    total[name][:, :, top:bottom, left:right] += part
+                count[top:bottom, left:right] += 1
+        return {name: values / count for name, values in total.items()}
+
+    return mean
+
+
+def window_spans(length: int, crop: int, stride: int) -> list[tuple[int, int]]:
+    """Begin and end of the windows along a side of `length` pixels."""
+    count = max(length - crop + stride - 1, 0) // stride + 1
+    ends = [min(i * stride + crop, length) for i in range(count)]
+    return [(max(end - crop, 0), end) for end in ends]
+
+
+def resized(look: Look, size: Sequence[int]) -> Look:
+    """Answers for the picture fitted into `size`, resized back, bilinearly both ways.
+
+    With (512, 2048) this is ADE20K's short side of 512, see `resize_shape`.
+    """
+    return lambda image: _resized_to(look, resize_shape(image.shape[2:], size))(image)
+
+
+def _resized_to(look: Look, sides: Sequence[int]) -> Look:
+    def answers(image: Tensor) -> Answers:
+        fitted = _interpolate(image, sides)
+        return {name: _interpolate(v, image.shape[2:]) for name, v in look(fitted).items()}
+
+    return answers
+
+
+def pad_to_multiple(image: Tensor, multiple: int = 32) -> Tensor:
+    """Repeat the last row and column of (B, 3, H, W) up to multiples of 32.
+
+    A backbone can then halve the picture five times.
+    """
+    height, width = image.shape[2:]
+    return F.pad(image, (0, -width % multiple, 0, -height % multiple), mode="replicate")
+
+
+def resize_to_image(values: Tensor, sides: Sequence[int], multiple: int = 32) -> Tensor:
+    """Values (B, C, h, w) of a picture that `pad_to_multiple` padded → (B, C, *sides).
+
+    They are brought to the padded picture's size bilinearly, and the padding is cut off.
+    """
+    height, width = sides
+    padded = [height + -height % multiple, width + -width % multiple]
+    if list(values.shape[2:]) != padded:
+        values = _interpolate(values, padded)  # (B, C, H', W')
+    return values[:, :, :height, :width]  # (B, C, H, W)
+
+
+def resize_mask(mask: Tensor, size: list[int] | tuple[int, int], num_classes: int) -> Tensor:
+    """Class ids (B, H, W) → (B, *size): one-hot, bilinear, arg-max, as in the released code.
+
+    255 counts as a class of its own.
+    """
+    if list(mask.shape[1:]) == list(size):
+        return mask
+    ids = mask.masked_fill(mask == IGNORE, num_classes)
+    onehot = F.one_hot(ids, num_classes + 1).movedim(-1, 1).float()  # (B, K+1, H, W)
+    big = F.interpolate(onehot, size=tuple(size), mode="bilinear", align_corners=False)
+    ids = big.argmax(1)  # (B, *size)
+    return ids.masked_fill(ids == num_classes, IGNORE)
+
+
+def shrink(picture: Tensor, short: int) -> Tensor:
+    """Picture (3, H, W) → its short side is `short` pixels; smaller pictures stay as they are."""
+    least = min(picture.shape[1:])
+    if least <= short:
+        return picture
+    sides = [round(side * short / least) for side in picture.shape[1:]]
+    return v2.functional.resize(picture, sides, antialias=True)
+
+
+def _interpolate(values: Tensor, size: Sequence[int]) -> Tensor:
+    return F.interpolate(values, size=tuple(size), mode="bilinear", align_corners=False)
