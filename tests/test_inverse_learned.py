@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from data_scripts.dalle_files import import_published
+from data_scripts.dalle_dvae import import_published
 from gss_lite.dalle import DalleDVAE
 from gss_lite.inverse_fitted import ConvInverse, SwinInverse, inverse_loss
 

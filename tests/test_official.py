@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from data_scripts.dalle_files import import_published
+from data_scripts.dalle_dvae import import_published
 from gss_lite.dalle import DalleDVAE
 from gss_lite.gss import GSS
 from gss_lite.inverse import NearestColor

@@ -1,4 +1,4 @@
-"""data_scripts/camvid.py: download, unpack and verify, with a small archive in the place of the real one."""
+"""data_scripts.camvid: download, unpack and verify, with a small archive in place of the real."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The published files: parity with OpenAI's own code, containers, damage, wrong tensors, safetensors."""
+"""The published files: parity with OpenAI's own code, containers, damage, wrong tensors."""
 
 import random
 import struct
@@ -6,11 +6,12 @@ import zipfile
 
 import pytest
 import torch
-from dalle_samples import build, dall_e, read, save, wrap  # noqa: F401 - dall_e is a fixture
+from dalle_samples import build, read, save, wrap
 from torch import nn
 
-from data_scripts.inert_pickle import RefusedFile
-from data_scripts.dalle_files import import_published, published_shapes
+from data_scripts.dalle_dvae import import_published, published_shapes
+from data_scripts.dalle_pickles import RefusedFile
+from gss_lite import dalle
 from gss_lite.dalle import DalleDVAE, load_dalle, map_pixels
 from gss_lite.storage import save_weights
 
@@ -57,6 +58,18 @@ def test_every_tensor_is_read_exactly(tmp_path, dall_e, part, container):
     )
 
 
+@pytest.mark.parametrize("container", ["zip", "legacy"])
+@pytest.mark.parametrize("part", ["encoder", "decoder"])
+def test_numbers_may_lie_in_any_order(tmp_path, dall_e, part, container):
+    """The published weights are not row-major, as the repositories that use them report."""
+    module = build(part, dall_e).to(memory_format=torch.channels_last)
+    expected = dict(module.named_parameters())
+    assert not all(tensor.is_contiguous() for tensor in expected.values())
+    tensors = read(save(module, tmp_path / "x.pkl", container), part)
+    assert all(torch.equal(tensors[n], expected[n]) for n in expected)
+    assert all(tensor.is_contiguous() for tensor in tensors.values())
+
+
 def test_weights_survive_safetensors(tmp_path, dall_e, monkeypatch):
     model = DalleDVAE(16, 4, 4).eval()
     import_published(
@@ -64,9 +77,7 @@ def test_weights_survive_safetensors(tmp_path, dall_e, monkeypatch):
         model,
     )
     save_weights(tmp_path / "x.safetensors", model)
-    monkeypatch.setattr(
-        "data_scripts.dalle_files.DalleDVAE", lambda **options: DalleDVAE(16, 4, 4, **options)
-    )
+    monkeypatch.setattr(dalle, "DalleDVAE", lambda **options: DalleDVAE(16, 4, 4, **options))
     loaded = load_dalle(tmp_path / "x.safetensors")
     assert not loaded.training and not any(p.requires_grad for p in loaded.parameters())
     maskige = torch.rand(1, 3, 16, 24)
@@ -186,8 +197,8 @@ def conv(module: nn.Module) -> nn.Module:
             lambda m: m.blocks.register_buffer("mean", torch.zeros(3)),
             "beyond the 74 expected (first: blocks.mean)",
         ),
-        (lambda m: m.half(), "stores torch.HalfStorage, where float32"),
-        (lambda m: m.double(), "stores torch.DoubleStorage, where float32"),
+        (lambda m: m.half(), "asks for 'torch.HalfStorage', which a dVAE in float32"),
+        (lambda m: m.double(), "asks for 'torch.DoubleStorage', which a dVAE in float32"),
         (
             lambda m: conv(m).w.data[0].fill_(float("nan")),
             "conv_3.w holds numbers that are not finite",

@@ -1,4 +1,4 @@
-"""data_scripts.dalle_dvae against a small copy served by this machine: download, notes, conversion, what is left, errors."""
+"""data_scripts.dalle_dvae with a small copy served here: download, notes, conversion, errors."""
 
 import functools
 import http.server
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from dalle_samples import build, dall_e, save  # noqa: F401 - dall_e is a fixture
+from dalle_samples import build, save
 
 from data_scripts import dalle_dvae
 from gss_lite.dalle import DalleDVAE
@@ -22,8 +22,8 @@ def small(**options) -> DalleDVAE:
 
 
 @pytest.fixture
-def published(tmp_path, dall_e, monkeypatch) -> Path:  # noqa: F811
-    """A folder with a small encoder.pkl and decoder.pkl; the script is told to expect their size."""
+def published(tmp_path, dall_e, monkeypatch) -> Path:
+    """A folder with a small encoder.pkl and decoder.pkl, whose sizes the script will expect."""
     monkeypatch.setattr(dalle_dvae, "empty_dalle", small)
     folder = tmp_path / "published"
     folder.mkdir()
@@ -53,7 +53,7 @@ def server(published, monkeypatch) -> Iterator[str]:
         thread.join()
 
 
-def test_downloads_converts_and_deletes_the_pickles(server, tmp_path, dall_e, capsys):  # noqa: F811
+def test_downloads_converts_and_deletes_the_pickles(server, tmp_path, dall_e, capsys):
     folder = tmp_path / "new" / "dvae"
     assert dalle_dvae.main(["--folder", str(folder)]) == 0
     assert sorted(path.name for path in folder.iterdir()) == [
@@ -80,7 +80,7 @@ def test_a_second_call_only_verifies(server, published, tmp_path, monkeypatch, c
 
 def test_another_file_than_the_first_is_refused_afterwards(
     server, published, tmp_path, dall_e, capsys
-):  # noqa: F811
+):
     folder = tmp_path / "dvae"
     assert dalle_dvae.main(["--folder", str(folder)]) == 0
     (folder / "dalle_dvae.safetensors").unlink()

@@ -1,41 +1,20 @@
-"""Files like the published ones, made here: OpenAI's layout with random weights, in both of torch.save's containers."""
+"""Files like the published ones: OpenAI's layout, random weights, both of torch's containers."""
 
 import pickle
-import sys
 import warnings
 import zipfile
 from pathlib import Path
-from types import ModuleType
 
-import pytest
 import torch
 from torch import nn
 
-from data_scripts.dalle_files import published_shapes, read_published
+from data_scripts.dalle_dvae import published_shapes
+from data_scripts.dalle_pickles import read_published
 
 SIZES = {"width": 4, "vocab_size": 16, "code_dim": 4}
 LEGACY = b"".join(
     pickle.dumps(x, 2) for x in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})
 )
-
-
-@pytest.fixture
-def dall_e(monkeypatch: pytest.MonkeyPatch) -> dict[str, type]:
-    """Stand-ins for OpenAI's classes under OpenAI's names, so that torch.save writes files like the published ones."""
-    names = {
-        "dall_e.encoder": ["Encoder", "EncoderBlock"],
-        "dall_e.decoder": ["Decoder", "DecoderBlock"],
-        "dall_e.utils": ["Conv2d"],
-    }
-    classes = {}
-    for module_name, class_names in names.items():
-        module = ModuleType(module_name)
-        for name in class_names:
-            classes[name] = type(name, (nn.Module,), {"__module__": module_name})
-            setattr(module, name, classes[name])
-        monkeypatch.setitem(sys.modules, module_name, module)
-    monkeypatch.setitem(sys.modules, "dall_e", ModuleType("dall_e"))
-    return classes
 
 
 def build(part: str, dall_e: dict[str, type]) -> nn.Module:
