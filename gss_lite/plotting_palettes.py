@@ -1,6 +1,7 @@
-"""Figures of palettes: swatches with class names, distances, the colour cube, colour vision, reconstructions.
+"""Figures of palettes: swatches, distances, the colour cube, colour vision, reconstructions.
 
-Every function returns the matplotlib Figure it drew.
+A `show_…` function returns the matplotlib Figure that it drew; a `draw_…` function draws on the
+axis that it is given. Palettes have three channels here.
 """
 
 from __future__ import annotations
@@ -14,19 +15,33 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
-from gss_lite.contracts import IGNORE
+from gss_lite.contracts import IGNORE, Tokenizer
 from gss_lite.inverse import NearestColor
-from gss_lite.palette.maxmin import (
-    DEFICIENCIES,
-    distances,
-    get_space,
-    simulate_deficiency,
-    srgb_to_oklab,
-)
-from gss_lite.palette.palette import Palette
+from gss_lite.palette import Palette, distances
+from gss_lite.palette.maxmin import get_space, linear_to_srgb, srgb_to_linear, srgb_to_oklab
 from gss_lite.plotting import CURVES, DPI, to_rgb
 
 _UNIT = {"RGB": "RGB, 0–255 scale", "OKLab": "OKLab, lightness 0–100"}
+
+# Machado, Oliveira and Fernandes (2009), severity 1.0, on linear RGB.
+_DEFICIENCY = {
+    "protanopia": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "deuteranopia": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+    "tritanopia": [
+        [1.255528, -0.076749, -0.178779],
+        [-0.078411, 0.930809, 0.147602],
+        [0.004733, 0.691367, 0.303900],
+    ],
+}
+DEFICIENCIES = tuple(_DEFICIENCY)
 
 
 def draw_swatches(
@@ -37,29 +52,27 @@ def draw_swatches(
     columns: int = 0,
     fontsize: float = 7,
 ) -> None:
-    """One rectangle a class on `axis`, row by row, with its name (or its number) in black or white, whichever is readable."""
+    """One rectangle for each class on `axis`, row by row, with its name or its number.
+
+    Args:
+        axis: where to draw.
+        palette: the colours.
+        names: of the classes; their numbers by default.
+        columns: rectangles in a row; 0 chooses them by the number of classes.
+        fontsize: of the names.
+
+    Raises:
+        ValueError: the number of names is not that of the colours.
+    """
     if names and len(names) != len(palette):
         raise ValueError(f"{len(names)} class names for a palette of {len(palette)} colours")
-    columns = columns or max(
-        1, round((2.2 if names else 1.2) * len(palette) ** 0.5 / (3 if names else 1))
-    )
-    rows = -(-len(palette) // columns)
-    lightness = srgb_to_oklab(palette.colors)[:, 0]
-    for k, color in enumerate(palette.colors.tolist()):
-        row, column = divmod(k, columns)
-        axis.add_patch(
-            Rectangle((column, row), 1, 1, facecolor=color, edgecolor="white", linewidth=1)
-        )
-        axis.text(
-            column + 0.5,
-            row + 0.5,
-            names[k] if names else str(k),
-            ha="center",
-            va="center",
-            fontsize=fontsize,
-            color="black" if lightness[k] > 0.68 else "white",
-        )
-    axis.set(xlim=(0, columns), ylim=(rows, 0))
+    if not columns:
+        wide, high = (2.2, 3) if names else (1.2, 1)
+        columns = max(1, round(wide * len(palette) ** 0.5 / high))
+    labels = names or [str(k) for k in range(len(palette))]
+    corners = [(k % columns, k // columns) for k in range(len(palette))]
+    _draw_labelled(axis, palette.colors, labels, corners, fontsize=fontsize, linewidth=1)
+    axis.set(xlim=(0, columns), ylim=(-(-len(palette) // columns), 0))
     axis.set_axis_off()
 
 
@@ -72,7 +85,9 @@ def show_swatches(
     title: str = "",
 ) -> Figure:
     """All colours with their class names, in the manner of Figures S.7 and S.8."""
-    columns = columns or (1 if len(palette) < 4 else 6 if names else 15)
+    if not columns:
+        usual = 6 if names else 15
+        columns = usual if len(palette) >= 4 else 1
     rows = -(-len(palette) // columns)
     figure, axis = plt.subplots(
         figsize=(width, 0.28 * rows + 0.5 + 0.2 * (rows == 1)), dpi=DPI, layout="constrained"
@@ -83,9 +98,9 @@ def show_swatches(
 
 
 def nearest_distances(palette: Palette, space: str = "RGB") -> Tensor:
-    """Distance from every colour to its nearest neighbour (K,), in the unit of `distances`; its minimum is the least distance."""
+    """Distance from every colour to its nearest neighbour (K,), in the unit of `distances`."""
     chosen = get_space(space)
-    points = chosen.from_rgb(palette.colors.double())
+    points = chosen.from_rgb(palette.colors.cpu().double())
     table = chosen.unit * torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist")
     return table.fill_diagonal_(torch.inf).amin(1)
 
@@ -94,7 +109,7 @@ def draw_distances(
     axis: Axes, palette: Palette, space: str = "RGB", *, color: str = CURVES[0], bins: int = 24
 ) -> None:
     """Histogram on `axis` of all pairwise distances, with the least one marked and written."""
-    values = distances(palette.colors, space)
+    values = distances(palette.colors.cpu(), space)
     least = float(values.min())
     axis.hist(values.numpy(), bins=bins, range=(0, float(values.max())), color=color, alpha=0.85)
     axis.axvline(least, color=CURVES[1], linestyle="--", linewidth=1.5)
@@ -114,19 +129,20 @@ def draw_distances(
 def show_nearest_distances(
     palettes: Mapping[str, Palette], space: str = "RGB", *, width: float = 9
 ) -> Figure:
-    """One row a palette: every colour's distance to its nearest neighbour as a dot, the least as a bar."""
+    """One row for each palette: the distance of every colour to its nearest, and the least one."""
     figure, axis = plt.subplots(
         figsize=(width, 0.42 * len(palettes) + 1), dpi=DPI, layout="constrained"
     )
     for row, palette in enumerate(palettes.values()):
         values = nearest_distances(palette, space)
-        # keeps equal values apart
+        least = float(values.min())
+        # Lifted a little, each by another amount, so that equal values do not hide each other.
         lift = torch.linspace(-0.22, 0.22, 7)[torch.arange(len(values)) % 7]
         axis.plot(values, row + lift, ".", color=CURVES[0], alpha=0.5, markersize=5)
-        axis.plot([values.min()] * 2, [row - 0.36, row + 0.36], color=CURVES[1], linewidth=2.5)
+        axis.plot([least] * 2, [row - 0.36, row + 0.36], color=CURVES[1], linewidth=2.5)
         axis.annotate(
-            f"{float(values.min()):.1f}",
-            (float(values.min()), row - 0.36),
+            f"{least:.1f}",
+            (least, row - 0.36),
             ha="center",
             va="bottom",
             fontsize=8,
@@ -145,10 +161,11 @@ def show_cubes(palettes: Mapping[str, Palette], *, width: float = 10) -> Figure:
     """The palettes as points of the RGB cube, side by side."""
     figure = plt.figure(figsize=(width, width / len(palettes) + 0.3), dpi=DPI)
     for number, (title, palette) in enumerate(palettes.items(), 1):
+        colors = palette.colors.cpu()
         axis = figure.add_subplot(1, len(palettes), number, projection="3d")
         axis.scatter(
-            *(255 * palette.colors.T).numpy(),
-            c=palette.colors.numpy(),
+            *(255 * colors.T).numpy(),
+            c=colors.numpy(),
             s=38,
             depthshade=False,
             edgecolors="grey",
@@ -164,27 +181,35 @@ def show_cubes(palettes: Mapping[str, Palette], *, width: float = 10) -> Figure:
     return figure
 
 
+def simulate_deficiency(colors: Tensor, kind: str) -> Tensor:
+    """How sRGB colours (…, 3) look to a person with a colour vision deficiency, (…, 3).
+
+    Args:
+        colors: in [0, 1].
+        kind: "protanopia", "deuteranopia" or "tritanopia" (Machado et al., 2009).
+
+    Raises:
+        ValueError: another kind.
+    """
+    if kind not in _DEFICIENCY:
+        raise ValueError(
+            f"no colour vision deficiency named {kind!r}; there are: {', '.join(DEFICIENCIES)}"
+        )
+    matrix = torch.tensor(_DEFICIENCY[kind], dtype=colors.dtype, device=colors.device)
+    return linear_to_srgb((srgb_to_linear(colors) @ matrix.T).clamp(0, 1))
+
+
 def show_deficiencies(palette: Palette, names: Sequence[str] = (), *, width: float = 10) -> Figure:
-    """The palette as most people see it and under three colour vision deficiencies, with the least OKLab distance of each."""
-    views = {"full colour vision": palette.colors} | {
-        kind: simulate_deficiency(palette.colors, kind) for kind in DEFICIENCIES
-    }
+    """The palette as most people see it and under three deficiencies, with the least distances."""
+    views = {"full colour vision": palette.colors}
+    for kind in DEFICIENCIES:
+        views[kind] = simulate_deficiency(palette.colors, kind)
     figure, axes = plt.subplots(
         len(views), 1, figsize=(width, 0.62 * len(views) + 0.2), dpi=DPI, layout="constrained"
     )
+    corners = [(k, 0) for k in range(len(palette))]
     for axis, (title, colors) in zip(axes, views.items()):
-        for k, color in enumerate(colors.tolist()):
-            axis.add_patch(Rectangle((k, 0), 1, 1, facecolor=color, edgecolor="white"))
-            if names:
-                axis.text(
-                    k + 0.5,
-                    0.5,
-                    names[k],
-                    ha="center",
-                    va="center",
-                    fontsize=7,
-                    color="black" if srgb_to_oklab(colors[k])[0] > 0.68 else "white",
-                )
+        _draw_labelled(axis, colors, names, corners)
         axis.set(xlim=(0, len(palette)), ylim=(0, 1))
         axis.set_axis_off()
         axis.set_title(
@@ -197,14 +222,15 @@ def show_deficiencies(palette: Palette, names: Sequence[str] = (), *, width: flo
 
 
 def show_reconstruction(
-    palette: Palette, tokenizer: object, mask: Tensor, *, width: float = 10
+    palette: Palette, tokenizer: Tokenizer, mask: Tensor, *, width: float = 10
 ) -> Figure:
-    """Stage I on one mask (H, W): maskige, decoder's output, nearest colours, and the wrong pixels with their share."""
+    """Stage I on one mask (H, W): maskige, decoder's output, nearest colours, and wrong pixels."""
     maskige = palette(mask)
     rebuilt = tokenizer.decode(tokenizer.encode(maskige[None]))
     ids = NearestColor(palette.colors).classify(rebuilt)[0]
-    wrong = (ids != mask) & (mask != IGNORE)
-    share = 100 * float(wrong.sum() / (mask != IGNORE).sum())
+    labelled = mask != IGNORE
+    wrong = (ids != mask) & labelled
+    share = 100 * float(wrong.sum() / labelled.sum())
     panels = {
         "maskige": maskige,
         "decoded tokens": rebuilt[0],
@@ -223,3 +249,30 @@ def show_reconstruction(
         axis.set_title(title, fontsize=10)
         axis.set_axis_off()
     return figure
+
+
+def _draw_labelled(
+    axis: Axes,
+    colors: Tensor,
+    labels: Sequence[str],
+    corners: Sequence[tuple[int, int]],
+    *,
+    fontsize: float = 7,
+    linewidth: float | None = None,
+) -> None:
+    """A unit square for each colour (K, 3), labelled in black or white, whichever is readable."""
+    light = srgb_to_oklab(colors)[:, 0] > 0.68
+    for k, (color, (x, y)) in enumerate(zip(colors.tolist(), corners)):
+        axis.add_patch(
+            Rectangle((x, y), 1, 1, facecolor=color, edgecolor="white", linewidth=linewidth)
+        )
+        if labels:
+            axis.text(
+                x + 0.5,
+                y + 0.5,
+                labels[k],
+                ha="center",
+                va="center",
+                fontsize=fontsize,
+                color="black" if light[k] else "white",
+            )

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from gss_lite.presets.plans import plan_for, shortened
 from safetensors.torch import load_file
 from torch.utils.data import TensorDataset
 
@@ -20,7 +21,6 @@ from gss_lite.palette.palette import Palette
 from gss_lite.presets import get_preset
 from gss_lite.presets.paper import PAPER_PRESETS
 from gss_lite.presets.parts import Schedule
-from gss_lite.presets.plans import plan_for, shortened
 from gss_lite.training import inverse as inverse_stage
 from gss_lite.training.inverse import (
     InverseStage,
@@ -273,11 +273,13 @@ def joint(tiny_run):
 class TestJoint:
     def test_the_film_runs_from_the_start_to_the_end(self, joint):
         gss, _, result = joint
-        assert result.frames == [0, 10, 20, 25] and result.film.shape == (4, 11, 3)
-        assert torch.equal(result.film[0], gss.colors) and torch.equal(
-            result.film[-1], result.colors
+        assert result.moments == [0, 10, 20, 25] and result.history.shape == (4, 11, 3)
+        assert torch.equal(result.history[0], gss.colors) and torch.equal(
+            result.history[-1], result.colors
         )
-        assert all(float((a - b).abs().max()) > 1e-5 for a, b in zip(result.film, result.film[1:]))
+        assert all(
+            float((a - b).abs().max()) > 1e-5 for a, b in zip(result.history, result.history[1:])
+        )
 
     def test_both_parts_learn(self, joint):
         _, _, result = joint
@@ -291,13 +293,13 @@ class TestJoint:
         again = train_jointly(
             gss.palette, gss.tokenizer, masks, build, steps=25, batch=4, every=10, lr=0.05
         )
-        assert again.losses == result.losses and torch.equal(again.film, result.film)
+        assert again.losses == result.losses and torch.equal(again.history, result.history)
         other = train_jointly(gss.palette, gss.tokenizer, masks, build, steps=2, batch=4, seed=1)
         assert other.losses != result.losses[:2]
 
     def test_errors(self, joint):
         gss, masks, _ = joint
-        with pytest.raises(ValueError, match=r"training needs masks \(N, H, W\)"):
+        with pytest.raises(ValueError, match=r"learning needs masks \(N, H, W\)"):
             train_jointly(gss.palette, gss.tokenizer, masks[:0], ConvInverse)
         with pytest.raises(FloatingPointError, match="became (nan|inf) at step"):
             train_jointly(

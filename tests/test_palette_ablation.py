@@ -12,7 +12,12 @@ from hypothesis import strategies as st
 
 from gss_lite.contracts import IGNORE
 from gss_lite.data.scenes import ManyScenes
-from gss_lite.evaluation import blended_strangers, evaluate_palette, reconstruct, stranger_pixels
+from gss_lite.evaluation import (
+    blend_collision_rate,
+    evaluate_palette,
+    reconstruct,
+    third_class_pixels,
+)
 from gss_lite.factory import load_tokenizer
 from gss_lite.palette.constructions import random_palette
 from gss_lite.palette.palette import Palette
@@ -30,7 +35,7 @@ def ids(seed: int, *shape: int, classes: int = 5) -> torch.Tensor:
 @given(st.integers(0, 2**31), st.integers(0, 3))
 def test_strangers_by_looking_around_every_pixel(seed, reach):
     mask, read = ids(seed, 2, 6, 7), ids(seed + 1, 2, 6, 7, classes=4) % 5
-    found = stranger_pixels(read, mask, reach)
+    found = third_class_pixels(read, mask, reach)
     for b in range(2):
         for y in range(6):
             for x in range(7):
@@ -44,11 +49,11 @@ def test_a_colour_between_two_others_takes_their_blends():
     line = torch.tensor([[0.0, 0, 0], [1, 1, 1], [0.5, 0.5, 0.4]])
     black_and_white = torch.tensor([[0.0, 6, 0], [6, 0, 0], [0, 0, 0]])
     # the third colour has the middle, from 1/4 to 3/4 of the way
-    assert 0.6 < blended_strangers(line, black_and_white) < 0.8
-    assert blended_strangers(line, torch.ones(3, 3)) == pytest.approx(
-        blended_strangers(line, black_and_white) * 2 / 9
+    assert 0.6 < blend_collision_rate(line, black_and_white) < 0.8
+    assert blend_collision_rate(line, torch.ones(3, 3)) == pytest.approx(
+        blend_collision_rate(line, black_and_white) * 2 / 9
     )
-    assert blended_strangers(torch.eye(3), torch.ones(3, 3)) == 0
+    assert blend_collision_rate(torch.eye(3), torch.ones(3, 3)) == 0
 
 
 class Lossless:
@@ -77,7 +82,7 @@ def test_scores_of_a_tokenizer_one_can_see_through():
     tokenizer.swap = palette.colors[0], palette.colors[3]  # class 0 is read as 3, which is nowhere
     result = evaluate_palette(palette, tokenizer, masks, batch=2)
     assert result.scores.aacc == pytest.approx((3 * 64 - 1) / (3 * 256 - 1))
-    assert result.strangers == pytest.approx(3 * 192 / (3 * 256 - 1))
+    assert result.third_class == pytest.approx(3 * 192 / (3 * 256 - 1))
     assert torch.equal(reconstruct(palette, tokenizer, masks.long())[0, 8:], torch.full((8, 16), 3))
 
 

@@ -10,9 +10,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gss_lite.palette.maxmin import chroma, lightness
 from notebooks.experiments.palette_statistics import (
+    chroma,
     class_shares,
+    lightness,
     permutation_test,
     rank_correlation,
     ranks,

@@ -13,12 +13,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
 from gss_lite import plotting_palettes as draw  # noqa: E402
-from gss_lite.palette.constructions import (
-    arithmetic_palette,  # noqa: E402
-    random_palette,  # noqa: E402
-)
-from gss_lite.palette.maxmin import DEFICIENCIES, distances, simulate_deficiency  # noqa: E402
-from gss_lite.palette.palette import Palette  # noqa: E402
+from gss_lite.palette import Palette, arithmetic_palette, distances, random_palette  # noqa: E402
+from gss_lite.plotting_palettes import DEFICIENCIES, simulate_deficiency  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -78,6 +74,29 @@ def test_colour_vision_panels_show_the_simulated_colours():
         shown = torch.tensor([p.get_facecolor()[:3] for p in axis.patches], dtype=torch.float32)
         assert torch.allclose(shown, simulate_deficiency(palette.colors, kind), atol=1e-6)
         assert axis.get_title(loc="left").startswith(kind)
+
+
+@pytest.mark.parametrize("kind", DEFICIENCIES)
+def test_a_deficiency_leaves_grey_alone_and_stays_in_range(kind):
+    grey = torch.linspace(0, 1, 9)[:, None].expand(9, 3)
+    assert torch.allclose(simulate_deficiency(grey, kind), grey, atol=2e-3)
+    seen = simulate_deficiency(torch.rand(500, 3, generator=torch.Generator().manual_seed(0)), kind)
+    assert float(seen.min()) >= 0 and float(seen.max()) <= 1
+
+
+def test_red_and_green_come_closer_for_red_green_deficiencies_only():
+    pair = torch.tensor([[0.85, 0.2, 0.2], [0.35, 0.55, 0.1]])
+    gap = {
+        kind: float(distances(simulate_deficiency(pair, kind), "OKLab")) for kind in DEFICIENCIES
+    }
+    full = float(distances(pair, "OKLab"))
+    assert (
+        gap["protanopia"] < 0.7 * full
+        and gap["deuteranopia"] < 0.7 * full
+        and gap["tritanopia"] > 0.7 * full
+    )
+    with pytest.raises(ValueError, match="protanopia"):
+        simulate_deficiency(pair, "colour")
 
 
 def test_cubes_hold_one_point_a_colour():

@@ -172,7 +172,7 @@ def test_another_tokenizer_has_no_prior_and_no_rows_that_need_one(tiny_run, tmp_
 def test_a_tokenizer_alone_gets_many_classes(tiny_run, monkeypatch):
     # the real ones take seconds
     monkeypatch.setattr(table_one, "max_min_palette", lambda classes: random_palette(classes, 0))
-    monkeypatch.setattr(table_one, "assign_colors", lambda palette, masks, seed: palette)
+    monkeypatch.setattr(table_one, "by_neighbours", lambda palette, masks, seed: palette)
     preset = replace(TINY, data="many-scenes", palette="random", prior=None, train_pictures=3)
     model = load_model(preset, tiny_run)
     assert model.prior is None and model.colors.shape == (150, 3)

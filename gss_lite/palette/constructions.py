@@ -1,15 +1,7 @@
-"""X, the palette: one colour per class (supplement, section B).
+"""The paper's hand-made palettes as functions of K (section B, i–iii), the released ones, random.
 
-A palette is the matrix β of the paper, K rows of D = 3 colour channels. Painting a mask of class
-ids with it, x = cβ for one-hot c, gives the *maskige*: a picture that an image tokenizer can
-encode.
-
-The plain arithmetic construction and a greedy max-min one live here; `palette_constructions`,
-`palette_search` and `palette_learned` hold the others.
-
-The paper's hand-made palettes as functions of K (supplement, section B), the released ones, and a table of all.
-
-Whole numbers 0–255 inside, [0, 1] in the Palette. Everything random is drawn from `seed` alone.
+Inside, colours are whole numbers from 0 to 255; a `Palette` holds them in [0, 1]. Everything random
+is drawn from `seed` alone.
 """
 
 from __future__ import annotations
@@ -22,8 +14,19 @@ import torch
 from torch import Tensor
 
 from gss_lite.contracts import check_num_classes
-from gss_lite.palette.maxmin import farthest_point_palette, max_min_palette
+from gss_lite.palette.maxmin import check_channels, farthest_point_palette, max_min_palette
 from gss_lite.palette.palette import Palette
+
+STARTS = (0, 1, 2)  # (S.12), "in practice"
+T = 15  # (S.13), "in practical terms"
+
+_REDRAWS = 100
+
+# Cityscapes' standard colours in the order of its train ids.
+_CITYSCAPES = """
+804080 f423e8 464646 66669c be9999 999999 faaa1e dcdc00 6b8e23 98fb98
+4682b4 dc143c ff0000 00008e 000046 003c64 005064 0000e6 770b20
+"""
 
 
 def arithmetic_colors(
@@ -32,16 +35,21 @@ def arithmetic_colors(
     starts: tuple[int, int, int] = (0, 0, 0),
     room: int = 0,
 ) -> Tensor:
-    """The first K colours, as whole numbers 0–255 (K, 3), of the Cartesian product of three arithmetic sequences (S.9–S.11).
+    """The first K colours of the product of three arithmetic sequences (S.9–S.11), (K, 3).
 
     Args:
-        intervals: k for R, G and B; default: the same for all, the largest whole number whose grid
-            holds K colours.
-        starts: a_1 for R, G and B. room: levels left free at the top, for what is added later.
+        num_classes: K.
+        intervals: k for R, G and B; by default the same for all, the largest whole number whose
+            grid holds K colours.
+        starts: a_1 for R, G and B.
+        room: levels left free at the top, for what is added later.
+
+    Returns:
+        Whole numbers from 0 to 255.
 
     Raises:
-        ValueError: K out of range, intervals or starts that are no colour steps, or a grid of fewer
-            than K colours.
+        ValueError: K is out of range, intervals or starts are no colour steps, or the grid has
+            fewer than K colours.
     """
     check_num_classes(num_classes)
     tops = [255 - room - start for start in starts]
@@ -50,10 +58,9 @@ def arithmetic_colors(
             f"starts {starts} and {room} levels of room at the top must fit into 0…255"
         )
     if intervals is None:
-        fits = (
-            k for k in range(255, 0, -1) if math.prod(top // k + 1 for top in tops) >= num_classes
-        )
-        k = next(fits, 1)
+        k = 255
+        while k > 1 and math.prod(top // k + 1 for top in tops) < num_classes:
+            k -= 1
         intervals = (k, k, k)
     if len(intervals) != 3 or min(intervals) < 1:
         raise ValueError(
@@ -71,45 +78,12 @@ def arithmetic_colors(
 
 
 def arithmetic_palette(num_classes: int, intervals: tuple[int, int, int] | None = None) -> Palette:
-    """(i) Arithmetic sequences per channel and their Cartesian product, starting at 0 (S.9–S.11); see arithmetic_colors."""
+    """(i) The product of arithmetic sequences that start at 0 (S.9–S.11); see arithmetic_colors."""
     return Palette(arithmetic_colors(num_classes, intervals) / 255, "arithmetic")
 
 
-STARTS = (0, 1, 2)  # (S.12), "in practice"
-
-
-T = 15  # (S.13), "in practical terms"
-
-
-_REDRAWS = 100
-
-
-# Cityscapes' standard colours in train-id order: the released Cityscapes palette.
-_CITYSCAPES = (
-    (128, 64, 128),
-    (244, 35, 232),
-    (70, 70, 70),
-    (102, 102, 156),
-    (190, 153, 153),
-    (153, 153, 153),
-    (250, 170, 30),
-    (220, 220, 0),
-    (107, 142, 35),
-    (152, 251, 152),
-    (70, 130, 180),
-    (220, 20, 60),
-    (255, 0, 0),
-    (0, 0, 142),
-    (0, 0, 70),
-    (0, 60, 100),
-    (0, 80, 100),
-    (0, 0, 230),
-    (119, 11, 32),
-)
-
-
 def misaligned_palette(num_classes: int, intervals: tuple[int, int, int] | None = None) -> Palette:
-    """(ii) Arithmetic sequences that start at 0, 1 and 2 for R, G and B (S.12); see arithmetic_colors for the intervals."""
+    """(ii) The same with sequences that start at 0, 1 and 2 for R, G and B (S.12)."""
     return Palette(arithmetic_colors(num_classes, intervals, STARTS) / 255, "misaligned")
 
 
@@ -125,10 +99,13 @@ def random_additive_palette(
     colours can meet; such colours are drawn again.
 
     Args:
+        num_classes: K.
+        seed: of the draws.
         largest: T.
+        intervals: as in arithmetic_colors.
 
     Raises:
-        ValueError: T out of range, or the colours cannot be made distinct.
+        ValueError: T is out of range, or the colours cannot be made distinct.
     """
     if not 0 <= largest <= 253:
         raise ValueError(
@@ -142,63 +119,24 @@ def random_additive_palette(
     return Palette(colors / 255, f"random additive, T = {largest}")
 
 
-def random_palette(num_classes: int, seed: int = 0) -> Palette:
-    """GSS-FF-R: every colour drawn uniformly from the 256³, without repetition."""
+def random_palette(num_classes: int, seed: int = 0, *, channels: int = 3) -> Palette:
+    """GSS-FF-R: every colour drawn uniformly from the 256^D 8-bit ones, without repetition."""
     check_num_classes(num_classes)
+    check_channels(channels)
     generator = torch.Generator().manual_seed(seed)
-    return Palette(
-        _redraw_twins(lambda: torch.randint(256, (num_classes, 3), generator=generator)) / 255,
-        "random",
-    )
-
-
-def released_ade20k_palette(seed: int = 0) -> Palette:
-    """The grid of the released ADE20K palette as coded: 5 · 6 · 5 = 150 colours, each channel ± a whole number up to 15.
-
-    The authors then edited colours of classes with low IoU by hand and published no seed, so this
-    is a palette of the same making, not the released one (least distance 20.02).
-    """
-    grid = torch.cartesian_prod(
-        torch.arange(15, 240, 51), torch.arange(16, 239, 40), torch.arange(17, 238, 45)
-    )
-    jitter = torch.randint(-15, 16, grid.shape, generator=torch.Generator().manual_seed(seed))
-    return Palette((grid + jitter) / 255, "released ADE20K grid")
-
-
-def released_mseg_palette(seed: int = 0) -> Palette:
-    """The grid of the released MSeg palette as coded: 5 · 5 · 8 = 200 colours, each channel 0 to 15 lower, the first 6 dropped.
-
-    As with ADE20K, the hand edits and the seed are unknown (least distance of the released palette:
-    18.68).
-    """
-    grid = torch.cartesian_prod(
-        torch.arange(15, 255, 55), torch.arange(16, 255, 51), torch.arange(17, 255, 33)
-    )
-    jitter = torch.randint(-15, 1, grid.shape, generator=torch.Generator().manual_seed(seed))
-    return Palette((grid + jitter)[6:] / 255, "released MSeg grid")
-
-
-def released_cityscapes_palette() -> Palette:
-    """Cityscapes' standard colours, which the released configuration uses unchanged (19 classes, least distance 20)."""
-    return Palette(torch.tensor(_CITYSCAPES) / 255, "Cityscapes standard")
-
-
-def shuffled(palette: Palette, seed: int) -> Palette:
-    """The same colours dealt out to the classes in another order."""
-    order = torch.randperm(len(palette), generator=torch.Generator().manual_seed(seed))
-    return Palette(palette.colors[order], palette.name, palette.ignore_color)
+    colors = _redraw_twins(lambda: torch.randint(256, (num_classes, channels), generator=generator))
+    return Palette(colors / 255, "random")
 
 
 def _redraw_twins(draw: Callable[[], Tensor]) -> Tensor:
     # Only the later of two equal colours is drawn again, so that palettes without twins are left as
     # first drawn.
     colors = draw()
+    number = torch.arange(len(colors))
     for _ in range(_REDRAWS):
         _, owner = colors.unique(dim=0, return_inverse=True)
-        first = torch.full((len(colors),), len(colors)).scatter_reduce(
-            0, owner, torch.arange(len(colors)), "amin"
-        )
-        twin = first[owner] != torch.arange(len(colors))
+        first = torch.full_like(number, len(colors)).scatter_reduce(0, owner, number, "amin")
+        twin = first[owner] != number
         if not bool(twin.any()):
             return colors
         colors = torch.where(twin[:, None], draw(), colors)
@@ -206,6 +144,42 @@ def _redraw_twins(draw: Callable[[], Tensor]) -> Tensor:
         f"{len(colors)} distinct colours were not found in {_REDRAWS} draws; choose fewer classes "
         "or another T"
     )
+
+
+def released_ade20k_palette(seed: int = 0) -> Palette:
+    """The grid of the released ADE20K palette as coded: 150 colours, each channel ± up to 15.
+
+    The authors then edited colours of classes with low IoU by hand and published no seed, so this
+    is a palette of the same making, not the released one (least distance 20.02).
+    """
+    axes = torch.arange(15, 240, 51), torch.arange(16, 239, 40), torch.arange(17, 238, 45)
+    grid = torch.cartesian_prod(*axes)  # 5 · 6 · 5 colours
+    jitter = torch.randint(-15, 16, grid.shape, generator=torch.Generator().manual_seed(seed))
+    return Palette((grid + jitter) / 255, "released ADE20K grid")
+
+
+def released_mseg_palette(seed: int = 0) -> Palette:
+    """The grid of the released MSeg palette as coded: 194 colours, each channel 0 to 15 lower.
+
+    As with ADE20K, the hand edits and the seed are unknown (least distance of the released palette:
+    18.68).
+    """
+    axes = torch.arange(15, 255, 55), torch.arange(16, 255, 51), torch.arange(17, 255, 33)
+    grid = torch.cartesian_prod(*axes)  # 5 · 5 · 8 colours, of which the first 6 are dropped
+    jitter = torch.randint(-15, 1, grid.shape, generator=torch.Generator().manual_seed(seed))
+    return Palette((grid + jitter)[6:] / 255, "released MSeg grid")
+
+
+def released_cityscapes_palette() -> Palette:
+    """Cityscapes' standard colours, as in the released configuration (19 classes)."""
+    colors = torch.tensor([list(bytes.fromhex(color)) for color in _CITYSCAPES.split()])
+    return Palette(colors / 255, "Cityscapes standard")
+
+
+def shuffled(palette: Palette, seed: int) -> Palette:
+    """The same colours, given to the classes in another order."""
+    order = torch.randperm(len(palette), generator=torch.Generator().manual_seed(seed))
+    return Palette(palette.colors[order], palette.name, palette.ignore_color)
 
 
 CONSTRUCTIONS: Mapping[str, Callable[[int, int], Palette]] = MappingProxyType(
@@ -219,4 +193,4 @@ CONSTRUCTIONS: Mapping[str, Callable[[int, int], Palette]] = MappingProxyType(
         "max-min OKLab": lambda num_classes, seed: max_min_palette(num_classes, "OKLab", seed=seed),
     }
 )
-"""Name → (K, seed) → Palette, for the constructions that need nothing else. The unseeded ones ignore the seed."""
+"""Name → (K, seed) → Palette. The constructions that draw nothing ignore the seed."""

@@ -1,15 +1,13 @@
-"""(iv) Category-specific refinement (section B), which the authors did by hand, as a search that judges itself.
+"""(iv) Category-specific refinement (section B): who gets which colour, judged by what comes out.
 
-The class that is rebuilt worst gets a vivid colour, away from grey and far from all others; the
-change stays only if the reconstruction improves.
+The authors did this by hand. Here it is done by two searches. `refine_palette` gives the class
+that is rebuilt worst a vivid colour, far from all others, and keeps the change only if the
+reconstruction improves.
 
-Which class gets which colour: category-specific refinement (section B, iv) made automatic for neighbours.
-
-A decoder blurs the border between two classes, so that its pixels take colours on the line between
-their two colours. Where a third colour lies near that line, nearest colour reads a *stranger*: a
-class that is nowhere near. Max-min distance does not see this, because it treats all classes alike.
-Here the set of colours stays as it is, and the classes exchange colours until classes with long
-common borders have few strangers between them.
+`by_neighbours` keeps the set of colours and exchanges them among the classes. A decoder blurs the
+border between two classes, so pixels there take colours on the line between the two. Where a third
+colour lies near that line, nearest colour reads a third class, which is nowhere near. A large least
+distance does not prevent this, since it treats all pairs of classes alike.
 """
 
 from __future__ import annotations
@@ -24,16 +22,21 @@ from gss_lite.contracts import IGNORE
 from gss_lite.palette.palette import Palette
 
 VIVID = 0.75  # a vivid colour's channels "vary at large degrees": their range, in [0, 1]
-
+SAMPLES = 15  # points looked at between two colours
 
 _SIDE = 9  # candidates per channel
-
-
 _SHORTLIST = 8  # of the farthest vivid colours, from which one is drawn
 
 
 class Trial(NamedTuple):
-    """One change tried: the class, its new colour (3,) in [0, 1], the mIoU that it gave, and whether it was kept."""
+    """One change that was tried.
+
+    Attributes:
+        class_id: the class that was moved.
+        color: its new colour, D values in [0, 1].
+        miou: the mean IoU that it gave.
+        kept: whether it was kept.
+    """
 
     class_id: int
     color: tuple[float, ...]
@@ -58,24 +61,32 @@ def refine_palette(
     patience: int = 2,
     seed: int = 0,
 ) -> Refinement:
-    """Move the classes with the lowest reconstruction IoU to vivid, far colours, keeping only what raises the mIoU.
+    """Move the classes with the lowest IoU to vivid, far colours; keep only what raises the mIoU.
 
     Args:
-        evaluate: palette → IoU of each class in [0, 1], NaN for one that does not occur. Use
+        palette: where the search starts. It is not changed.
+        evaluate: palette → the IoU of each class in [0, 1], NaN for one that does not occur. Use
             pictures on which no result is reported: the refinement is fitted to them.
-        trials: calls of `evaluate`, beside the first. patience: failed trials after which a class
-            is left alone.
+        trials: calls of `evaluate`, beside the first.
+        patience: failed trials after which a class is left alone.
+        seed: of the colours that are drawn.
 
     Raises:
-        ValueError: `evaluate` does not return K values, or none of them is a number; or trials or
-            patience below 1.
+        ValueError: `evaluate` does not return K values, or none of them is a number; trials or
+            patience is below 1; or the palette does not have three channels.
     """
     if trials < 1 or patience < 1:
         raise ValueError(f"trials and patience must be at least 1; got {trials} and {patience}")
+    if palette.colors.shape[1] != 3:
+        raise ValueError(
+            "refinement looks for vivid colours, which have three channels; this palette has "
+            f"{palette.colors.shape[1]}"
+        )
     generator = torch.Generator().manual_seed(seed)
     iou = _checked(evaluate(palette), len(palette))
     start = best = float(iou.nanmean())
-    failures, history = torch.zeros(len(palette)), []
+    failures = torch.zeros(len(palette))
+    history: list[Trial] = []
     while len(history) < trials:
         open_classes = iou.masked_fill(failures >= patience, torch.nan).nan_to_num(torch.inf)
         if not bool(open_classes.isfinite().any()):
@@ -97,7 +108,7 @@ def refine_palette(
 def _vivid_color(colors: Tensor, class_id: int, generator: torch.Generator) -> Tensor:
     """One of the vivid colours (3,) that lie farthest from the other classes' colours."""
     axis = torch.linspace(0, 1, _SIDE)
-    grid = torch.cartesian_prod(axis, axis, axis)
+    grid = torch.cartesian_prod(axis, axis, axis)  # (729, 3)
     # A little jitter, so that two trials for one class differ and no candidate coincides with a
     # colour in use.
     grid = (grid + (torch.rand(grid.shape, generator=generator) - 0.5) / _SIDE).clamp(0, 1)
@@ -119,24 +130,23 @@ def _checked(iou: Sequence[float] | Tensor, num_classes: int) -> Tensor:
     if iou.shape != (num_classes,) or not bool(iou.isfinite().any()):
         raise ValueError(
             f"evaluate must return the IoU of each of the {num_classes} classes, NaN for a class "
-            "that does not occur; "
-            f"got shape {tuple(iou.shape)}, {int(iou.isfinite().sum())} of them numbers"
+            f"that does not occur; got shape {tuple(iou.shape)}, {int(iou.isfinite().sum())} of "
+            "them numbers"
         )
     return iou
 
 
-SAMPLES = 15  # points looked at between two colours
-
-
 def border_lengths(masks: Tensor, num_classes: int) -> Tensor:
-    """Masks (N, H, W) → (K, K), symmetric: pairs of adjacent pixels of classes i and j, over the smaller class's pixels.
+    """Masks (N, H, W) → how long each two classes touch, for the size of the smaller one, (K, K).
 
-    Dividing by the area gives small objects their due: a border of 30 pixels is nothing to a road
-        and everything to a pole.
+    It counts pairs of adjacent pixels of classes i and j and divides by the number of pixels of the
+    smaller class. A border of 30 pixels is nothing to a road and everything to a pole.
     """
     masks = masks.long()
     counts = torch.zeros(num_classes * num_classes, dtype=torch.double)
-    for one, other in ((masks[:, :, 1:], masks[:, :, :-1]), (masks[:, 1:], masks[:, :-1])):
+    across = masks[:, :, 1:], masks[:, :, :-1]
+    down = masks[:, 1:], masks[:, :-1]
+    for one, other in (across, down):
         border = (one != other) & (one != IGNORE) & (other != IGNORE)
         counts += torch.bincount(one[border] * num_classes + other[border], minlength=len(counts))
     lengths = counts.view(num_classes, num_classes)
@@ -144,36 +154,42 @@ def border_lengths(masks: Tensor, num_classes: int) -> Tensor:
     return (lengths + lengths.T) / torch.minimum(area[:, None], area[None, :])
 
 
-def strangers(colors: Tensor) -> Tensor:
-    """β (K, D) → (K, K): the share of the line between two colours whose nearest colour is a third one."""
+def blend_collisions(colors: Tensor) -> Tensor:
+    """β (K, D) → (K, K): the share of the line between two colours that is nearest to a third."""
     count = len(colors)
+    beta = colors.double()
     ids = torch.arange(count)
     total = torch.zeros(count, count, dtype=torch.double)
     for t in torch.linspace(0.15, 0.85, SAMPLES, dtype=torch.double):
-        between = (1 - t) * colors[:, None].double() + t * colors[None].double()  # (K, K, D)
-        nearest = torch.cdist(between.flatten(0, 1), colors.double()).argmin(1).view(count, count)
+        between = (1 - t) * beta[:, None] + t * beta[None]  # (K, K, D)
+        nearest = torch.cdist(between.flatten(0, 1), beta).argmin(1).view(count, count)
         total += (nearest != ids[:, None]) & (nearest != ids[None, :])
     return total / SAMPLES
 
 
-def assign_colors(
+def by_neighbours(
     palette: Palette, masks: Tensor, *, seed: int = 0, rounds: int = 20_000
 ) -> Palette:
-    """Permute a palette's rows so that Σ border(i, j) · strangers(i, j) over `masks` (N, H, W) is small.
+    """Exchange a palette's colours so that classes which touch have few colours between them.
 
-    Random exchanges of two classes, kept when the sum falls; seeded. The set of colours, and so its
-    least distance, does not change.
+    Two classes are chosen at random and exchange their colours if that makes the sum of
+    border(i, j) · collisions(i, j) smaller. The set of colours stays, and so its least distance.
+
+    Args:
+        palette: the colours.
+        masks: (N, H, W), in which the classes touch as they do in the pictures to come.
+        seed: of the exchanges.
+        rounds: how many exchanges are tried.
     """
     generator = torch.Generator().manual_seed(seed)
-    border, between = border_lengths(masks, len(palette)), strangers(palette.colors)
+    border = border_lengths(masks, len(palette))
+    collisions = blend_collisions(palette.colors)
     order = torch.arange(len(palette))
-    cost = float((border * between).sum())
+    cost = float((border * collisions).sum())
     for first, second in torch.randint(len(palette), (rounds, 2), generator=generator).tolist():
         trial = order.clone()
         trial[first], trial[second] = order[second], order[first]
-        new = float((border * between[trial][:, trial]).sum())
+        new = float((border * collisions[trial][:, trial]).sum())
         if new < cost:
             order, cost = trial, new
-    return Palette(
-        palette.colors[order], f"{palette.name}, assigned by neighbours", palette.ignore_color
-    )
+    return Palette(palette.colors[order], f"{palette.name}, by neighbours", palette.ignore_color)

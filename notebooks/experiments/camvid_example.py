@@ -21,7 +21,7 @@ from gss_lite.data.transforms import eval_transform
 from gss_lite.factory import load_gss
 from gss_lite.inference import to_pil
 from gss_lite.metrics import SegmentationMetrics
-from gss_lite.palette.palette import paint
+from gss_lite.palette import paint
 from gss_lite.presets import get_preset
 from gss_lite.storage import run_record, weights_hash, write_json
 

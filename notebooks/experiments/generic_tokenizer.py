@@ -17,9 +17,7 @@ from pathlib import Path
 
 from gss_lite.evaluation import evaluate_palette
 from gss_lite.factory import SHIPPED, build_palette, load_tokenizer
-from gss_lite.palette.constructions import random_palette
-from gss_lite.palette.maxmin import farthest_point_palette, max_min_palette
-from gss_lite.palette.refinement import assign_colors
+from gss_lite.palette import by_neighbours, farthest_point_palette, max_min_palette, random_palette
 from gss_lite.presets import get_preset
 from gss_lite.storage import run_record, weights_hash, write_json
 from notebooks.experiments.palette_ablation import NUM_CLASSES, SETS, load_masks
@@ -47,7 +45,7 @@ def measure(name: str, data: str, split: str, pictures: int, weights: str | Path
     palettes |= {
         "greedy": farthest_point_palette(count),
         "max-min": colors,
-        "max-min, assigned": assign_colors(colors, load_masks(data, "train", 60)),
+        "max-min, assigned": by_neighbours(colors, load_masks(data, "train", 60)),
     }
     if data == "camvid":
         palettes["of the shipped model"] = build_palette(get_preset("camvid"))

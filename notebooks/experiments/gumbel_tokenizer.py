@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from gss_lite.evaluation import evaluate_palette
 from gss_lite.factory import build_palette
-from gss_lite.palette.palette import Palette
+from gss_lite.palette import Palette
 from gss_lite.presets import get_preset
 from gss_lite.storage import run_record, write_json
 from gss_lite.training.tokenizer import VQVAEStage

@@ -21,9 +21,15 @@ from gss_lite.factory import load_tokenizer
 from gss_lite.inverse import NearestColor
 from gss_lite.inverse_fitted import ConvInverse
 from gss_lite.metrics import SegmentationMetrics
-from gss_lite.palette.constructions import random_palette
-from gss_lite.palette.learned import learn_palette, nearest_color_loss, rebuild_error, train_jointly
-from gss_lite.palette.palette import Palette, paint
+from gss_lite.palette import (
+    Palette,
+    learn_palette,
+    nearest_color_loss,
+    paint,
+    random_palette,
+    rebuild_error,
+    train_jointly,
+)
 from gss_lite.presets import get_preset
 from gss_lite.storage import run_record, weights_hash, write_json
 from gss_lite.vqvae import VQVAE

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from gss_lite.factory import load_tokenizer
-from gss_lite.palette.constructions import random_palette
-from gss_lite.palette.learned import learn_palette
+from gss_lite.palette import learn_palette, random_palette
 from gss_lite.presets import get_preset
 from gss_lite.storage import run_record, weights_hash, write_json
 from notebooks.experiments.palette_ablation import NUM_CLASSES, SETS, load_masks, tiles

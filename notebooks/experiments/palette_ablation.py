@@ -19,12 +19,19 @@ from torch.utils.data import Dataset
 
 from gss_lite.data.folders import CamVid
 from gss_lite.data.scenes import ManyScenes, Scenes
-from gss_lite.evaluation import blended_strangers, evaluate_palette
+from gss_lite.evaluation import blend_collision_rate, evaluate_palette
 from gss_lite.factory import load_tokenizer
-from gss_lite.palette.constructions import CONSTRUCTIONS, released_ade20k_palette, shuffled
-from gss_lite.palette.learned import cascade_loss, learn_palette
-from gss_lite.palette.palette import Palette
-from gss_lite.palette.refinement import assign_colors, border_lengths, refine_palette
+from gss_lite.palette import (
+    CONSTRUCTIONS,
+    Palette,
+    border_lengths,
+    by_neighbours,
+    cascade_loss,
+    learn_palette,
+    refine_palette,
+    released_ade20k_palette,
+    shuffled,
+)
 from gss_lite.presets import get_preset
 from gss_lite.storage import run_record, write_json
 
@@ -105,7 +112,7 @@ def build_palettes(
     palettes["refined"] = refine_palette(
         palettes["random additive"], iou, trials=trials, seed=seed
     ).palette
-    palettes["max-min RGB, assigned"] = assign_colors(palettes["max-min RGB"], fit, seed=seed)
+    palettes["max-min RGB, assigned"] = by_neighbours(palettes["max-min RGB"], fit, seed=seed)
     small = tiles(fit)
     learn = lambda start, **kind: (
         learn_palette(palettes[start], tokenizer, small, steps=steps, seed=seed, **kind).palette
@@ -139,8 +146,8 @@ def ablate(
             values = {
                 "miou": 100 * result.scores.miou,
                 "aacc": 100 * result.scores.aacc,
-                "strangers": 100 * result.strangers,
-                "blends": 100 * blended_strangers(palette.colors, border),
+                "strangers": 100 * result.third_class,
+                "blends": 100 * blend_collision_rate(palette.colors, border),
                 "least_distance": palette.least_distance(),
             }
             for key, value in values.items():

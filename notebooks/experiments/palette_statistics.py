@@ -1,4 +1,7 @@
-"""How vivid the colours of a palette are, and whether that goes with how frequent their classes are (supplement B, Figures S.7, S.8)."""
+"""How vivid colours are, and whether that goes with how frequent their classes are.
+
+The supplement says so of its learned palettes (section B, Figures S.7 and S.8).
+"""
 
 from __future__ import annotations
 
@@ -8,19 +11,31 @@ import torch
 from torch import Tensor
 
 from gss_lite.contracts import IGNORE
+from gss_lite.palette.maxmin import srgb_to_oklab
 
 
 class Association(NamedTuple):
-    """Spearman's ρ of each of S palettes (S,), their mean, and the two-sided p-value of that mean."""
+    """Spearman's ρ of each of S palettes (S,), the mean, and the mean's two-sided p-value."""
 
     each: Tensor
     mean: float
     p: float
 
 
+def chroma(colors: Tensor) -> Tensor:
+    """Distance from grey of the same lightness in OKLab, L from 0 to 100: (…, 3) → (…)."""
+    return 100 * srgb_to_oklab(colors.double())[..., 1:].norm(dim=-1)
+
+
+def lightness(colors: Tensor) -> Tensor:
+    """OKLab's L, from 0 (black) to 100 (white): (…, 3) in [0, 1] → (…)."""
+    return 100 * srgb_to_oklab(colors.double())[..., 0]
+
+
 def saturation(colors: Tensor) -> Tensor:
     """HSV's: (max − min) / max of the channels, 0 for black. (…, 3) in [0, 1] → (…)."""
-    high, low = colors.double().amax(-1), colors.double().amin(-1)
+    high = colors.double().amax(-1)
+    low = colors.double().amin(-1)
     return (high - low) / torch.where(high > 0, high, 1.0)
 
 
@@ -40,14 +55,17 @@ def class_shares(masks: Tensor, num_classes: int) -> Tensor:
 
 
 def ranks(values: Tensor) -> Tensor:
-    """Ranks from 1 along the last dimension; equal values share the mean of their ranks. (…, K) → (…, K)."""
+    """Ranks from 1 along the last dimension; equal values share their mean rank. Same shape."""
     below = (values[..., None, :] < values[..., :, None]).sum(-1)
     equal = (values[..., None, :] == values[..., :, None]).sum(-1)  # itself included
     return below + (equal + 1) / 2.0
 
 
 def rank_correlation(a: Tensor, b: Tensor) -> Tensor:
-    """Spearman's ρ along the last dimension, which both have; the others are broadcast. NaN where all values are equal."""
+    """Spearman's ρ along the last dimension; the others are broadcast.
+
+    It is NaN where all values are equal.
+    """
     return (_standardized(a) * _standardized(b)).sum(-1)
 
 
@@ -61,19 +79,20 @@ def _standardized(values: Tensor) -> Tensor:
 def permutation_test(
     values: Tensor, against: Tensor, *, draws: int = 5000, seed: int = 0
 ) -> Association:
-    """Does a property of the colours go with a property of the classes? Spearman's ρ, averaged over palettes.
+    """Test whether a property of the colours goes with one of the classes, by Spearman's mean ρ.
 
     The classes of `against` are exchanged at random, in the same way for all palettes: these were
-        learned on the same masks, and
-    do not count as S independent sets of classes. p is the share of exchanges, this one included,
-    whose mean |ρ| is as large.
+    learned on the same masks, and do not count as S independent sets of classes. p is the share of
+    exchanges, the given order included, whose mean |ρ| is as large.
 
     Args:
-        values: (S, K), as the chroma of S palettes. against: (K,), as the classes' shares. draws:
-            random exchanges.
+        values: (S, K), for example the chroma of S palettes.
+        against: (K,), for example the classes' shares.
+        draws: how many random exchanges.
+        seed: of the exchanges.
 
     Raises:
-        ValueError: shapes that do not fit, or fewer than 3 classes.
+        ValueError: the shapes do not fit, or there are fewer than 3 classes.
     """
     if values.ndim != 2 or against.shape != values.shape[1:] or len(against) < 3:
         raise ValueError(
@@ -84,8 +103,9 @@ def permutation_test(
     mean = float(each.mean())
     generator = torch.Generator().manual_seed(seed)
     orders = torch.stack([torch.randperm(len(against), generator=generator) for _ in range(draws)])
-    # an exchange of the classes exchanges their ranks
-    x, y = _standardized(values), _standardized(against)
+    # An exchange of the classes exchanges their ranks.
+    x = _standardized(values)
+    y = _standardized(against)
     shuffled = x.mean(0) @ y[orders].T  # (draws,): the mean over palettes of ρ
     reached = int((shuffled.abs() >= abs(mean) - 1e-12).sum())
     return Association(each, mean, (reached + 1) / (draws + 1))

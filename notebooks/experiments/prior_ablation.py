@@ -36,7 +36,7 @@ from gss_lite.data.transforms import InMemory, SeededAugmentation, eval_transfor
 from gss_lite.evaluation import evaluate_masks
 from gss_lite.factory import SHIPPED, build_gss, load_tokenizer
 from gss_lite.gss import GSS, resize_mask
-from gss_lite.palette.palette import paint
+from gss_lite.palette import paint
 from gss_lite.presets import get_preset
 from gss_lite.presets.parts import Preset
 from gss_lite.prior import ConvBNReLU, Prior

@@ -36,9 +36,7 @@ from gss_lite.factory import SHIPPED, build_palette, load_gss, load_tokenizer
 from gss_lite.gss import GSS, pad_picture, resize_mask
 from gss_lite.inverse import NearestColor
 from gss_lite.metrics import confusion_matrix, paired_bootstrap, scores_from_confusion
-from gss_lite.palette.maxmin import max_min_palette
-from gss_lite.palette.palette import Palette
-from gss_lite.palette.refinement import assign_colors
+from gss_lite.palette import Palette, by_neighbours, max_min_palette
 from gss_lite.presets import PRESETS, get_preset
 from gss_lite.presets.parts import Preset
 from gss_lite.storage import run_record, weights_hash, write_json
@@ -86,7 +84,7 @@ def crowded_palette(preset: Preset, pictures: int = 100) -> Palette:
     masks = torch.stack(
         [torch.as_tensor(dataset[i][1]) for i in range(min(pictures, len(dataset)))]
     )
-    return assign_colors(max_min_palette(len(dataset.classes)), masks, seed=preset.seed)
+    return by_neighbours(max_min_palette(len(dataset.classes)), masks, seed=preset.seed)
 
 
 @torch.no_grad()
@@ -171,8 +169,8 @@ def collect(entries: dict, row: Row, judged: Mapping[str, Judged]) -> None:
     entry["least_distance"].append(round(row.palette.least_distance(), 2))
     if row.film is not None and "film" not in entry:  # of the first seed
         entry["film"] = {
-            "steps": row.film.frames,
-            "colors": [[[round(v, 4) for v in c] for c in f] for f in row.film.film.tolist()],
+            "steps": row.film.moments,
+            "colors": [[[round(v, 4) for v in c] for c in f] for f in row.film.history.tolist()],
         }
 
 

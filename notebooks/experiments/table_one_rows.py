@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
+from gss_lite.presets.plans import plan_for, shortened
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -19,11 +20,8 @@ from gss_lite.data.transforms import InMemory, SeededAugmentation, eval_transfor
 from gss_lite.gss import GSS, expected_maskige
 from gss_lite.inverse import NearestColor
 from gss_lite.inverse_fitted import CodeTable, ConvInverse, count_codes
-from gss_lite.palette.constructions import random_palette
-from gss_lite.palette.learned import Joint, learn_palette, train_jointly
-from gss_lite.palette.palette import Palette
+from gss_lite.palette import JointResult, Palette, learn_palette, random_palette, train_jointly
 from gss_lite.presets.parts import Preset
-from gss_lite.presets.plans import plan_for, shortened
 from gss_lite.training.inverse import (
     count_parameters,
     fingerprint,
@@ -93,7 +91,7 @@ class Row:
     seconds: float = 0.0
     prior: nn.Module | None = None
     prior_seconds: float = 0.0
-    film: Joint | None = field(default=None, repr=False)
+    film: JointResult | None = field(default=None, repr=False)
 
 
 def build_rows(

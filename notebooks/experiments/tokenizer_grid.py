@@ -33,9 +33,7 @@ from gss_lite.data.scenes import ManyScenes, Scenes
 from gss_lite.data.transforms import SeededAugmentation
 from gss_lite.factory import build_palette
 from gss_lite.metrics import SegmentationMetrics, boundary_iou
-from gss_lite.palette.maxmin import max_min_palette
-from gss_lite.palette.palette import Palette
-from gss_lite.palette.refinement import assign_colors
+from gss_lite.palette import Palette, by_neighbours, max_min_palette
 from gss_lite.presets import get_preset
 from gss_lite.presets.parts import Schedule
 from gss_lite.storage import run_record, write_json
@@ -154,7 +152,7 @@ def palette_for(data: str, pictures: int) -> Palette:
     """Max-min colours dealt out by neighbours in training masks: scenes-cpu's, or 64 made the same way."""
     if data == "scenes":
         return build_palette(get_preset(PRESET))
-    return assign_colors(max_min_palette(MANY), load_masks(data, "train", pictures))
+    return by_neighbours(max_min_palette(MANY), load_masks(data, "train", pictures))
 
 
 def build_stage(cell: Cell, budget: Budget) -> MaskigeStage | OneHotStage:

@@ -9,8 +9,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gss_lite.palette.constructions import random_palette
-from gss_lite.palette.palette import Palette
+from gss_lite.palette import (
+    Palette,
+    blend_collisions,
+    border_lengths,
+    by_neighbours,
+    random_palette,
+)
 from gss_lite.palette.refinement import VIVID, refine_palette
 
 
@@ -97,3 +102,39 @@ def test_an_evaluation_of_another_shape_or_without_numbers_is_refused(returned):
 def test_no_trials_and_no_patience_are_refused(bad):
     with pytest.raises(ValueError, match="at least 1"):
         refine_palette(random_palette(5), separation, **bad)
+
+
+# who gets which colour
+
+
+def test_border_lengths_against_a_hand_count():
+    mask = torch.tensor([[[0, 0, 1], [0, 2, 1], [255, 2, 1]]])
+    lengths = border_lengths(mask, 3)
+    # areas 3, 3, 2; borders: 0|1 once, 0|2 twice, 1|2 twice; the ignored pixel has none
+    expected = torch.tensor(
+        [[0, 1 / 3, 2 / 2], [1 / 3, 0, 2 / 2], [1.0, 1.0, 0]], dtype=torch.double
+    )
+    torch.testing.assert_close(lengths, expected)
+
+
+def test_grey_lies_between_black_and_white():
+    colors = torch.tensor([[0.0, 0, 0], [1, 1, 1], [0.5, 0.5, 0.5]])
+    between = blend_collisions(colors)
+    assert between[0, 1] == between[1, 0] > 0.5
+    assert between[0, 2] == between[1, 2] == between.diag().max() == 0
+
+
+def test_exchanging_keeps_the_colours_and_no_third_one_lies_between_neighbours():
+    palette = Palette(torch.tensor([[0.0, 0, 0], [1, 1, 1], [0.5, 0.5, 0.5]]))
+    # classes 0 and 1 share a long border, 2 touches nothing but a corner of 0
+    masks = torch.zeros(1, 8, 8, dtype=torch.long)
+    masks[:, :, 4:] = 1
+    masks[:, 0, 0] = 2
+    exchanged = by_neighbours(palette, masks, rounds=200)
+    assert sorted(exchanged.colors.tolist()) == sorted(palette.colors.tolist())
+    assert (
+        blend_collisions(exchanged.colors)[0, 1] == 0
+    )  # black and white no longer meet across grey
+    assert exchanged.least_distance() == palette.least_distance()
+    again = by_neighbours(palette, masks, rounds=200)
+    assert torch.equal(again.colors, exchanged.colors)

@@ -19,14 +19,12 @@ from gss_lite.palette.constructions import (
     released_mseg_palette,
 )
 from gss_lite.palette.maxmin import (
-    DEFICIENCIES,
     SPACES,
     distances,
     farthest_point_palette,
     get_space,
     max_min_palette,
     oklab_to_srgb,
-    simulate_deficiency,
     spread,
     srgb_to_oklab,
 )
@@ -124,29 +122,6 @@ def test_distances_are_in_the_units_people_quote():
     black_and_white = torch.tensor([[0.0, 0, 0], [1, 1, 1]])
     assert float(distances(black_and_white)) == pytest.approx(255 * math.sqrt(3))
     assert float(distances(black_and_white, "OKLab")) == pytest.approx(100, abs=1e-3)
-
-
-@pytest.mark.parametrize("kind", DEFICIENCIES)
-def test_a_deficiency_leaves_grey_alone_and_stays_in_range(kind):
-    grey = torch.linspace(0, 1, 9)[:, None].expand(9, 3)
-    assert torch.allclose(simulate_deficiency(grey, kind), grey, atol=2e-3)
-    seen = simulate_deficiency(torch.rand(500, 3, generator=torch.Generator().manual_seed(0)), kind)
-    assert float(seen.min()) >= 0 and float(seen.max()) <= 1
-
-
-def test_red_and_green_come_closer_for_red_green_deficiencies_only():
-    pair = torch.tensor([[0.85, 0.2, 0.2], [0.35, 0.55, 0.1]])
-    gap = {
-        kind: float(distances(simulate_deficiency(pair, kind), "OKLab")) for kind in DEFICIENCIES
-    }
-    full = float(distances(pair, "OKLab"))
-    assert (
-        gap["protanopia"] < 0.7 * full
-        and gap["deuteranopia"] < 0.7 * full
-        and gap["tritanopia"] > 0.7 * full
-    )
-    with pytest.raises(ValueError, match="protanopia"):
-        simulate_deficiency(pair, "colour")
 
 
 def test_palettes_of_the_search_say_their_space():
