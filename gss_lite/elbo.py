@@ -1,18 +1,16 @@
 """A.1: the evidence lower bound (ELBO) on a world small enough to enumerate exactly.
 
-Three discrete variables: an image x (X values), a token sequence z (Z values, one index per
-whole sequence) and a mask c (C values). The model of the paper has two tables,
+There are three discrete variables: an image x (X values), a token sequence z (Z values, one index
+for each whole sequence) and a mask c (C values). The model of the paper has two tables,
 
-    p_psi(z | x)   the latent prior, predicted from the image     (stage II)
-    p_theta(c | z) the decoder: mask from tokens                  (stage I)
+    p_ψ(z | x)   the latent prior, predicted from the image    (stage II)
+    p_θ(c | z)   the decoder, mask from tokens                 (stage I)
 
-and p(c, z | x) = p(c | z) p(z | x): the image reaches the mask only through the tokens. Every
-sum over z runs over the whole table in float64, so each line of A.1 can be compared with its
-exact value. All quantities are in nats.
-
-The third distribution, q, is a tensor whose last axis is z, and the other axes say what q may
-look at: (C, Z) is q(z | c), the paper's; (X, C, Z) is q(z | c, x); (X, 1, Z) is q(z | x);
-(Z,) is one q for everything.
+and p(c, z | x) = p(c | z) p(z | x): the image reaches the mask only through the tokens. Every sum
+over z runs over the whole table in float64, so each line of A.1 can be compared with its exact
+value, in nats. The third distribution, q, is a tensor whose last axis is z. Its other axes say what
+q may look at: (C, Z) is the paper's q(z | c); (X, C, Z) is q(z | c, x); (X, 1, Z) is q(z | x); (Z,)
+is one q for everything. "ValueError" in a docstring says for which arguments it is raised.
 """
 
 from __future__ import annotations
@@ -22,12 +20,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# a looser q would break "gap = KL" at 1e-10, which scales it by log p(c|x)
+# A row sum that is off by more would break "gap = KL" at 1e-10: log p(c|x) multiplies the error.
 _ROW_SUM_TOLERANCE = 1e-12
 
 
 def _distribution(name: str, table: Tensor) -> Tensor:
-    """``table`` in float64, once its last axis is known to hold probabilities that sum to one."""
+    """Return `table` in float64 if its last axis holds probabilities that sum to one."""
     if not isinstance(table, Tensor) or table.ndim == 0 or table.numel() == 0:
         came = tuple(table.shape) if isinstance(table, Tensor) else type(table).__name__
         raise ValueError(
@@ -52,10 +50,9 @@ def _distribution(name: str, table: Tensor) -> Tensor:
 class World:
     """A generative segmentation model as two tables (Eq. 1, A.1).
 
-    prior: (X, Z), row x is p_psi(z | x). likelihood: (Z, C), row z is p_theta(c | z).
-    Both are kept in float64 and stay attached to the autograd graph they came from.
-    Raises ValueError if a table is not 2-D, has a row that is not a distribution, or if the
-    two disagree about the number of token sequences Z.
+    Row x of `prior` (X, Z) is p_ψ(z | x), and row z of `likelihood` (Z, C) is p_θ(c | z). Both are
+    kept in float64, and gradients reach the tables they were made from. ValueError: a table is not
+    2-D, a row is no distribution, or the two tables disagree about Z.
     """
 
     prior: Tensor
@@ -79,11 +76,11 @@ class World:
         return self.prior.shape[0], self.likelihood.shape[1], self.prior.shape[1]
 
     def log_joint(self) -> Tensor:
-        """Log p(c, z | x) = log p(c | z) + log p(z | x), (X, C, Z); -inf where a factor is 0."""
+        """Log p(c, z | x) = log p(c | z) + log p(z | x), (X, C, Z); −inf where a factor is 0."""
         return self.prior.log()[:, None, :] + self.likelihood.log().T[None]
 
     def checked_q(self, q: Tensor) -> Tensor:
-        """``q`` in float64, expanded to (X, C, Z). ValueError if it is no distribution or does not fit."""
+        """Expand `q` to (X, C, Z) in float64. ValueError: it is no distribution or does not fit."""
         q = _distribution("q", q)
         fits = q.ndim <= 3 and q.shape[-1] == self.shape[-1]
         if not fits or any(n not in (1, full) for n, full in zip(q.shape[::-1], self.shape[::-1])):
@@ -95,19 +92,19 @@ class World:
 
 
 def _expectation(q: Tensor, values: Tensor) -> Tensor:
-    """Sum over z of q(z) values(z), where q(z) = 0 removes the term even if its value is -inf."""
+    """Σ_z q(z) values(z); a z with q(z) = 0 does not count, even where its value is −inf."""
     return (q * values.masked_fill(q == 0, 0.0)).sum(-1)
 
 
 def log_likelihood(world: World) -> Tensor:
-    """Exact log p(c | x) = log sum_z p(c | z) p(z | x), the first line of A.1. Shape (X, C)."""
+    """Exact log p(c | x) = log Σ_z p(c | z) p(z | x), the first line of A.1, (X, C)."""
     return torch.logsumexp(world.log_joint(), dim=-1)
 
 
 def posterior(world: World) -> Tensor:
-    """Exact p(z | c, x) = p(c, z | x) / p(c | x), the q at which the bound touches. (X, C, Z).
+    """Exact p(z | c, x) = p(c, z | x) / p(c | x), (X, C, Z): with this q the bound is tight.
 
-    Raises ValueError if some p(c | x) is 0: given an impossible mask, z has no distribution.
+    ValueError: some p(c | x) is 0, and given an impossible mask z has no distribution.
     """
     evidence = log_likelihood(world)
     impossible = torch.isneginf(evidence).nonzero()
@@ -120,16 +117,17 @@ def posterior(world: World) -> Tensor:
 
 
 def entropy(q: Tensor) -> Tensor:
-    """-E_q[log q], in nats, over the last axis; 0 for a point mass. Shape: q's without its last axis."""
+    """−E_q[log q] in nats over the last axis, (…, Z) → (…); 0 for a point mass."""
     return torch.special.entr(_distribution("q", q)).sum(-1)
 
 
 def cross_entropy(q: Tensor, p: Tensor) -> Tensor:
-    """-E_q[log p] over the last axis: the loss of stage II, with q's tokens as the targets.
+    """−E_q[log p] over the last axis: the loss of stage II, with q's tokens as the targets.
 
-    q and p broadcast against each other; +inf where q puts mass on a z that p forbids.
+    q and p broadcast. The result is +inf where q puts mass on a z that p forbids.
     """
-    q, p = _distribution("q", q), _distribution("p", p)
+    q = _distribution("q", q)
+    p = _distribution("p", p)
     if q.shape[-1] != p.shape[-1]:
         raise ValueError(
             f"q has {q.shape[-1]} outcomes and p has {p.shape[-1]}; they must be the same"
@@ -138,42 +136,42 @@ def cross_entropy(q: Tensor, p: Tensor) -> Tensor:
 
 
 def kl(q: Tensor, p: Tensor) -> Tensor:
-    """KL(q || p) = cross_entropy(q, p) - entropy(q) >= 0, over the last axis, q and p broadcast."""
+    """KL(q ‖ p) = cross_entropy(q, p) − entropy(q) ≥ 0 over the last axis; q and p broadcast."""
     return cross_entropy(q, p) - entropy(q)
 
 
 def reconstruction(world: World, q: Tensor) -> Tensor:
-    """E_q[log p(c | z)], the first term of Eq. 2 (stage I). (X, C); all rows equal for q(z | c)."""
+    """E_q[log p(c | z)], the first term of Eq. 2 (stage I), (X, C); all rows equal for q(z | c)."""
     return _expectation(world.checked_q(q), world.likelihood.log().T)
 
 
 def prior_kl(world: World, q: Tensor) -> Tensor:
-    """KL(q || p(z | x)), the second term of Eq. 2 (stage II). Shape (X, C)."""
+    """KL(q ‖ p(z | x)), the second term of Eq. 2 (stage II), (X, C)."""
     return kl(world.checked_q(q), world.prior[:, None, :])
 
 
 def bound(world: World, q: Tensor) -> Tensor:
-    """The ELBO E_q[log p(c, z | x) - log q(z)], the fourth line of A.1. Shape (X, C).
+    """The ELBO E_q[log p(c, z | x) − log q(z)], the fourth line of A.1, (X, C).
 
-    Computed from the joint, not as reconstruction - prior_kl, so that Eq. 2 can be checked.
+    It is computed from the joint, not as reconstruction − prior_kl, so that Eq. 2 can be checked.
     """
     q = world.checked_q(q)
     return _expectation(q, world.log_joint()) + entropy(q)
 
 
 def gap(world: World, q: Tensor) -> Tensor:
-    """Log p(c | x) - ELBO, (X, C), computed as this difference; A.1 says it is >= 0."""
+    """Log p(c | x) − ELBO, (X, C), computed as this difference; A.1 says that it is ≥ 0."""
     return log_likelihood(world) - bound(world, q)
 
 
 def point_mass(q: Tensor) -> Tensor:
-    """All of q's mass on its most probable z (the lowest index if several tie): arg-max tokens."""
+    """Put all mass on q's most probable z (the lowest index if several tie): arg-max tokens."""
     best = _distribution("q", q).argmax(-1)
     return torch.nn.functional.one_hot(best, q.shape[-1]).to(torch.float64)
 
 
 def temper(q: Tensor, temperature: float) -> Tensor:
-    """q^(1/T), normalised: T = 1 is q, T -> 0 its point mass, T -> inf uniform where q > 0."""
+    """q^(1/T), normalised: T = 1 is q, T → 0 its point mass, T → ∞ uniform where q > 0."""
     if not temperature > 0:
         raise ValueError(
             f"temperature must be positive, got {temperature}; for the limit 0 use point_mass"
@@ -182,28 +180,27 @@ def temper(q: Tensor, temperature: float) -> Tensor:
 
 
 def _shared_optimum(world: World, weights: Tensor, dim: int) -> Tensor:
-    """The q, shared along ``dim`` (0: images, 1: masks), of greatest weighted mean bound.
+    """The q, shared along `dim` (0: images, 1: masks), of greatest weighted mean bound.
 
-    weights: (X, C), summing to one along ``dim``. Setting the derivative of
-    sum w (E_q[log joint] + H(q)) to zero gives q ~ exp(sum w log joint): a geometric mean.
+    The weights (X, C) sum to one along `dim`. Setting the derivative of Σ w (E_q[log joint] + H(q))
+    to zero gives q ∝ exp(Σ w log joint), a geometric mean.
     """
     log_joint = world.log_joint().masked_fill((weights == 0)[..., None], 0.0)
     score = (weights[..., None] * log_joint).sum(dim)
     stuck = torch.isneginf(score).all(-1).nonzero()
     if len(stuck):
-        owner = ("mask", "image")[dim]
+        owner = f"{('mask', 'image')[dim]} {int(stuck[0])}"
         raise ValueError(
-            f"no q has a finite mean bound for {owner} {int(stuck[0])}: every z is forbidden "
-            "somewhere"
+            f"no q has a finite mean bound for {owner}: every z is forbidden somewhere"
         )
     return torch.softmax(score, dim=-1)
 
 
 def best_q_given_mask(world: World, image_probs: Tensor) -> Tensor:
-    """The q(z | c) of greatest bound, averaged over the images x ~ p(x | c). Shape (C, Z).
+    """The q(z | c) of greatest bound, averaged over the images x ~ p(x | c), (C, Z).
 
-    image_probs: (X,), p(x). The result is proportional to exp E_{p(x|c)}[log p(c, z | x)].
-    Raises ValueError if image_probs does not fit, or if every z is forbidden for some mask.
+    It is proportional to exp E_{p(x|c)}[log p(c, z | x)]. ValueError: `image_probs`, p(x), is not
+    (X,), or every z is forbidden for some mask.
     """
     image_probs = _distribution("image_probs", image_probs)
     if image_probs.shape != world.prior.shape[:1]:
@@ -217,7 +214,7 @@ def best_q_given_mask(world: World, image_probs: Tensor) -> Tensor:
 
 
 def best_q_given_image(world: World) -> Tensor:
-    """The q(z | x) of greatest bound, averaged over the masks c ~ p(c | x). Shape (X, 1, Z)."""
+    """The q(z | x) of greatest bound, averaged over the masks c ~ p(c | x), (X, 1, Z)."""
     return _shared_optimum(world, log_likelihood(world).exp(), dim=1)[:, None, :]
 
 
@@ -226,7 +223,7 @@ def log_weights(
 ) -> Tensor:
     """Log [p(c, z | x) / q(z)] at z ~ q, (samples,): their mean estimates the bound.
 
-    Raises ValueError if samples < 1 or if x or c is outside the world.
+    ValueError: `samples` is below 1, or x or c is outside the world.
     """
     n_images, n_masks, _ = world.shape
     if samples < 1 or not 0 <= x < n_images or not 0 <= c < n_masks:
@@ -234,7 +231,7 @@ def log_weights(
             f"need samples >= 1, 0 <= x < {n_images}, 0 <= c < {n_masks}; got {samples}, {x}, {c}"
         )
     q = world.checked_q(q)[x, c]
-    # so that rounding in the cumulative sum cannot pick a z with q(z) = 0
+    # Rounding in the cumulative sum must not pick a z with q(z) = 0, so only the others are there.
     support = q.nonzero()[:, 0]
     u = torch.rand(samples, generator=generator, dtype=torch.float64)
     picked = torch.searchsorted(q[support].cumsum(0), u, right=True).clamp(max=len(support) - 1)
@@ -242,16 +239,16 @@ def log_weights(
 
 
 def sequences(vocab_size: int, length: int) -> Tensor:
-    """Every token sequence, long (V**L, L), in counting order: the rows that index z."""
+    """Every token sequence (V^L, L), in counting order: row z is the sequence with index z."""
     if vocab_size < 1 or length < 1:
         raise ValueError(f"vocab_size and length must be at least 1, got {vocab_size} and {length}")
     return torch.cartesian_prod(*[torch.arange(vocab_size)] * length).reshape(-1, length)
 
 
 def factorised(per_position: Tensor) -> Tensor:
-    """The product distribution over sequences, (..., L, V) -> (..., V**L), ordered as `sequences`.
+    """The product distribution over sequences, (…, L, V) → (…, V^L), ordered as `sequences`.
 
-    This is how I_psi predicts: one distribution per token position, independent given x.
+    I_ψ predicts in this way: one distribution for each token position, independent given x.
     """
     per_position = _distribution("per_position", per_position)
     if per_position.ndim < 2:
@@ -265,53 +262,45 @@ def factorised(per_position: Tensor) -> Tensor:
 def random_world(
     images: int, latents: int, masks: int, generator: torch.Generator, sharpness: float = 1.0
 ) -> World:
-    """A World with softmax(sharpness * normal) rows; 0 is uniform, 5 nearly deterministic."""
+    """A World with softmax(sharpness · normal) rows; 0 is uniform, 5 is nearly deterministic."""
     if min(images, latents, masks) < 1:
         raise ValueError(
             f"images, latents and masks must be at least 1, got {images}, {latents}, {masks}"
         )
-    tables = (
-        torch.softmax(
-            sharpness * torch.randn(shape, generator=generator, dtype=torch.float64), dim=-1
-        )
-        for shape in ((images, latents), (latents, masks))
-    )
-    return World(*tables)
+    prior = torch.randn(images, latents, generator=generator, dtype=torch.float64)
+    likelihood = torch.randn(latents, masks, generator=generator, dtype=torch.float64)
+    return World((sharpness * prior).softmax(-1), (sharpness * likelihood).softmax(-1))
 
 
 @dataclass(frozen=True)
-class Street:
-    """The 2 x 2 pixel street of notebook 01: a World, and what its indices stand for.
-
-    masks: long (81, 2, 2), class ids; tokens: long (16, 2), the left and the right column's token.
-    """
+class ToyStreet:
+    """The street of notebook 01, of 2 × 2 pixels: a World, and what its indices stand for."""
 
     world: World
     image_probs: Tensor  # (4,), p(x)
-    masks: Tensor
-    tokens: Tensor
+    masks: Tensor  # (81, 2, 2), class ids
+    tokens: Tensor  # (16, 2), the tokens of the left and of the right column
     photographs: tuple[str, ...] = ("open road", "avenue", "forest", "fog")
     classes: tuple[str, ...] = ("sky", "road", "tree")
     columns: tuple[str, ...] = ("sky / road", "tree / road", "tree / tree", "sky / tree")
 
     def mask_index(self, top: str, bottom: str) -> int:
-        """The index c of a mask written row by row, e.g. ``mask_index("tree sky", "road road")``."""
+        """The index c of a mask written row by row: `mask_index("tree sky", "road road")`."""
         names = f"{top} {bottom}".split()
         if len(names) != 4 or not set(names) <= set(self.classes):
             raise ValueError(
-                f"a mask has two rows of two classes out of {self.classes}, got {top!r} over "
-                f"{bottom!r}"
+                f"a mask has two rows of two classes of {self.classes}, got {top!r} over {bottom!r}"
             )
         wanted = torch.tensor([self.classes.index(name) for name in names]).view(2, 2)
         return int((self.masks == wanted).flatten(1).all(1).nonzero())
 
 
-def street() -> Street:
-    """Four kinds of photograph, two tokens out of a vocabulary of four, masks of 2 x 2 pixels.
+def street() -> ToyStreet:
+    """Four kinds of photograph, two tokens out of a vocabulary of four, masks of 2 × 2 pixels.
 
-    Each token is a column of two pixels (top / bottom) of the classes sky, road, tree. The
-    decoder believes a pixel's own token (logit 3) and listens to its neighbour (logit 1), as a
-    convolutional decoder does, so the two tokens are coupled in the posterior.
+    A token is a column of two pixels (top / bottom) of the classes sky, road and tree. The decoder
+    believes a pixel's own token (logit 3) and listens to its neighbour (logit 1), as a
+    convolutional decoder does. The two tokens are therefore coupled in the posterior.
     """
     column_classes = torch.tensor([[0, 1], [2, 1], [2, 2], [0, 2]])  # (V, top / bottom)
     tokens = sequences(4, 2)  # (16, 2)
@@ -320,18 +309,12 @@ def street() -> Street:
     pixels = sequences(3, 4)  # (81, 4)
     log_pixel = torch.log_softmax(pixel_logits, -1).flatten(1, 2)  # (16, 4, 3)
     likelihood = log_pixel[:, torch.arange(4), pixels].sum(-1).exp()  # (16, 81)
-    left = [
-        [0.80, 0.12, 0.03, 0.05],
-        [0.10, 0.70, 0.15, 0.05],
-        [0.03, 0.22, 0.70, 0.05],
-        [0.30, 0.40, 0.20, 0.10],
-    ]
-    right = [*left[:3], [0.45, 0.25, 0.15, 0.15]]  # fog hides the two sides differently
+    open_road = [0.80, 0.12, 0.03, 0.05]
+    avenue = [0.10, 0.70, 0.15, 0.05]
+    forest = [0.03, 0.22, 0.70, 0.05]
+    left = [open_road, avenue, forest, [0.30, 0.40, 0.20, 0.10]]
+    right = [open_road, avenue, forest, [0.45, 0.25, 0.15, 0.15]]  # fog hides the sides unequally
     prior = factorised(torch.tensor([left, right], dtype=torch.float64).transpose(0, 1))
     world = World(prior, likelihood / likelihood.sum(-1, keepdim=True))
-    return Street(
-        world,
-        torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=torch.float64),
-        pixels.view(-1, 2, 2),
-        tokens,
-    )
+    image_probs = torch.tensor([0.4, 0.3, 0.2, 0.1], dtype=torch.float64)
+    return ToyStreet(world, image_probs, pixels.view(-1, 2, 2), tokens)

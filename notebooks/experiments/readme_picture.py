@@ -7,7 +7,7 @@ from pathlib import Path
 import matplotlib
 
 from gss_lite import dataset_for, get_preset, load_gss
-from gss_lite.data.transforms import eval_transform
+from gss_lite.data.transforms import denormalize, eval_transform
 
 
 def main(path: Path = Path("notebooks/figures/chain.png"), index: int = 7) -> None:
@@ -21,7 +21,7 @@ def main(path: Path = Path("notebooks/figures/chain.png"), index: int = 7) -> No
     result = gss.predict(image[None])
     figure = show_row(
         [
-            ("photograph x", image),
+            ("photograph x", denormalize(image)),
             ("tokens predicted by the prior", result.tokens[0]),
             ("maskige decoded from them", result.maskige[0]),
             ("classes read off its colours", gss.palette(result.mask[0])),
