@@ -135,14 +135,16 @@ class GenericLoss(nn.Module):
         return loss, {name: value.detach() for name, value in scalars.items()}
 
 
-def random_colors(count: int, classes: int, device: torch.device | str = "cpu") -> Tensor:
-    """`count` palettes of `classes` colours, (count, classes, 3).
+def random_colors(
+    count: int, classes: int, device: torch.device | str = "cpu", *, channels: int = 3
+) -> Tensor:
+    """`count` palettes of `classes` colours, (count, classes, channels).
 
     They are uniform in the cube and then stretched from its middle by 1 to 2. Palettes made for
     large distances have many colours on the faces of the cube, where uniform draws have none.
     """
     stretch = 1 + torch.rand(count, 1, 1, device=device)
-    uniform = torch.rand(count, classes, 3, device=device)
+    uniform = torch.rand(count, classes, channels, device=device)
     return ((uniform - 0.5) * stretch + 0.5).clamp(0, 1)
 
 
