@@ -145,13 +145,19 @@ def stage_one_hashes(palette: Palette, tokenizer: Tokenizer) -> dict[str, str]:
 def check_rests_on(path: Path, hashes: dict[str, str]) -> None:
     """Raise ValueError if the weights in `path` were trained on another palette or tokenizer."""
     trained_on = what_it_rests_on(path)
-    other = [name for name, value in hashes.items() if trained_on.get(name, value) != value]
+    unknown = hashes.keys() - trained_on.keys()
+    if unknown:
+        raise ValueError(
+            f"{path} does not say which palette and tokenizer it was trained on: an earlier "
+            "version of gss_lite made it, or another program. Train the prior again in a new folder"
+        )
+    other = [name for name, value in hashes.items() if trained_on[name] != value]
     if other:
         what = " and ".join(name.removesuffix("_sha256") for name in other)
         raise ValueError(
             f"{path} was trained on another {what} than the one beside it, whose tokens mean "
             "something else; together they would predict nonsense. Put the files of one run "
-            "together, or train the prior again"
+            "together, or train the prior again in a new folder"
         )
 
 

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 LARGEST_HALF = torch.finfo(torch.float16).max
+RESTS_ON = "rests_on"  # the entry of a weights file's metadata, see `save_weights`
 
 
 def replace_file(path: str | Path, write: Callable[[Path], object]) -> None:
@@ -173,7 +174,8 @@ def save_weights(
                 )
             tensor = tensor.half() if half else tensor
         tensors[name] = tensor
-    metadata = dict(rests_on) if rests_on else None
+    # One entry: safetensors writes several in any order, and equal weights shall be equal files.
+    metadata = {RESTS_ON: json.dumps(dict(rests_on), sort_keys=True)} if rests_on else None
     replace_file(path, lambda temporary: save_file(tensors, temporary, metadata))
 
 
@@ -220,11 +222,15 @@ def load_weights(path: str | Path, module: nn.Module) -> None:
 
 
 def what_it_rests_on(path: str | Path) -> dict[str, str]:
-    """The hashes that `save_weights` put into a file of weights; empty where it put none."""
+    """The hashes that `save_weights` put into a file of weights; empty where it put none.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
     try:
         with safe_open(path, framework="pt") as file:
-            return dict(file.metadata() or {})
-    except (SafetensorError, OSError) as error:
+            return json.loads((file.metadata() or {}).get(RESTS_ON, "{}"))
+    except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(f"weights file {path} cannot be read ({error})") from error
 
 
