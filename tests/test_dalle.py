@@ -1,13 +1,17 @@
-"""DALL·E's dVAE: blocks against the published formula, the Tokenizer contract, sizes, errors, use in GSS."""
+"""DALL·E's dVAE: blocks against the published formula, the contract, sizes, errors, use in GSS."""
 
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 
 from gss_lite import dalle
-from gss_lite.dalle import Block, DalleDVAE, map_pixels, unmap_pixels
-from gss_lite.factory import build_gss
-from gss_lite.presets import get_preset
+from gss_lite.contracts import CodeTokenizer
+from gss_lite.dalle import Block, DalleDVAE, load_dalle, map_pixels, unmap_pixels
+from gss_lite.factory import create_prior
+from gss_lite.gss import GSS
+from gss_lite.inverse import NearestColor
+from gss_lite.palette.maxmin import farthest_point_palette
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +26,7 @@ def model() -> DalleDVAE:
 
 
 def published_block(block: Block, x: torch.Tensor) -> torch.Tensor:
-    """id(x) + res(x)/64, one operation after another, on the enlarged map where the block enlarges."""
+    """id(x) + res(x)/64, step by step, on the enlarged map where the block enlarges."""
     if block.enlarge:
         x = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
     h = x
@@ -86,6 +90,13 @@ def test_tokenizer_contract_at_any_multiple_of_eight(model, size):
     assert picture.shape == maskige.shape and picture.dtype == torch.float32
     assert picture.min() >= 0 and picture.max() <= 1
     assert (model.vocab_size, model.stride) == (40, 8)
+    assert isinstance(model, CodeTokenizer)
+
+
+def test_vectors_of_codes_decode_as_their_tokens_do(model):
+    tokens = torch.randint(40, (2, 2, 3))
+    vectors = model.code_vectors()[tokens].movedim(-1, 1)
+    assert torch.equal(model.decode_vectors(vectors).detach(), model.decode(tokens))
 
 
 def test_tokens_found_in_pieces_are_the_arg_max_of_all_logits(model, monkeypatch):
@@ -122,7 +133,9 @@ def test_half_precision_keeps_first_and_last_layers(model):
 
 
 def test_serves_gss(model):
-    gss = build_gss(get_preset("scenes-tiny"), model).eval()
+    palette = farthest_point_palette(11)
+    prior = create_prior("scenes-tiny", model.vocab_size)
+    gss = GSS(palette, model, prior, NearestColor(palette.colors)).eval()
     targets = gss.targets(torch.randint(0, 11, (1, 32, 32)), torch.zeros(1, 11, 8, 8))
     assert targets.mask.shape == (1, 64, 64) and targets.tokens.shape == (1, 8, 8)
     assert gss.predict(torch.randn(1, 3, 32, 48)).mask.shape == (1, 32, 48)
@@ -166,3 +179,37 @@ def test_in_bfloat16_the_first_and_last_layers_stay_in_float32():
         tokens = model.encode(picture)
     assert seen == {"first": torch.float32, "between": torch.bfloat16, "last": torch.float32}
     assert (tokens == exact).float().mean() > 0.9
+
+
+def test_the_weights_are_found_below_gss_data_and_then_below_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(dalle, "__file__", str(tmp_path / "clone" / "gss_lite" / "dalle.py"))
+    monkeypatch.setenv("GSS_DATA", str(tmp_path / "sets"))
+    with pytest.raises(FileNotFoundError, match="python -m data_scripts.dalle_dvae") as error:
+        load_dalle()
+    places = [
+        tmp_path / folder / "dalle_dvae" / dalle.WEIGHTS
+        for folder in ("clone/data", "data", "sets")
+    ]
+    assert str(places[0]) in str(error.value) and str(places[2]) in str(error.value)
+    assert str(places[1].relative_to(tmp_path)) in str(error.value)
+    for place in places:  # each goes before the ones made earlier
+        place.parent.mkdir(parents=True)
+        place.touch()
+        assert dalle.find_dalle().resolve() == place
+    monkeypatch.setenv("GSS_DATA", "")
+    assert dalle.find_dalle().resolve() == places[1]
+
+
+@pytest.mark.parametrize("fault", ["not finite", "int8"])
+def test_weights_that_cannot_be_right_are_refused(tmp_path, model, monkeypatch, fault):
+    monkeypatch.setattr(dalle, "DalleDVAE", lambda **options: DalleDVAE(40, 8, 8, **options))
+    tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
+    save_file(tensors, tmp_path / "right.safetensors")
+    assert load_dalle(tmp_path / "right.safetensors").vocab_size == 40
+    bad = tensors["decoder.codes.weight"].clone()
+    bad[3, 5] = float("nan")
+    tensors["decoder.codes.weight"] = bad if fault == "not finite" else bad.to(torch.int8)
+    save_file(tensors, tmp_path / "wrong.safetensors")
+    with pytest.raises(ValueError, match=f"(?s)decoder.codes.weight.*{fault}"):
+        load_dalle(tmp_path / "wrong.safetensors")

