@@ -89,9 +89,8 @@ def show(
         named: panels with titles, in which underscores become spaces.
 
     Raises:
-        ValueError: there is nothing to draw; a panel is no tensor of these shapes (a batch
-            dimension of 1 in front may stay); a mask has an id that the palette does not have, or
-            another size than the picture under it; the names are not K.
+        ValueError: no panel, or one of another shape (a batch dimension of 1 may stay); a mask with
+            ids that the palette lacks, or of another size than the picture below; not K names.
     """
     if not pictures and not named:
         raise ValueError("show needs a picture, a mask, a token grid or a map to draw")
@@ -108,19 +107,18 @@ def show(
         panels.append(("", panel))
     for name, tensor in named.items():
         tensor = _without_batch(name, tensor)
-        if name == "image" and tensor.is_floating_point():
+        if name == "image" and tensor.ndim == 3 and tensor.is_floating_point():
             tensor = denormalize(tensor)
         if "token" not in name:
             tensor = _painted(name, tensor, colors)
         panels.append((name.replace("_", " "), tensor))
+    patches = _legend_patches(colors, names) if names else []
     figure = show_row(panels, height=height)
-    if names:
-        _add_legend(figure, colors, names)
+    _add_legend(figure, patches)
     return figure
 
 
 def _without_batch(name: str, tensor: Tensor) -> Tensor:
-    """A panel of `show`, with shape (3, H, W) or (H, W)."""
     came = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
     if isinstance(tensor, Tensor) and tensor.ndim in (3, 4) and len(tensor) == 1:
         tensor = tensor[0]
@@ -145,7 +143,7 @@ def _painted(name: str, tensor: Tensor, colors: Tensor | None) -> Tensor:
 
 
 def _laid_over(painted: Tensor, picture: Tensor) -> Tensor:
-    """A painted mask (3, H, W), half transparent, over a picture (3, H, W)."""
+    # Both are (3, H, W); the mask is half transparent.
     if painted.shape != picture.shape:
         raise ValueError(
             f"a mask of {tuple(painted.shape[1:])} pixels cannot lie over a picture "
@@ -171,7 +169,8 @@ def show_row(
         height: of a panel, in inches.
         cmap: the colour map of maps. Token grids have their own, `token_colors`.
     """
-    shapes = [tensor.shape[-1] / tensor.shape[-2] for _, tensor in panels]
+    images = [_to_image(tensor) for _, tensor in panels]
+    shapes = [image.shape[1] / image.shape[0] for image in images]
     figure, axes = plt.subplots(
         1,
         len(panels),
@@ -181,14 +180,18 @@ def show_row(
         squeeze=False,
         layout="constrained",
     )
-    for axis, (title, tensor) in zip(axes[0], panels):
-        if _is_grid(tensor):
-            tensor = token_colors(tensor)
-        shown = to_rgb(tensor) if tensor.ndim == 3 else tensor.cpu().numpy()
-        axis.imshow(shown, interpolation="nearest", cmap=cmap)
+    for axis, (title, _), image in zip(axes[0], panels, images):
+        axis.imshow(image, interpolation="nearest", cmap=cmap)
         axis.set_title(title, fontsize=10)
         axis.set_axis_off()
     return figure
+
+
+def _to_image(panel: Tensor) -> np.ndarray:
+    """A panel of `show_row` as imshow takes it: (H, W, 3), or (H, W) for a map."""
+    if _is_grid(panel):
+        panel = token_colors(panel)
+    return to_rgb(panel) if panel.ndim == 3 else panel.cpu().numpy()
 
 
 def show_masks(
@@ -209,7 +212,10 @@ def show_masks(
         names: K class names.
         width: of the figure, in inches.
     """
-    aspect = rows[0][0].shape[-2] / rows[0][0].shape[-1]
+    patches = _legend_patches(colors, names)
+    panels = [panel if panel.ndim == 3 else paint(panel, colors) for row in rows for panel in row]
+    images = [to_rgb(panel) for panel in panels]
+    aspect = images[0].shape[0] / images[0].shape[1]
     figure, axes = plt.subplots(
         len(rows),
         len(titles),
@@ -218,30 +224,30 @@ def show_masks(
         squeeze=False,
         layout="constrained",
     )
-    for r, row in enumerate(rows):
-        for c, tensor in enumerate(row):
-            picture = tensor if tensor.ndim == 3 else paint(tensor, colors.cpu())
-            axes[r, c].imshow(to_rgb(picture), interpolation="nearest")
-            axes[r, c].set_axis_off()
+    for axis, image in zip(axes.flat, images):
+        axis.imshow(image, interpolation="nearest")
+        axis.set_axis_off()
     for axis, title in zip(axes[0], titles):
         axis.set_title(title, fontsize=10)
-    _add_legend(figure, colors, names)
+    _add_legend(figure, patches)
     return figure
 
 
-def _add_legend(figure: Figure, colors: Tensor | None, names: Sequence[str]) -> None:
-    """Class names and their colours below the figure, which grows by as much."""
-    count = 0 if colors is None else len(colors)
-    if len(names) != count:
-        raise ValueError(
-            f"{len(names)} class names for {count} colours; a palette has one for each"
-        )
-    patches = [
-        Patch(facecolor=color, edgecolor="0.4", label=name)
-        for color, name in zip(colors.tolist(), names)
-    ]
-    figure.legend(handles=patches, loc="outside lower center", ncols=6, fontsize=8, frameon=False)
-    lines = -(-len(names) // 6)
+def _legend_patches(colors: Tensor | None, names: Sequence[str]) -> list[Patch]:
+    values = [] if colors is None else colors.tolist()
+    if len(names) != len(values):
+        raise ValueError(f"{len(names)} class names for {len(values)} colours")
+    return [Patch(facecolor=c, edgecolor="0.4", label=name) for c, name in zip(values, names)]
+
+
+def _add_legend(figure: Figure, patches: Sequence[Patch]) -> None:
+    """Put a legend below the figure, which grows by as much."""
+    if not patches:
+        return
+    columns = min(6, max(1, int(figure.get_figwidth() / 1.2)))
+    place = {"loc": "outside lower center", "ncols": columns}
+    figure.legend(handles=patches, fontsize=8, frameon=False, **place)
+    lines = -(-len(patches) // columns)
     figure.set_figheight(figure.get_figheight() + 0.25 * lines)
 
 

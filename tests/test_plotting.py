@@ -205,6 +205,7 @@ class TestShow:
     def test_what_cannot_be_drawn_is_refused(self, given, named, message):
         with pytest.raises(ValueError, match=message):
             plotting.show(*given, **{"palette": COLORS} | named)
+        assert plt.get_fignums() == []  # no empty figure is left to be drawn
 
 
 def test_show_masks_paints_ids_and_names_the_colours():
@@ -226,6 +227,10 @@ def test_show_masks_paints_ids_and_names_the_colours():
     ]
     with pytest.raises(ValueError, match="2 class names for 3 colours"):
         plotting.show_masks([[image, mask]], ["photograph", "mask"], COLORS, ["a", "b"])
+    normalised = photograph(2, 2)[1]
+    with pytest.raises(ValueError, match=r"use denormalize\(image\)"):
+        plotting.show_masks([[normalised, mask]], ["photograph", "mask"], COLORS, ["a", "b", "c"])
+    assert len(plt.get_fignums()) == 1  # the one that could be drawn
 
 
 def test_bars_are_as_long_as_the_values_and_do_not_overlap():
