@@ -1,4 +1,4 @@
-"""The chunked token cross-entropy against the plain one: value, gradients, ignored positions, autocast, errors."""
+"""The chunked token cross-entropy gives the values and the gradients of the plain one."""
 
 import pytest
 import torch
@@ -102,7 +102,10 @@ def test_under_autocast_it_is_as_near_to_float32_as_the_plain_version():
 
 
 def test_gradients_do_not_underflow_in_float16():
-    """Soft-max over positions is about float16's least number; GradScaler's factor must reach it before the rounding."""
+    """GradScaler's factor must reach the gradient before it is rounded.
+
+    A soft-max divided by the number of positions is about the least number that float16 has.
+    """
     leaves, tokens, ignored = problem(grid=(40, 40))
     exact = gradients(plain(*leaves, tokens, ignored)[0], leaves)
     halves = [t.detach().half().requires_grad_() for t in leaves]
@@ -142,14 +145,16 @@ def test_a_nan_logit_gives_a_nan_loss():
 def test_the_logits_of_the_whole_grid_are_never_held():
     from benchmarks.measure import peak_extra_bytes
 
-    leaves, tokens, ignored = problem(batch=1, dim=8, vocab=8192, grid=(32, 32))
-    whole = 4 * 8192 * 32 * 32
-    peaks = [
-        peak_extra_bytes(lambda: gradients(way(*leaves, tokens, ignored)[0], leaves))
-        for way in (plain, token_cross_entropy)
-    ]
+    leaves, tokens, ignored = problem(batch=1, dim=8, vocab=8192, grid=(64, 64))
+    whole = 4 * 8192 * 64 * 64
+
+    def peak(way):
+        return peak_extra_bytes(lambda: gradients(way(*leaves, tokens, ignored)[0], leaves))
+
+    peaks = [peak(plain), peak(token_cross_entropy)]
     assert peaks[0] > 2.5 * whole
-    assert peaks[1] < 4 * LOGITS_AT_ONCE["cpu"] + 3e6 < whole / 2
+    # logits, log-soft-max and gradient of one chunk, 4 bytes each
+    assert peaks[1] < 3 * 4 * LOGITS_AT_ONCE["cpu"] + 3e6 < whole / 2
 
 
 @pytest.mark.parametrize(
