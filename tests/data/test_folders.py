@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 from torchvision import tv_tensors
 
-from gss_lite.data.folders import CLASSES, SIZES, CamVid, find_camvid, read_image, read_mask
+from gss_lite.data.folders import CamVid
+from gss_lite.data.pictures import read_image, read_mask
 from gss_lite.data.transforms import (
     DISTORTIONS,
     ClassShareCrop,
@@ -18,7 +19,7 @@ from gss_lite.data.transforms import (
     SeededAugmentation,
     denormalize,
     eval_transform,
-    fit_into,
+    resize_shape,
     train_transform,
 )
 
@@ -191,7 +192,7 @@ def test_scaled_pairs_stay_aligned():
     ],
 )
 def test_pictures_are_fitted_as_mmsegmentation_does(sides, size, expected):
-    assert fit_into(sides, size) == expected
+    assert resize_shape(sides, size) == expected
 
 
 def test_random_scale_keeps_the_ratio_of_a_picture_that_has_another_than_the_box():

@@ -1,0 +1,134 @@
+"""Single picture and mask files, read with care: every fault is one error that names the file."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torchvision import tv_tensors
+
+_ORIENTATION = 0x0112  # the EXIF tag, and what its values ask for
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def read_image(path: str | Path) -> tv_tensors.Image:
+    """Read a picture file → uint8 (3, H, W), turned upright as its EXIF orientation says.
+
+    Grey pictures of 16 bits are brought to 8. If their values fill 8, 10, 12 or 14 bits only, that
+    range is taken for the whole one, with a warning.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a readable picture, one of too many pixels, or one of 32-bit values.
+        MemoryError: the picture is too large for the memory that is left.
+    """
+    with opened(path, "picture", "a PNG or JPEG file") as (picture, deep):
+        mode = picture.mode
+        grey = deep and mode.startswith("I")
+        values = np.array(picture if mode in {"I", "F"} or grey else picture.convert("RGB"))
+    if mode in {"I", "F"} and not grey:
+        raise ValueError(
+            f"{path} holds 32-bit values (Pillow's mode {mode}), whose range nothing tells; save "
+            "it with 8 or 16 bits"
+        )
+    if grey:
+        values = _to_eight_bits(values, path)  # (H, W)
+        values = np.repeat(values[..., None], 3, axis=2)  # (H, W, 3)
+    elif deep and values.max() < 64:  # Pillow keeps the upper 8 of 16 bits a colour
+        warnings.warn(
+            f"{path} has colours of 16 bits and uses a quarter of their range or less, so it "
+            "looks nearly black; save it with 8 bits",
+            stacklevel=2,
+        )
+    return tv_tensors.Image(torch.from_numpy(values).permute(2, 0, 1))
+
+
+def _to_eight_bits(values: np.ndarray, path: str | Path) -> np.ndarray:
+    """Values of 16 bits → 8 bits, by the range that they fill."""
+    largest = int(values.max())
+    bits = next(bits for bits in (8, 10, 12, 14, 16) if largest < 2**bits)
+    if bits < 16 and largest:
+        warnings.warn(
+            f"{path} holds 16-bit values up to {largest} only; they are read as {bits}-bit values",
+            stacklevel=3,
+        )
+    top = 2**bits - 1
+    return ((values.astype(np.uint32) * 255 + top // 2) // top).astype(np.uint8)
+
+
+def read_mask(path: str | Path) -> tv_tensors.Mask:
+    """Read a one-channel (grey or palette) PNG of ids → uint8 (H, W), ids as in the file.
+
+    It is turned as its EXIF orientation says, as a picture is.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a picture, or one with colour channels.
+        MemoryError: the mask is too large for the memory that is left.
+    """
+    with opened(path, "mask", "a PNG of class ids") as (picture, _):
+        ids = np.array(picture)
+    if ids.ndim != 2 or ids.dtype != np.uint8:
+        raise ValueError(
+            f"{path} holds {ids.dtype} values of shape {ids.shape}; expected one channel of 8-bit "
+            "class ids (a grey or palette PNG)"
+        )
+    return tv_tensors.Mask(torch.from_numpy(ids))
+
+
+@contextmanager
+def opened(path: str | Path, kind: str, expected: str) -> Iterator[tuple[Image.Image, bool]]:
+    """Open a file: the picture, upright, and whether the file holds 16 bits a value.
+
+    Whatever is raised inside becomes an error that names the file.
+    """
+    try:
+        with Image.open(path) as picture:
+            deep = ";16" in str(picture.tile)
+            picture.load()
+            yield _upright(picture), deep
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise FileNotFoundError(f"no {kind} file at {path}") from error
+    except MemoryError as error:
+        raise MemoryError(
+            f"{path} is too large for the memory that is left; make it smaller first"
+        ) from error
+    except Image.DecompressionBombError as error:
+        raise ValueError(
+            f"{path} has too many pixels to be read safely ({error}); make it smaller first"
+        ) from error
+    except Exception as error:  # Pillow's decoders raise a dozen types for damage
+        raise ValueError(
+            f"{path} is not a {kind} that can be read ({error}); expected {expected}"
+        ) from error
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """Turn a picture as its EXIF orientation says; damaged metadata says nothing."""
+    try:
+        turn = _TURNS.get(picture.getexif().get(_ORIENTATION))
+    except Exception:  # metadata are not pixels, so their faults do not matter
+        turn = None
+    return picture if turn is None else picture.transpose(turn)
+
+
+def check_pair(image: torch.Tensor, mask: torch.Tensor, name: str) -> None:
+    """Raise ValueError unless picture (3, H, W) and mask (H, W) are of one size."""
+    if image.shape[1:] != mask.shape:
+        raise ValueError(
+            f"{name}: the picture is {image.shape[2]}×{image.shape[1]} (width × height), its mask "
+            f"{mask.shape[1]}×{mask.shape[0]}; they must be of one size"
+        )
