@@ -113,7 +113,7 @@ def max_min_palette(
     best = max(spreads, key=lambda colors: _least(chosen.from_rgb(colors)))
     # Neighbours in the lattice need not be neighbouring classes.
     order = torch.randperm(num_classes, generator=generator)
-    name = chosen.name if channels == 3 else f"{channels} channels"
+    name = chosen.name if channels == 3 else f"D = {channels}"
     return Palette(best[order].clamp(0, 1), f"max-min ({name})")
 
 

@@ -1,4 +1,7 @@
-"""The constructions one by one: seeds, the paper's formulas, the released grids. The sweep over K is in test_palette."""
+"""The constructions one by one: seeds, the paper's formulas, the released grids.
+
+The sweep over K is in test_palette.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +63,7 @@ def test_drawing_leaves_the_global_generator_alone():
 
 @given(st.integers(2, 1000))
 def test_misaligned_channels_share_no_value(k):
-    """(S.12): with starts 0, 1, 2 and an interval above 2, the values of the three channels are disjoint."""
+    """(S.12): with starts 0, 1, 2 and an interval above 2, no value occurs in two channels."""
     colors = levels(misaligned_palette(k))
     r, g, b = (set(colors[:, c].tolist()) for c in range(3))
     assert colors[0].tolist() == [0, 1, 2] and not (r & g or g & b or r & b)
@@ -95,6 +98,22 @@ def test_the_factors_are_uniform_and_independent_of_the_colour_before():
     # χ² with 15 degrees of freedom: 1e-4 lies at 44.3
     assert float(((counts - expected) ** 2 / expected).sum()) < 45
     assert abs(float(torch.corrcoef(factors.double().T)[0, 1])) < 0.03
+
+
+def test_t_is_15_and_the_starts_are_0_1_2_as_the_paper_says():
+    assert (T, STARTS) == (15, (0, 1, 2))
+    palette = random_additive_palette(1000)
+    assert palette.name == "random additive, T = 15"
+    grid = arithmetic_colors(1000, None, (0, 1, 2), room=15)
+    factors = levels(palette) - grid
+    assert factors.unique().tolist() == list(range(16))
+    assert torch.equal(misaligned_palette(9).colors[0], torch.tensor([0.0, 1, 2]) / 255)
+
+
+def test_the_largest_factor_still_fits():
+    colors = levels(random_additive_palette(2, 0, 253, (1, 1, 1)))
+    assert int(colors.max()) <= 255
+    assert int(levels(random_additive_palette(6, 1, 253, (1, 1, 1))).max()) > 200
 
 
 def test_t_zero_is_the_misaligned_palette():
@@ -157,8 +176,43 @@ def test_cityscapes_has_19_colours_and_the_published_least_distance():
     assert released_cityscapes_palette().least_distance() == pytest.approx(20.0, abs=1e-4)
 
 
-def test_shuffling_deals_out_the_same_colours():
-    palette = arithmetic_palette(50)
-    dealt = shuffled(palette, 4)
-    assert not torch.equal(dealt.colors, palette.colors)
-    assert torch.equal(dealt.colors.unique(dim=0), palette.colors.unique(dim=0))
+def test_cityscapes_colours_are_the_published_ones():
+    colors = levels(released_cityscapes_palette()).tolist()
+    named = {0: [128, 64, 128], 2: [70, 70, 70], 8: [107, 142, 35], 11: [220, 20, 60]}
+    named |= {
+        13: [0, 0, 142],
+        18: [119, 11, 32],
+    }  # road, building, vegetation, person, car, bicycle
+    assert {k: colors[k] for k in named} == named
+
+
+def test_released_palettes_are_drawn_over_their_whole_range():
+    """Over 40 seeds every jitter occurs: −15…15 on ADE20K's grid, −15…0 on MSeg's."""
+    ade = torch.cartesian_prod(
+        torch.arange(15, 240, 51), torch.arange(16, 239, 40), torch.arange(17, 238, 45)
+    )
+    off = torch.cat([levels(released_ade20k_palette(seed)) - ade for seed in range(40)])
+    assert off.unique().tolist() == list(range(-15, 16))
+    mseg = torch.cartesian_prod(
+        torch.arange(15, 255, 55), torch.arange(16, 255, 51), torch.arange(17, 255, 33)
+    )[6:]
+    off = torch.cat([levels(released_mseg_palette(seed)) - mseg for seed in range(40)])
+    assert off.unique().tolist() == list(range(-15, 1))
+
+
+def test_shuffling_gives_the_same_colours_to_other_classes():
+    palette = Palette(arithmetic_palette(50).colors, "mine", (0.1, 0.2, 0.3))
+    other = shuffled(palette, 4)
+    assert not torch.equal(other.colors, palette.colors)
+    assert not torch.equal(other.colors, shuffled(palette, 5).colors)
+    assert torch.equal(other.colors.unique(dim=0), palette.colors.unique(dim=0))
+    assert other.name == "mine" and torch.equal(other.ignore_color, palette.ignore_color)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 16])
+def test_random_palettes_of_other_channels(channels):
+    palette = random_palette(100, 3, channels=channels)
+    assert palette.colors.shape == (100, channels)
+    levels(palette)
+    with pytest.raises(ValueError, match="number of channels, from 1 to 16"):
+        random_palette(10, channels=channels + 16)

@@ -1,4 +1,7 @@
-"""The max-min search: better than every construction of the paper, optimal where the optimum is known; colour spaces."""
+"""The max-min search: better than the paper's constructions, optimal where the optimum is known.
+
+Colour spaces, and palettes of other channels than three.
+"""
 
 from __future__ import annotations
 
@@ -9,26 +12,32 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gss_lite.palette.constructions import (
+from gss_lite.palette import (
+    SPACES,
+    Palette,
     arithmetic_palette,
+    distances,
+    farthest_point_palette,
+    farthest_points,
+    greedy_start,
+    max_min_palette,
     misaligned_palette,
     random_additive_palette,
     random_palette,
     released_ade20k_palette,
     released_cityscapes_palette,
     released_mseg_palette,
+    spread,
 )
 from gss_lite.palette.maxmin import (
-    SPACES,
-    distances,
-    farthest_point_palette,
+    _push,
     get_space,
-    max_min_palette,
+    lattice_start,
+    linear_to_srgb,
     oklab_to_srgb,
-    spread,
+    srgb_to_linear,
     srgb_to_oklab,
 )
-from gss_lite.palette.palette import Palette
 
 RELEASED = {19: 20.0, 150: 20.02, 194: 18.68}  # measured on the released palettes, 0–255 scale
 
@@ -88,9 +97,154 @@ def test_spreading_never_makes_it_worse_and_stays_in_the_gamut(k, seed, name, ro
     assert float(distances(after, name).min()) >= float(distances(start, name).min())
 
 
+@given(st.integers(2, 40), st.integers(0, 2**31))
+def test_pairs_that_are_too_close_move_apart_by_nine_tenths_of_what_is_missing(k, seed):
+    points = torch.rand(2, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    gap = float((points[0] - points[1]).norm())
+    near = torch.tensor([[0], [1]])
+    for target in (gap * (1 + k / 40), gap / 2):
+        moved = _push(points, near, target)
+        expected = gap + 0.9 * max(0, target - gap)
+        assert float((moved[0] - moved[1]).norm()) == pytest.approx(expected)
+        assert torch.allclose(moved.mean(0), points.mean(0))
+
+
+def test_two_pushes_on_one_colour_are_added():
+    points = torch.tensor([[0.0, 0.5], [0.5, 0.5], [1.0, 0.5]], dtype=torch.float64)
+    moved = _push(points, torch.tensor([[0, 0, 1], [1, 2, 2]]), 0.6)
+    # 0 and 1, and 1 and 2, lack 0.1; 0 and 2 lack nothing. The middle one is pushed both ways.
+    expected = torch.tensor([[-0.045, 0.5], [0.5, 0.5], [1.045, 0.5]], dtype=torch.float64)
+    torch.testing.assert_close(moved, expected)
+
+
+@pytest.mark.parametrize("space", sorted(SPACES))
+@pytest.mark.parametrize("seed", [0, 5])
+def test_the_search_keeps_the_best_of_its_starts_and_mixes_the_classes(space, seed):
+    """The greedy colours, a lattice and random draws are spread; the best is taken in any order."""
+    generator = torch.Generator().manual_seed(seed)
+    chosen = get_space(space)
+    starts = [greedy_start(9, chosen), lattice_start(9, generator)]
+    starts += [torch.rand(9, 3, generator=generator, dtype=torch.float64) for _ in range(3)]
+    ends = [spread(start, chosen, 20) for start in starts]
+    leasts = [float(distances(end, space).min()) for end in ends]
+    best = ends[leasts.index(max(leasts))]
+    order = torch.randperm(9, generator=generator)
+    palette = max_min_palette(9, space, seed=seed, restarts=3, rounds=20)
+    assert torch.equal(palette.colors, best[order].float())
+    assert not torch.equal(palette.colors, best.float())
+
+
+def test_more_rounds_spread_further():
+    for seed in range(5):
+        start = torch.rand(12, 3, generator=torch.Generator().manual_seed(seed)).double()
+        leasts = [float(distances(spread(start, SPACES["RGB"], n)).min()) for n in (1, 10, 60)]
+        assert leasts[0] > float(distances(start).min()) and leasts[-1] > 1.5 * leasts[0]
+
+
+@pytest.mark.parametrize("space", sorted(SPACES))
+def test_the_greedy_start_is_farthest_in_its_space(space):
+    axis = torch.linspace(0, 1, 18, dtype=torch.float64)
+    grid = torch.cartesian_prod(axis, axis, axis)
+    points = get_space(space).from_rgb(grid)
+    assert torch.equal(greedy_start(30, get_space(space)), grid[farthest_points(points, 30)])
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(2, 200), st.integers(0, 2**31))
+def test_the_lattice_is_the_best_chessboard_that_holds_k(k, seed):
+    """Every a ≤ b ≤ c is tried here with its own distances, measured and not derived."""
+    points = lattice_start(k, torch.Generator().manual_seed(seed), 3)
+    assert points.shape == (k, 3) and len(points.unique(dim=0)) == k
+    best = 0.0
+    most = math.ceil((2 * k) ** (1 / 3)) + 2
+    for a in range(2, most + 1):
+        for b in range(a, most + 1):
+            for c in range(b, most + 1):
+                if (a * b * c + 1) // 2 >= k:
+                    x, y, z = 1 / (a - 1), 1 / (b - 1), 1 / (c - 1)
+                    steps = [(x * x + y * y), (x * x + z * z), (y * y + z * z), 4 * z * z]
+                    best = max(best, math.sqrt(min(steps)))
+    assert float(torch.pdist(points).min()) >= best - 1e-9
+    other = lattice_start(k, torch.Generator().manual_seed(seed + 1), 3)
+    assert k < 9 or not torch.equal(points, other)
+
+
 def test_an_unknown_space_is_refused():
     with pytest.raises(ValueError, match="RGB, OKLab"):
         max_min_palette(5, "CMYK")
+
+
+# other channels than three
+
+
+@pytest.mark.parametrize("k", [2, 3, 8, 30])
+def test_on_a_line_the_search_finds_even_steps(k):
+    palette = max_min_palette(k, channels=1, restarts=1)
+    assert palette.colors.shape == (k, 1) and palette.name == "max-min (D = 1)"
+    assert palette.least_distance() == pytest.approx(255 / (k - 1), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("k", "channels", "optimum"),
+    [
+        (4, 2, 1.0),  # the corners of the square
+        (5, 2, math.sqrt(1 / 2)),  # and its middle
+        (9, 2, 1 / 2),
+        (8, 4, math.sqrt(2)),  # every second corner
+        (16, 4, 1.0),  # the corners, one of the ways to do it
+        (16, 5, math.sqrt(2)),
+    ],
+)
+def test_in_other_dimensions_it_finds_known_packings(k, channels, optimum):
+    palette = max_min_palette(k, channels=channels, restarts=2)
+    assert palette.colors.shape == (k, channels)
+    assert palette.least_distance() >= 255 * optimum * (1 - 2e-3)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 6, 11, 16])
+def test_palettes_of_any_number_of_channels(channels):
+    greedy = farthest_point_palette(40, channels=channels)
+    searched = max_min_palette(40, channels=channels, restarts=1, rounds=20)
+    drawn = random_palette(40, channels=channels)
+    for palette in (greedy, searched, drawn):
+        assert palette.colors.shape == (40, channels)
+        assert palette(torch.full((2, 3, 5), 39)).shape == (2, channels, 3, 5)
+    assert greedy.colors[0].tolist() == [0.0] * channels
+    assert searched.least_distance() > 2 * drawn.least_distance()
+    assert greedy.least_distance() > drawn.least_distance()
+    assert searched.least_distance() > 0.999 * greedy.least_distance()
+
+
+def test_a_grid_too_coarse_for_k_is_doubled():
+    palette = farthest_point_palette(30, 2, channels=2)
+    assert len(palette) == 30
+    assert (palette.colors * 7).round().div(7).sub(palette.colors).abs().max() < 1e-6
+    assert len(farthest_point_palette(6000, channels=1)) == 6000
+
+
+def test_three_channels_are_the_default_and_change_no_palette():
+    for k in (11, 19):
+        assert torch.equal(
+            max_min_palette(k, restarts=1, rounds=5).colors,
+            max_min_palette(k, channels=3, restarts=1, rounds=5).colors,
+        )
+    assert torch.equal(farthest_point_palette(19).colors, farthest_point_palette(19, 18).colors)
+
+
+@pytest.mark.parametrize("channels", [0, -1, 17, 2.0, True, "3"])
+def test_a_number_of_channels_that_makes_no_sense_is_refused(channels):
+    for construct in (max_min_palette, farthest_point_palette, random_palette):
+        with pytest.raises(ValueError, match="number of channels, from 1 to 16"):
+            construct(5, channels=channels)
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_oklab_has_three_channels(channels):
+    with pytest.raises(ValueError, match=f"three channels; these have {channels}.*RGB"):
+        max_min_palette(5, "OKLab", channels=channels)
+    with pytest.raises(ValueError, match="three channels"):
+        distances(torch.rand(4, channels), "OKLab")
+    assert len(distances(torch.rand(4, channels))) == 6
 
 
 # colour spaces
@@ -124,8 +278,15 @@ def test_distances_are_in_the_units_people_quote():
     assert float(distances(black_and_white, "OKLab")) == pytest.approx(100, abs=1e-3)
 
 
+def test_srgb_is_linear_near_black_and_a_power_above():
+    values = torch.tensor([0.0, 0.02, 0.04045, 0.2, 0.5, 1.0], dtype=torch.float64)
+    linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in values.tolist()]
+    assert srgb_to_linear(values).tolist() == pytest.approx(linear)
+    assert linear_to_srgb(srgb_to_linear(values)).tolist() == pytest.approx(values.tolist())
+    assert float(linear_to_srgb(torch.tensor(-0.1))) == pytest.approx(-1.292)
+
+
 def test_palettes_of_the_search_say_their_space():
-    assert (
-        isinstance(max_min_palette(4), Palette)
-        and max_min_palette(4, "OKLab").name == "max-min (OKLab)"
-    )
+    for space in SPACES:
+        palette = max_min_palette(4, space, restarts=0, rounds=1)
+        assert isinstance(palette, Palette) and palette.name == f"max-min ({space})"

@@ -1,9 +1,10 @@
-"""Palette: what it refuses, painting against a one-hot product, every construction for K = 2…1000, JSON there and back."""
+"""The palette: what it refuses, painting, constructions for K = 2…1000, JSON there and back."""
 
 from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,10 +12,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gss_lite.contracts import IGNORE, check_mask
-from gss_lite.palette.constructions import CONSTRUCTIONS, arithmetic_colors, arithmetic_palette
-from gss_lite.palette.maxmin import farthest_point_palette, farthest_points, max_min_palette
-from gss_lite.palette.palette import KIND, Palette, paint
+from gss_lite.palette import (
+    CONSTRUCTIONS,
+    Palette,
+    arithmetic_colors,
+    arithmetic_palette,
+    farthest_point_palette,
+    farthest_points,
+    max_min_palette,
+    paint,
+    random_palette,
+)
+from gss_lite.palette.palette import KIND
 
+ROOT = Path(__file__).resolve().parents[2]
+SHIPPED = [
+    *sorted((ROOT / "gss_lite" / "weights").glob("*.palette.json")),
+    *sorted((ROOT / "notebooks" / "records" / "palettes").glob("*.json")),
+]
 ANY_K = st.integers(2, 1000)
 
 # The search is cut short for the sweep over K: what it promises at any K does not depend on how
@@ -28,9 +43,9 @@ QUICK = dict(CONSTRUCTIONS) | {
 
 
 @st.composite
-def palettes(draw, channels=st.integers(1, 5)) -> Palette:
-    """Any valid palette: random floats, K = 2…60, D = 1…5, with a name and an ignore colour of its own."""
-    d = draw(channels)
+def palettes(draw) -> Palette:
+    """Any valid palette: K = 2…60, D = 1…5, with a name and an ignore colour of its own."""
+    d = draw(st.integers(1, 5))
     rows = draw(
         st.lists(st.tuples(*[st.floats(0, 1, width=32)] * d), min_size=2, max_size=60, unique=True)
     )
@@ -46,10 +61,13 @@ def palettes(draw, channels=st.integers(1, 5)) -> Palette:
     [
         (torch.rand(1, 3), "K ≥ 2"),
         (torch.rand(3), "K ≥ 2"),
+        (torch.rand(2, 0), "K ≥ 2"),
+        (torch.rand(2, 2, 2), "K ≥ 2"),
         (torch.tensor([[0.0, 0, 0], [0, 0, 1.01]]), "divide by 255"),
         (torch.tensor([[0.0, 0, 0], [0, 0, -0.01]]), r"\[0, 1\]"),
         (torch.tensor([[0.0, 0, 0], [0, 0, math.nan]]), r"\[0, 1\]"),
         (torch.tensor([[0.2, 0, 0], [0, 0, 1], [0.2, 0, 0]]), "classes 0 and 2"),
+        (torch.tensor([[0.9, 0, 0], [0, 0, 1], [0, 0, 1]]), "classes 1 and 2"),
     ],
 )
 def test_a_palette_refuses_colours_it_could_not_read_back(colors, complaint):
@@ -57,10 +75,62 @@ def test_a_palette_refuses_colours_it_could_not_read_back(colors, complaint):
         Palette(colors)
 
 
-@pytest.mark.parametrize("ignore", [(0.5, 0.5), (0.5, 0.5, 1.5), (0.5, 0.5, math.nan)])
+@pytest.mark.parametrize(
+    "ignore", [(0.5, 0.5), (0.5, 0.5, 1.5), (0.5, 0.5, -0.1), (0.5, 0.5, math.nan), [[0.5] * 3]]
+)
 def test_a_palette_refuses_a_wrong_ignore_colour(ignore):
     with pytest.raises(ValueError, match="ignore colour"):
         Palette(torch.eye(3), "x", ignore)
+
+
+def test_a_palette_is_a_module_whose_colours_are_buffers_without_a_place_in_state_dicts():
+    palette = Palette(torch.rand(4, 2), "four")
+    assert {name for name, _ in palette.named_buffers()} == {"colors", "ignore_color"}
+    assert not palette.state_dict() and not list(palette.parameters())
+    assert palette.to(torch.float64).colors.dtype == torch.float64
+    moved = palette.to("meta")
+    assert moved.colors.device.type == moved.ignore_color.device.type == "meta"
+    assert (
+        "four" in repr(palette) and "4 classes" in repr(palette) and "2 channels" in repr(palette)
+    )
+
+
+def test_colours_are_copied_and_need_no_gradient():
+    colors = torch.eye(3).requires_grad_()
+    ignore = torch.full((3,), 0.25)
+    palette = Palette(colors, "x", ignore)
+    with torch.no_grad():
+        colors.zero_()
+        ignore.zero_()
+    assert torch.equal(palette.colors, torch.eye(3)) and not palette.colors.requires_grad
+    assert palette.ignore_color.tolist() == [0.25] * 3
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 6])
+def test_ignored_pixels_are_mid_grey_by_default(channels):
+    palette = Palette(torch.eye(7, channels)[: channels + 1])
+    mask = torch.tensor([[IGNORE, 0]])
+    for painted in (palette(mask), paint(mask, palette.colors)):
+        assert painted[:, 0, 0].tolist() == [0.5] * channels
+        assert painted[:, 0, 1].tolist() == palette.colors[0].tolist()
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.int64])
+def test_masks_of_any_whole_type_are_painted(dtype):
+    palette = random_palette(200)
+    mask = torch.tensor([[0, 199], [100, 255]])
+    assert torch.equal(palette(mask.to(dtype)), palette(mask))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_the_maskige_lies_where_the_mask_lies():
+    palette = random_palette(30)
+    mask = torch.randint(30, (2, 8, 8))
+    expected = palette(mask)
+    assert palette(mask.cuda()).device.type == "cuda"
+    assert torch.equal(palette(mask.cuda()).cpu(), expected)
+    assert torch.equal(palette.cuda()(mask), expected)
+    assert palette.least_distance() == random_palette(30).least_distance()
 
 
 @given(palettes(), st.integers(0, 2**31))
@@ -113,7 +183,7 @@ def test_the_arithmetic_grid_has_the_largest_interval_that_holds_k_colours(k):
 
 
 def test_the_papers_example_of_the_cartesian_product():
-    """'If the interval of R, G, B channel k = 45, the color set C will be {(0,0,0), (0,0,45), …, (225,225,225)}.'"""
+    """'If the interval of R, G, B channel k = 45', C is '{(0,0,0), (0,0,45), …, (225,225,225)}'."""
     colors = arithmetic_colors(216, (45, 45, 45)).tolist()
     assert colors[0] == [0, 0, 0] and colors[1] == [0, 0, 45] and colors[-1] == [225, 225, 225]
 
@@ -156,7 +226,10 @@ def test_impossible_grids_are_refused(call, complaint):
 @settings(deadline=None, max_examples=25)
 @given(ANY_K)
 def test_greedy_palettes_are_distinct_and_within_a_factor_two_of_any_other(k):
-    """Gonzalez (1985): at least half the least distance of every K of the same candidates, the arithmetic-like subgrid among them."""
+    """Gonzalez (1985): at least half the least distance of any K of the same candidates.
+
+    An even subgrid is among them.
+    """
     palette = farthest_point_palette(k)
     assert len(palette) == k
     per_axis = math.ceil(k ** (1 / 3) - 1e-9)
@@ -217,6 +290,54 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_a_shipped_palette_is_saved_as_the_same_bytes(path, tmp_path):
+    Palette.load(path).save(tmp_path / "again.json")
+    assert (tmp_path / "again.json").read_bytes() == path.read_bytes()
+
+
+def test_there_are_shipped_palettes():
+    assert len(SHIPPED) >= 5
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_a_byte_order_mark_is_understood(tmp_path, encoding):
+    path = tmp_path / "palette.json"
+    palette = Palette(torch.eye(3), "Größe")
+    palette.save(path)
+    path.write_text(path.read_text(encoding="utf-8"), encoding=encoding)
+    again = Palette.load(path)
+    assert torch.equal(again.colors, palette.colors) and again.name == "Größe"
+
+
+@pytest.mark.parametrize("ignore", [[0.5] * 3, [127.5] * 3])
+def test_a_file_on_the_0_to_1_scale_is_refused(tmp_path, ignore):
+    path = tmp_path / "palette.json"
+    colors = random_palette(19).colors.tolist()
+    path.write_text(json.dumps(GOOD | {"colors": colors, "ignore_color": ignore}))
+    with pytest.raises(ValueError, match="on the 0–1 scale; multiply them by 255") as error:
+        Palette.load(path)
+    assert str(path) in str(error.value)
+
+
+def test_a_palette_of_hardly_any_light_says_its_scale(tmp_path):
+    path = tmp_path / "palette.json"
+    palette = Palette(torch.tensor([[0.0], [1 / 255]]))
+    palette.save(path)
+    assert json.loads(path.read_text())["scale"] == 255
+    assert torch.equal(Palette.load(path).colors, palette.colors)
+    path.write_text(path.read_text().replace('"scale": 255', '"scale": 1'))
+    with pytest.raises(ValueError, match="on the 0–1 scale"):
+        Palette.load(path)
+
+
+def test_one_level_above_1_is_enough_to_see_the_scale(tmp_path):
+    path = tmp_path / "palette.json"
+    Palette(torch.tensor([[0.0], [2 / 255]])).save(path)
+    assert "scale" not in json.loads(path.read_text())
+    assert Palette.load(path).colors.tolist() == [[0.0], [pytest.approx(2 / 255)]]
+
+
 GOOD = {"kind": KIND, "name": "x", "ignore_color": [127.5] * 3, "colors": [[0, 0, 0], [0, 0, 255]]}
 
 
@@ -231,9 +352,12 @@ GOOD = {"kind": KIND, "name": "x", "ignore_color": [127.5] * 3, "colors": [[0, 0
         ({"colors": [[0, 0, 0], [0, 0, math.nan]]}, "numbers from 0 to 255"),
         ({"colors": [[0, 0, 0], [0, 0, math.inf]]}, "numbers from 0 to 255"),
         ({"colors": [[0, 0, 0], 7]}, "numbers from 0 to 255"),
+        ({"colors": [[0, 0, 0], [0, 0, 10**400]]}, "numbers from 0 to 255"),
+        ({"colors": [[0, 0, 0], []]}, "numbers from 0 to 255"),
         ({"colors": {"0": [0, 0, 0]}}, "list of"),
         ({"colors": [[0, 0, 0], [0, 0]]}, "same number of channels"),
         ({"colors": [[0, 0, 0], [0, 0, 256]]}, "must lie in"),
+        ({"colors": [[0, 0, 0], [0, 0, -1]]}, "must lie in"),
         ({"colors": [[0, 0, 0], [0, 0, 0]]}, "must differ"),
         ({"colors": [[0, 0, 0]]}, "K ≥ 2"),
         ({"ignore_color": [300, 0, 0]}, "must lie in|ignore colour"),
@@ -265,6 +389,9 @@ def test_bytes_that_are_no_text_and_a_missing_file(tmp_path):
     (tmp_path / "noise").write_bytes(b"\xff\xfe\x00{")
     with pytest.raises(ValueError, match="not JSON"):
         Palette.load(tmp_path / "noise")
+    (tmp_path / "deep").write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="not JSON"):
+        Palette.load(tmp_path / "deep")
     (tmp_path / "list").write_text("[1]")
     with pytest.raises(ValueError, match="not a palette"):
         Palette.load(tmp_path / "list")
