@@ -1,114 +1,54 @@
-"""The one training loop: Accelerate, one process or several, progress bar, resumable checkpoints."""
+"""The one training loop: Accelerate, one process or several, checkpoints to go on from."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DataLoaderConfiguration, set_seed
+from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from gss_lite.data.transforms import ResumableBatches, mixed_seed
 from gss_lite.presets.parts import Schedule
 from gss_lite.storage import load_checkpoint, save_checkpoint
-from gss_lite.training.batch_norm import synchronize_batch_norm
 from gss_lite.training.checks import (
     ClassWatch,
     check_finite,
-    check_gradient,
     check_shares,
     check_skips,
-    gradient_norm,
-    memory_explained,
-    peers_explained,
-    workers_explained,
+    is_out_of_memory,
+    memory_error,
 )
-
-NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
-
-
-def adamw(module: nn.Module, schedule: Schedule) -> torch.optim.AdamW:
-    """AdamW without weight decay on normalisation layers and relative position biases (as the released configs)."""
-    free = {
-        id(p) for m in module.modules() if isinstance(m, NORMS) for p in m.parameters(recurse=False)
-    }
-    free |= {
-        id(p) for n, p in module.named_parameters() if n.endswith("relative_position_bias_table")
-    }
-    trained = [p for p in module.parameters() if p.requires_grad]
-    groups = [
-        {
-            "params": [p for p in trained if id(p) not in free],
-            "weight_decay": schedule.weight_decay,
-        },
-        {"params": [p for p in trained if id(p) in free], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=schedule.lr, betas=(0.9, 0.999))
-
-
-def poly_with_warmup(step: int, schedule: Schedule) -> float:
-    """Factor on the learning rate: polynomial decay of power 1 to zero, times a linear warm-up from 1e-6."""
-    decay = max(0.0, 1 - step / schedule.steps)
-    return (
-        decay * min(1.0, 1e-6 + (1 - 1e-6) * step / schedule.warmup) if schedule.warmup else decay
-    )
-
-
-def set_checkpointing(learner: nn.Module) -> None:
-    """Let the backbone recompute its activations in the backward pass.
-
-    Raises:
-        ValueError: the learner has no backbone, or timm cannot do it for this one (HRNet).
-    """
-    backbone = getattr(learner, "backbone", None)
-    try:
-        backbone.set_grad_checkpointing(True)
-    except (AttributeError, AssertionError) as error:
-        raise ValueError(
-            f"checkpointing is not possible for {type(backbone or learner).__name__}; leave it out "
-            "and set accumulate instead"
-        ) from error
-
-
-def summary_writer(folder: Path, first: int):
-    """A TensorBoard writer that forgets what an interrupted run wrote beyond step `first`.
-
-    Raises:
-        ImportError: TensorBoard is not installed.
-    """
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise ImportError(
-            "TensorBoard is not installed: pip install tensorboard, or train without it"
-        ) from error
-    return SummaryWriter(folder / "tensorboard", purge_step=first + 1)
-
-
-def mean_of_shares(accelerator: Accelerator, amount: Tensor) -> Tensor:
-    """A stage's scalar, over the processes whose share defines it; NaN where none does. Not always the whole batch's: perplexities are averaged."""
-    amount = amount.detach().float().to(accelerator.device)  # codebook usage is counted on the CPU
-    known = torch.isfinite(amount)
-    total, count = accelerator.reduce(
-        torch.stack([torch.where(known, amount, 0.0), known.float()]), "sum"
-    )
-    return total / count
+from gss_lite.training.log import TrainingLog
+from gss_lite.training.optimizer import adamw, averaged, learning_rate
 
 
 @dataclass(frozen=True)
 class LoopOptions:
-    """How the loop saves, logs and loads; nothing here changes what is learned."""
+    """How a run is saved, logged and fed; nothing here changes what is learned.
+
+    Attributes:
+        save_every: steps between two checkpoints.
+        log_every: steps between two entries of the log.
+        workers: processes that load data; 0 loads them in the training process.
+        progress: show a progress bar.
+        tensorboard: write the log to FOLDER/tensorboard as well.
+        validate: gets the model (its average where there is one) and gives a score, the higher the
+            better; `evaluation.validator` makes one. All processes call it.
+        validate_every: steps between two calls of `validate`; None never calls it.
+        classes: names of the classes in the masks, which come last in a batch. Those that no pixel
+            has shown after an epoch, or at the end of a shorter run, are named in a warning.
+    """
 
     save_every: int = 250
     log_every: int = 10
@@ -121,217 +61,312 @@ class LoopOptions:
 
 
 def fit(
-    stage: nn.Module,
-    learner: nn.Module,
+    loss_fn: nn.Module,
+    model: nn.Module,
     dataset: Dataset,
     schedule: Schedule,
     *,
     run: dict,
     folder: Path,
-    options: LoopOptions = LoopOptions(),
+    options: LoopOptions | None = None,
 ) -> list[dict]:
-    """Train `learner` with the loss of `stage`; continue from `folder`/checkpoint.pt where it exists.
+    """Train `model` with `loss_fn`; go on from FOLDER/checkpoint.pt where it exists.
 
-    Every random number of step s depends on (run["seed"], s) alone, so that a run which was killed
-    and started again ends with the same weights as one that was not.
+    Every random number of step s depends on (run["seed"], s) alone, so a run that was killed and
+    started again ends with the same weights as one that was not.
 
-    Started by `accelerate launch` or `torchrun`, every process takes its share of `schedule.batch`,
-    and batch norm is over all of them. That is the step of one process on the whole batch, up to
-    rounding, if nothing in the model is random (dropout and drop path draw other numbers) and the
-    loss is a mean over positions. The VQ-VAE's codebook follows the whole batch too.
+    Started by `accelerate launch` or torchrun, every process takes its share of `schedule.batch`.
+    That is the step of one process on the whole batch, up to rounding, if nothing in the model is
+    random (dropout and drop path draw other numbers) and the loss is a mean over positions. Batch
+    norm is over all processes on GPUs. On CPUs each process normalises its own share.
 
     Args:
-        stage: module whose forward(*batch) gives (loss, {name: scalar tensor}). learner: the part
-            of it that is trained.
+        loss_fn: its forward(*batch) gives (loss, {name: scalar tensor}).
+        model: the part of it that is trained.
         dataset: indexed by (draw, index), see SeededAugmentation.
         run: what identifies the run (preset, stage, seed, …); a checkpoint of another run is
             refused.
-        validate: called every `validate_every` steps, in all processes, with the learner (its
-            average where there is one); gives a score, the higher the better
-            (`evaluation.validator` makes one). The best so far is kept in `folder`/best.pt: step,
-            score, learner.
-        tensorboard: write the log to `folder`/tensorboard as well.
-        classes: names of the classes in the masks, which come last in a batch. Those that no pixel
-            has shown after an epoch, or at the end of a shorter run, are named in a warning.
+        folder: for checkpoint.pt, and for best.pt with the model of the highest validation score.
 
     Returns:
-        The log: a dict with step, seconds, lr and the stage's scalars for every `log_every` steps,
-            and the score where
-        one was taken. A scalar that is undefined for its batch (an accuracy where nothing is
-        labelled) is left out.
+        The log: a dict with step, seconds, lr, loss and the other scalars for every `log_every`
+        steps, and the score where one was taken. A scalar that is undefined for its batch (an
+        accuracy where nothing is labelled) is left out.
 
     Raises:
-        FloatingPointError: the loss or its gradient is not finite (in fp16 the scaler skips such
-            steps, but not without end). MemoryError: the GPU's memory is too small, or the
-            machine's. ChildProcessError: a process that loads data died, or another that trains.
-            The last checkpoint is intact in all cases.
-        ValueError: a batch that cannot be shared out evenly; another run's checkpoint. ImportError:
-            no TensorBoard.
+        ValueError: a batch that cannot be shared out evenly; another run's checkpoint.
+        ImportError: there is no TensorBoard.
+        FloatingPointError: the loss or its gradient is not finite. In fp16 the scaler skips such
+            steps, but not without end.
+        MemoryError: the GPU's memory is too small, or the machine's.
+        OSError: a checkpoint could not be written.
+        RuntimeError: a process that loads data died, or another that trains.
     """
-    save_every, log_every, workers, progress = options.save_every, options.log_every, options.workers, options.progress
-    tensorboard, validate, validate_every, classes = options.tensorboard, options.validate, options.validate_every, options.classes
-    collate = None
-    # Accelerate keeps the precision of a process's first Accelerator; the stages of one command may
-    # differ in theirs.
-    AcceleratorState._reset_state()
-    # split_batches: a batch of the loader is the global one, shared out among the processes.
-    accelerator = Accelerator(
-        mixed_precision=schedule.precision,
-        dataloader_config=DataLoaderConfiguration(split_batches=True),
-    )
-    micro, parts = check_shares(schedule, accelerator.num_processes), schedule.accumulate
-    if accelerator.num_processes > 1:
-        synchronize_batch_norm(learner, accelerator.device)
-    if schedule.checkpointing:
-        set_checkpointing(learner)
-    optimizer = adamw(learner, schedule)
-    scheduler = LambdaLR(optimizer, lambda s: poly_with_warmup(s, schedule))
-    average = (
-        AveragedModel(learner, multi_avg_fn=get_ema_multi_avg_fn(schedule.ema), use_buffers=True)
-        if schedule.ema
-        else None
-    )
-    kept = {
-        "learner": learner,
-        "optimizer": optimizer,
-        "scheduler": scheduler,
-        "average": average,
-        "scaler": accelerator.scaler,
-    }
-    # fp16 alone has a scaler
-    kept = {name: part for name, part in kept.items() if part is not None}
-    path, first, log, spent, best = folder / "checkpoint.pt", 0, [], 0.0, None
-    state = load_checkpoint(path, run)
-    if state:
-        for name, part in kept.items():
-            part.load_state_dict(state[name])
-        first, log, spent, best = state["step"], state["log"], state["seconds"], state.get("best")
-    watch, epoch = (
-        ClassWatch(classes, state.get("seen", ()) if state else ()),
-        min(schedule.steps, math.ceil(len(dataset) / schedule.batch)),
-    )
-    # A micro-batch is a batch of its own to the loader: together they are the samples of the whole
-    # one, in their order.
-    order = ResumableBatches(
-        len(dataset), micro, first * parts, schedule.steps * parts, run["seed"]
-    )
-    loader = DataLoader(dataset, batch_sampler=order, num_workers=workers, collate_fn=collate)
-    stage, optimizer, loader = accelerator.prepare(
-        torch.compile(stage) if schedule.compile else stage, optimizer, loader
-    )
-    if average:
-        average.to(accelerator.device)
-    writer = summary_writer(folder, first) if tensorboard and accelerator.is_main_process else None
-    stage.train()
-    started = time.perf_counter() - spent
+    trainer = _Trainer(loss_fn, model, dataset, schedule, run, folder, options or LoopOptions())
+    with trainer.explained():
+        for number, batch in enumerate(trainer.loader, trainer.first_number):
+            trainer.accumulate(number, batch)
+            if (number + 1) % schedule.accumulate == 0:
+                trainer.update()
+                trainer.report()
+                trainer.save()
+    return trainer.finish()
 
-    bar = tqdm(
-        total=schedule.steps,
-        initial=first,
-        desc=f"{run['preset']} {run['stage']}",
-        disable=not progress or not accelerator.is_main_process,
-        mininterval=1.0,
-    )
-    total, skipped = 0.0, 0
-    with workers_explained(loader, workers, path) as batches:
-        for number, batch in enumerate(batches, first * parts):
-            done = number // parts + 1
-            watch.look(batch[-1])
-            set_seed(
-                (mixed_seed(run["seed"], number) + 0x51ED270B * accelerator.process_index) % 2**32
+
+@dataclass
+class _Progress:
+    """How far a run has come; every checkpoint holds it."""
+
+    step: int = 0
+    log: list[dict] = field(default_factory=list)
+    seconds: float = 0.0
+    best: dict | None = None  # step and score
+    seen: list[bool] = field(default_factory=list)  # see ClassWatch
+
+
+class _Trainer:
+    """The parts of a run, and what is done with them in a step. `fit` tells the order."""
+
+    def __init__(
+        self,
+        loss_fn: nn.Module,
+        model: nn.Module,
+        dataset: Dataset,
+        schedule: Schedule,
+        run: dict,
+        folder: Path,
+        options: LoopOptions,
+    ) -> None:
+        self.model = model
+        self.schedule = schedule
+        self.run = run
+        self.folder = folder
+        self.options = options
+        # Accelerate keeps the precision of a process's first Accelerator, but the stages of one
+        # command may differ in theirs.
+        AcceleratorState._reset_state()
+        # With split_batches, the loader's batch is the whole one, and the processes share it.
+        self.accelerator = Accelerator(
+            mixed_precision=schedule.precision,
+            dataloader_config=DataLoaderConfiguration(split_batches=True),
+        )
+        self.device = self.accelerator.device
+        self.processes = self.accelerator.num_processes
+        self.is_main = self.accelerator.is_main_process
+        micro_batch = check_shares(schedule, self.processes)
+        if self.processes > 1 and self.device.type == "cuda":
+            convert_sync_batchnorm(model)
+        if schedule.checkpointing:
+            set_checkpointing(model)
+        optimizer = adamw(model, schedule)
+        self.scheduler = learning_rate(optimizer, schedule)
+        self.average = averaged(model, schedule)
+        parts = {
+            "model": model,
+            "optimizer": optimizer,
+            "scheduler": self.scheduler,
+            "average": self.average,
+            "scaler": self.accelerator.scaler,  # fp16 alone has one
+        }
+        self.kept = {name: part for name, part in parts.items() if part is not None}
+        self.progress = self._load()
+        # To the loader a micro-batch is a batch of its own. Those of a step are, one after the
+        # other, the samples of the step's whole batch. They are numbered from the run's first one.
+        self.first_number = self.progress.step * schedule.accumulate
+        last_number = schedule.steps * schedule.accumulate
+        order = ResumableBatches(
+            len(dataset), micro_batch, self.first_number, last_number, run["seed"]
+        )
+        loader = DataLoader(dataset, batch_sampler=order, num_workers=options.workers)
+        loss_fn = torch.compile(loss_fn) if schedule.compile else loss_fn
+        prepared = self.accelerator.prepare(loss_fn, optimizer, loader)
+        self.loss_fn, self.optimizer, self.loader = prepared
+        self.loss_fn.train()
+        if self.average:
+            self.average.to(self.device)
+        self.loss = 0.0  # of the step's micro-batches so far
+        self.scalars: dict[str, Tensor] = {}  # of the last micro-batch
+        self.skipped = 0  # steps in a row that fp16's scaler skipped
+        self.watch = ClassWatch(options.classes, self.progress.seen, self.device)
+        self.epoch = min(schedule.steps, math.ceil(len(dataset) / schedule.batch))
+        self.log = self._open_log()
+        self.started = time.perf_counter() - self.progress.seconds
+
+    def _open_log(self) -> TrainingLog:
+        options = self.options
+        run = self.run
+        bar = tqdm(
+            total=self.schedule.steps,
+            initial=self.progress.step,
+            desc=f"{run['preset']} {run['stage']}",
+            disable=not options.progress or not self.is_main,
+            mininterval=1.0,
+        )
+        tensorboard = self.folder / "tensorboard" if options.tensorboard and self.is_main else None
+        return TrainingLog(self.progress.log, run["stage"], bar, tensorboard)
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoint.pt"
+
+    def _load(self) -> _Progress:
+        state = load_checkpoint(self.checkpoint, self.run)
+        if state is None:
+            return _Progress()
+        for name, part in self.kept.items():
+            part.load_state_dict(state[name])
+        return _Progress(**{entry.name: state[entry.name] for entry in fields(_Progress)})
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Whatever ends the run inside the block says that the last checkpoint is intact."""
+        try:
+            yield
+        except (Exception, KeyboardInterrupt) as error:
+            if is_out_of_memory(error):
+                step = self.progress.step + 1
+                said = memory_error(error, step, self.schedule)
+                said.add_note(self._what_is_left())
+                raise said from error
+            if isinstance(error, RuntimeError) and self.options.workers:
+                error.add_note(
+                    "If a process that loads data was killed, memory ran out, as a rule: use fewer "
+                    f"of them (--workers, now {self.options.workers}), or 0."
+                )
+            error.add_note(self._what_is_left())
+            raise
+        finally:
+            self.log.close()
+
+    def _what_is_left(self) -> str:
+        if self.checkpoint.exists():
+            return (
+                f"The last checkpoint, {self.checkpoint}, is intact: the same command goes on from "
+                "it."
             )
-            # the last micro-batch of the step: gradients meet, and the weights move
-            whole = (number + 1) % parts == 0
-            with memory_explained(done, schedule, path), peers_explained(path):
-                with nullcontext() if whole else accelerator.no_sync(stage):
-                    loss, scalars = stage(*batch)
-                    # Every process sees the mean, so that they stop together.
-                    value = (
-                        accelerator.reduce(loss.detach(), "mean").item()
-                        if accelerator.num_processes > 1
-                        else loss.item()
-                    )
-                    check_finite(value, done, schedule, path)
-                    total += value / parts
-                    accelerator.backward(loss / parts if parts > 1 else loss)
-                if not whole:
-                    continue
-                norm = (
-                    accelerator.clip_grad_norm_(learner.parameters(), schedule.clip)
-                    if schedule.clip
-                    else gradient_norm(learner)
-                )
-                # there the scaler looks for itself, and skips the step
-                if schedule.precision != "fp16":
-                    check_gradient(float(norm), done, schedule, path)
-                optimizer.step()
-                skipped = skipped + 1 if optimizer.step_was_skipped else 0
-                check_skips(skipped, done, schedule, path)
-                optimizer.zero_grad()
-            if average:
-                average.update_parameters(learner)
-            validated = (
-                validate is not None
-                and validate_every
-                and (done % validate_every == 0 or done == schedule.steps)
-            )
-            if done % log_every == 0 or done == schedule.steps or validated:
-                if accelerator.num_processes > 1:
-                    with peers_explained(path):
-                        scalars = {
-                            name: mean_of_shares(accelerator, amount)
-                            for name, amount in scalars.items()
-                        }
-                entry = {
-                    "step": done,
-                    "seconds": round(time.perf_counter() - started, 1),
-                    "lr": scheduler.get_last_lr()[0],
-                    "loss": total,
-                    **{k: float(v) for k, v in scalars.items() if math.isfinite(v)},
-                }
-                if validated:
-                    candidate = average.module if average else learner
-                    with peers_explained(path):
-                        entry["score"] = float(validate(candidate))
-                    stage.train()
-                    if accelerator.is_main_process and (
-                        best is None or entry["score"] > best["score"]
-                    ):
-                        best = {"step": done, "score": entry["score"]}
-                        save_checkpoint(
-                            folder / "best.pt",
-                            {**best, "run": run, "model": candidate.state_dict()},
-                        )
-                log.append(
-                    {k: float(f"{v:.5g}") if isinstance(v, float) else v for k, v in entry.items()}
-                )
-                bar.set_postfix(
-                    {k: f"{v:.3g}" for k, v in entry.items() if k not in {"step", "seconds", "lr"}},
-                    refresh=False,
-                )
-                for name, amount in entry.items() if writer else ():
-                    writer.add_scalar(f"{run['stage']}/{name}", amount, done)
-            total = 0.0
-            scheduler.step()
-            bar.update()
-            if done == epoch:
-                watch.warn(done * schedule.batch)
-            if (done % save_every == 0 or done == schedule.steps) and accelerator.is_main_process:
-                save_checkpoint(
-                    path,
-                    {
-                        "run": run,
-                        "step": done,
-                        "log": log,
-                        "seconds": time.perf_counter() - started,
-                        "best": best,
-                        "seen": watch.seen.tolist(),
-                        **{name: part.state_dict() for name, part in kept.items()},
-                    },
-                )
-    bar.close()
-    if writer:
-        writer.close()
-    if average:
-        learner.load_state_dict(average.module.state_dict())
-    return log
+        return f"No checkpoint had been saved in {self.folder} yet."
+
+    def accumulate(self, number: int, batch: list[Tensor]) -> None:
+        """Loss and gradients of one micro-batch."""
+        step = self.progress.step + 1
+        parts = self.schedule.accumulate
+        self.watch.look(batch[-1])
+        # Dropout draws other numbers in every micro-batch and in every process.
+        process = self.accelerator.process_index
+        set_seed((mixed_seed(self.run["seed"], number) + 0x51ED270B * process) % 2**32)
+        # The processes' gradients meet in the last micro-batch of a step.
+        last = (number + 1) % parts == 0
+        with nullcontext() if last else self.accelerator.no_sync(self.loss_fn):
+            loss, self.scalars = self.loss_fn(*batch)
+            # Every process sees the mean, so that they stop together.
+            mean = loss.detach()
+            if self.processes > 1:
+                mean = self.accelerator.reduce(mean, "mean")
+            value = mean.item()
+            check_finite("loss", value, step, self.schedule)
+            self.loss += value / parts
+            self.accelerator.backward(loss / parts if parts > 1 else loss)
+
+    def update(self) -> None:
+        """Move the weights, and their average after them."""
+        step = self.progress.step + 1
+        parameters = list(self.model.parameters())
+        if self.schedule.clip:
+            norm = self.accelerator.clip_grad_norm_(parameters, self.schedule.clip)
+        else:
+            norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        # fp16's scaler looks for itself, and skips the step.
+        if self.schedule.precision != "fp16":
+            check_finite("gradient", float(norm), step, self.schedule)
+        self.optimizer.step()
+        self.skipped = self.skipped + 1 if self.optimizer.step_was_skipped else 0
+        check_skips(self.skipped, step, self.schedule)
+        self.optimizer.zero_grad()
+        if self.average:
+            self.average.update_parameters(self.model)
+        self.progress.step = step
+
+    def report(self) -> None:
+        """Log the step if it is its turn, and validate; then the next step's learning rate."""
+        step = self.progress.step
+        validated = self._is_due(self.options.validate_every) and self.options.validate
+        if self._is_due(self.options.log_every) or validated:
+            scalars = {name: float(self._mean(v)) for name, v in self.scalars.items()}
+            entry = {
+                "step": step,
+                "seconds": round(time.perf_counter() - self.started, 1),
+                "lr": self.scheduler.get_last_lr()[0],
+                "loss": self.loss,
+                **{name: value for name, value in scalars.items() if math.isfinite(value)},
+            }
+            if validated:
+                entry["score"] = self._validate()
+            self.log.add(entry)
+        self.loss = 0.0
+        self.scheduler.step()
+        self.log.bar.update()
+        if step == self.epoch:
+            self.watch.warn(step * self.schedule.batch)
+
+    def _is_due(self, every: int | None) -> bool:
+        """Whether this step is one of every so many, or the last one."""
+        step = self.progress.step
+        return bool(every) and (step % every == 0 or step == self.schedule.steps)
+
+    def _mean(self, amount: Tensor) -> Tensor:
+        """A scalar's mean over the processes whose share defines it; NaN where none does.
+
+        This is not always the scalar of the whole batch: perplexities are averaged, too.
+        """
+        if self.processes == 1:
+            return amount
+        # Codebook usage is counted on the CPU.
+        amount = amount.detach().float().to(self.device)
+        known = torch.isfinite(amount)
+        shares = torch.stack([torch.where(known, amount, 0.0), known.float()])
+        total, count = self.accelerator.reduce(shares, "sum")
+        return total / count
+
+    def _validate(self) -> float:
+        """The model's score; the best model so far is saved."""
+        candidate = self.average.module if self.average else self.model
+        score = float(self.options.validate(candidate))
+        self.loss_fn.train()
+        if self.progress.best is None or score > self.progress.best["score"]:
+            self.progress.best = {"step": self.progress.step, "score": score}
+            if self.is_main:
+                state = {**self.progress.best, "run": self.run, "model": candidate.state_dict()}
+                save_checkpoint(self.folder / "best.pt", state)
+        return score
+
+    def save(self) -> None:
+        """Write a checkpoint if it is its turn."""
+        if not self._is_due(self.options.save_every):
+            return
+        self.progress.seen = self.watch.share()
+        self.progress.seconds = time.perf_counter() - self.started
+        if self.is_main:
+            parts = {name: part.state_dict() for name, part in self.kept.items()}
+            save_checkpoint(self.checkpoint, {"run": self.run, **vars(self.progress), **parts})
+
+    def finish(self) -> list[dict]:
+        """Leave the average in the model, where there is one → the log."""
+        if self.average:
+            self.model.load_state_dict(self.average.module.state_dict())
+        return self.progress.log
+
+
+def set_checkpointing(model: nn.Module) -> None:
+    """Let the backbone recompute its activations in the backward pass.
+
+    Raises:
+        ValueError: the model has no backbone, or timm cannot do it for this one (HRNet).
+    """
+    backbone = getattr(model, "backbone", None)
+    try:
+        backbone.set_grad_checkpointing(True)
+    except (AttributeError, AssertionError) as error:
+        raise ValueError(
+            f"checkpointing is not possible for {type(backbone or model).__name__}; leave it out "
+            "and set accumulate instead"
+        ) from error

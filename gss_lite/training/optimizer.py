@@ -1,0 +1,56 @@
+"""AdamW as the released configs use it, and its learning rate."""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from gss_lite.presets.parts import Schedule
+
+NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
+
+
+def adamw(module: nn.Module, schedule: Schedule) -> AdamW:
+    """AdamW, without weight decay where the released configs have none.
+
+    These are normalisation layers and relative position biases.
+    """
+    free = set()
+    for part in module.modules():
+        if isinstance(part, NORMS):
+            free |= {id(p) for p in part.parameters(recurse=False)}
+    for name, parameter in module.named_parameters():
+        if name.endswith("relative_position_bias_table"):
+            free.add(id(parameter))
+    trained = [p for p in module.parameters() if p.requires_grad]
+    decayed = [p for p in trained if id(p) not in free]
+    others = [p for p in trained if id(p) in free]
+    groups = [
+        {"params": decayed, "weight_decay": schedule.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    return AdamW(groups, lr=schedule.lr, betas=(0.9, 0.999))
+
+
+def poly_with_warmup(step: int, schedule: Schedule) -> float:
+    """Factor on the learning rate: a line from 1 to 0, times a linear warm-up from 1e-6."""
+    decay = max(0.0, 1 - step / schedule.steps)
+    if not schedule.warmup:
+        return decay
+    return decay * min(1.0, 1e-6 + (1 - 1e-6) * step / schedule.warmup)
+
+
+def learning_rate(optimizer: AdamW, schedule: Schedule) -> LambdaLR:
+    """The learning rate of the schedule, step by step."""
+    return LambdaLR(optimizer, lambda step: poly_with_warmup(step, schedule))
+
+
+def averaged(module: nn.Module, schedule: Schedule) -> AveragedModel | None:
+    """An exponential moving average of the weights, if the schedule asks for one."""
+    if not schedule.ema:
+        return None
+    mean = get_ema_multi_avg_fn(schedule.ema)
+    return AveragedModel(module, multi_avg_fn=mean, use_buffers=True)
