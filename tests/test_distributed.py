@@ -91,9 +91,9 @@ def test_the_launcher_starts_two_processes_and_with_its_cpu_flag_one_that_says_s
     script, met = tmp_path / "who.py", lambda: sorted(p.name for p in tmp_path.glob("process*"))
     script.write_text(
         "import pathlib, torch, torch.distributed as dist\n"
-        "from gss_lite.processes import join, several\n"
-        "join(torch.device('cpu'))\n"
-        "name = f'process {dist.get_rank()} of {dist.get_world_size()}' if several() else 'process "
+        "from gss_lite.distributed import init_distributed, is_distributed\n"
+        "init_distributed(torch.device('cpu'))\n"
+        "name = f'process {dist.get_rank()} of {dist.get_world_size()}' if is_distributed() else 'process "
         "alone'\n"
         "pathlib.Path(__file__).with_name(name).touch()\n"
     )
