@@ -39,23 +39,22 @@ def list_pairs(pictures: Path, masks: Path, picture_end: str = "", mask_end: str
     """
     images, unread_images = _list_frames(pictures, picture_end, PICTURES)
     labels, unread_labels = _list_frames(masks, mask_end, MASKS)
-    pairs = []
     missing, wrong, notes = [], [], []
     no_mask = [masks / f"{name}{mask_end}.png" for name in images if name not in labels]
     no_picture = [paths[0] for name, paths in labels.items() if name not in images]
     if no_mask:
         missing.append(f"{len(no_mask)} of their masks are missing: {_listed(no_mask)}")
     if no_picture:
-        missing.append(f"{len(no_picture)} masks have no picture: {_listed(no_picture)}")
+        missing.append(f"masks without a picture ({len(no_picture)}): {_listed(no_picture)}")
     for frames in (images, labels):
         wrong += [f"a frame is there twice: {_listed(two)}" for two in frames.values() if two[1:]]
     unread = unread_images + unread_labels
     frames = [path for path in unread if path.suffix.lower() in PICTURES | OTHER_PICTURES]
     others = [path for path in unread if path not in frames]
     if frames:
-        wrong.append(f"{len(frames)} files have a suffix that is not read: {_listed(frames)}")
+        wrong.append(f"files of a kind that is not read ({len(frames)}): {_listed(frames)}")
     if others:
-        notes.append(f"{len(others)} files are no pictures and are left out: {_listed(others)}")
+        notes.append(f"files that are no pictures are left out ({len(others)}): {_listed(others)}")
     pairs = [
         (paths[0], labels[name][0])
         for name, paths in images.items()
@@ -71,7 +70,7 @@ def _list_frames(
     frames: dict[str, list[Path]] = {}
     others = []
     for path in sorted(folder.rglob("*")):
-        if path.is_dir() or not is_data(path, folder) or not path.stem.endswith(end):
+        if not path.is_file() or not is_data(path, folder) or not path.stem.endswith(end):
             continue
         if path.suffix.lower() in suffixes:
             frames.setdefault(frame_name(path, folder, end), []).append(path)

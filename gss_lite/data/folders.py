@@ -187,13 +187,14 @@ class MaskFolder(Dataset):
         counts = np.zeros(256, np.int64)
         colors: dict[int, set] = {}
         for k in np.linspace(0, len(self) - 1, min(LOOKS, len(self))).round().astype(int):
+            path = self.pairs[k][1]
             try:
-                with opened(self.pairs[k][1], "mask", "a PNG") as (picture, _):
-                    found = np.bincount(np.array(picture).ravel(), minlength=256)
+                found = np.bincount(read_mask(path).flatten(), minlength=256)
+                with opened(path, "mask", "a PNG") as (picture, _):
                     table = picture.getpalette() if picture.mode == "P" else []
-                counts += found
-            except (ValueError, TypeError, OSError):
-                continue  # whoever reads the mask is told what is wrong with it
+            except (ValueError, OSError):
+                continue  # whoever reads the item is told what is wrong with the mask
+            counts += found
             for label in np.flatnonzero(found)[: len(table) // 3]:
                 colors.setdefault(label, set()).add(tuple(table[3 * label : 3 * label + 3]))
         odd = odd_histogram(counts, self.ids, self.shares)

@@ -23,7 +23,7 @@ TILE = (48, 64)  # height and width; many small masks show more classes a step t
 
 
 def mask_set(name: str, split: str, count: int, **arguments: object) -> Dataset:
-    """The data set behind `load_masks`; its `classes` are the names of the K classes.
+    """The data set behind `load_masks`.
 
     Args:
         name: one of MASK_SETS.
@@ -40,6 +40,11 @@ def mask_set(name: str, split: str, count: int, **arguments: object) -> Dataset:
         return CamVid(split, **arguments)
     kind, height, width = _DRAWN[name]
     return kind(count, split=split, height=height, width=width, **arguments)
+
+
+def class_names(name: str) -> tuple[str, ...]:
+    """The names of the K classes in a set's masks."""
+    return tuple(mask_set(name, "val", 1).classes)
 
 
 def load_masks(name: str, split: str, count: int, **arguments: object) -> Tensor:

@@ -1,44 +1,58 @@
-"""CamVid and the joint transforms."""
+"""Folders of pictures and masks: CamVid, how files are found and paired, and odd labels."""
 
-import colorsys
+import pickle
+import shutil
+import unicodedata
+import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchvision import tv_tensors
 
-from gss_lite.data.folders import CamVid
-from gss_lite.data.pictures import read_image, read_mask
-from gss_lite.data.transforms import (
-    DISTORTIONS,
-    ClassShareCrop,
-    PhotometricDistortion,
-    RandomScale,
-    ResumableBatches,
-    SeededAugmentation,
-    denormalize,
-    eval_transform,
-    resize_shape,
-    train_transform,
-)
+from gss_lite.contracts import IGNORE
+from gss_lite.data.checks import frame_name, list_pairs, odd_histogram, runs
+from gss_lite.data.folders import CamVid, MaskFolder
+from gss_lite.data.scenes import Scenes
+
+SPLITS = tuple(CamVid.splits)
 
 
-def write_camvid(folder, size=(8, 6), ids=11, suffix=".png"):
-    for split in SIZES:
+def save_ids(path, ids):
+    Image.fromarray(np.asarray(ids, np.uint8)).save(path)
+
+
+def write_camvid(folder, size=(8, 6), ids=None, suffix=".png"):
+    """Two frames a split; their masks hold all of CamVid's ids, or `ids` alone."""
+    for split in SPLITS:
         (folder / split).mkdir(parents=True)
         (folder / f"{split}annot").mkdir()
         for i in range(2):
             Image.new("RGB", size, (100 * i, 200, 30)).save(folder / split / f"f{i}{suffix}")
-            Image.fromarray(np.full(size[::-1], ids, np.uint8)).save(
-                folder / f"{split}annot" / f"f{i}.png"
-            )
+            mask = np.arange(size[0] * size[1]).reshape(size[::-1]) % 12 if ids is None else ids
+            save_ids(folder / f"{split}annot" / f"f{i}.png", np.broadcast_to(mask, size[::-1]))
     return folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_camvid(tmp_path / "camvid")
+
+
+def quietly(split, folder):
+    """The data set, and an error if it warns."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        return CamVid(split, folder)
+
+
+# CamVid ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".JPG", ".jpeg"])
 def test_camvid_from_a_folder(tmp_path, suffix):
-    dataset = CamVid("val", write_camvid(tmp_path, suffix=suffix))
+    dataset = CamVid("val", write_camvid(tmp_path, suffix=suffix, ids=11))
     image, mask = dataset[1]
     assert image.shape == (3, 6, 8) and image.dtype == torch.uint8 and dataset.names == ["f0", "f1"]
     # JPEG rounds
@@ -46,29 +60,44 @@ def test_camvid_from_a_folder(tmp_path, suffix):
         [100, 200, 30], abs=0 if suffix == ".png" else 4
     )
     assert mask.shape == (6, 8) and (mask == 255).all()  # void 11 → 255
+    assert mask.dtype == torch.uint8
     assert len(dataset) == 2 and len(dataset.classes) == dataset.num_classes == 11
 
 
+def test_every_id_becomes_its_class(folder):
+    mask = quietly("train", folder)[0][1]
+    assert mask.flatten().tolist() == [*range(11), 255] * 4
+
+
+def test_a_transform_sees_picture_and_mask_together(folder):
+    plain = CamVid("train", folder)
+    swapped = CamVid("train", folder, transform=lambda image, mask: (mask, image))
+    assert torch.equal(swapped[1][0], plain[1][1]) and torch.equal(swapped[1][1], plain[1][0])
+
+
 def test_real_camvid_has_segnets_split_and_class_shares(camvid):
-    assert {s: len(CamVid(s, camvid)) for s in SIZES} == SIZES
-    masks = torch.stack([CamVid("val", camvid)[i][1] for i in range(0, 101, 10)])
+    sets = {split: quietly(split, camvid) for split in SPLITS}
+    assert {s: len(dataset) for s, dataset in sets.items()} == dict(CamVid.splits)
+    masks = torch.stack([sets["val"][i][1] for i in range(0, 101, 10)])
     share = torch.bincount(masks.flatten().int(), minlength=256)[:11] / masks.numel()
-    assert share[CLASSES.index("Road")] > 0.2 and share[CLASSES.index("Pole")] < 0.03
+    classes = CamVid.classes
+    assert share[classes.index("Road")] > 0.2 and share[classes.index("Pole")] < 0.03
     assert set(masks.unique().tolist()) <= {*range(11), 255}
+    assert set(CamVid.leave_out) <= set(sets["test"].names)
 
 
-def test_a_missing_folder_says_how_to_get_the_set(tmp_path):
-    with pytest.raises(FileNotFoundError, match="python -m data_scripts.camvid"):
-        CamVid("train", tmp_path / "nothing")
-    with pytest.raises(FileNotFoundError, match="nothing"):
-        find_camvid(tmp_path / "nothing")
+def test_the_shares_that_camvid_is_known_by_are_the_real_ones(camvid):
+    dataset = CamVid("train", camvid)
+    counts = torch.zeros(256)
+    for i in range(0, len(dataset), 8):
+        counts += torch.bincount(dataset[i][1].flatten().int(), minlength=256)
+    shares = counts[:11] / counts[:11].sum()
+    torch.testing.assert_close(shares, torch.tensor(CamVid.shares), atol=0.02, rtol=0)
 
 
-def test_a_missing_mask_is_named(tmp_path):
-    folder = write_camvid(tmp_path)
-    (folder / "testannot" / "f1.png").unlink()
-    with pytest.raises(FileNotFoundError, match="1 of their masks are missing.*f1.png"):
-        CamVid("test", folder)
+def test_camvid_can_go_to_another_process(folder):
+    dataset = pickle.loads(pickle.dumps(CamVid("val", folder)))
+    assert torch.equal(dataset[0][1], CamVid("val", folder)[0][1])
 
 
 def test_unknown_split():
@@ -76,209 +105,341 @@ def test_unknown_split():
         CamVid("dev")
 
 
-def test_a_mask_with_a_foreign_id(tmp_path):
-    with pytest.raises(ValueError, match="holds id 12; CamVid's masks hold 0…10 and 11"):
+def test_a_mask_with_an_unknown_id(tmp_path):
+    with pytest.raises(ValueError, match="f0.png holds id 12; CamVid's masks hold 0…10 and 11"):
         CamVid("train", write_camvid(tmp_path, ids=12))[0]
 
 
-def test_picture_and_mask_of_different_size(tmp_path):
-    folder = write_camvid(tmp_path)
+def test_picture_and_mask_of_different_size(folder):
     Image.new("RGB", (9, 6)).save(folder / "train" / "f0.png")
     with pytest.raises(ValueError, match="picture is 9×6.*mask 8×6"):
         CamVid("train", folder)[0]
 
 
-def test_a_picture_that_is_not_one(tmp_path):
-    (tmp_path / "a.png").write_text("not a picture")
-    with pytest.raises(ValueError, match="is not a picture that can be read"):
-        read_image(tmp_path / "a.png")
-    with pytest.raises(FileNotFoundError, match="no picture file"):
-        read_image(tmp_path / "b.png")
-    Image.new("RGB", (4, 4)).save(tmp_path / "rgb.png")
+# Where the set lies ---------------------------------------------------------------------------
+
+
+def test_a_missing_folder_says_how_to_get_the_set(tmp_path):
+    with pytest.raises(FileNotFoundError, match="python -m data_scripts.camvid"):
+        CamVid("train", tmp_path / "nothing")
+    with pytest.raises(FileNotFoundError, match="nothing"):
+        CamVid.find(tmp_path / "nothing")
+
+
+def test_a_folder_is_found_by_gss_data_and_beside_the_notebook(tmp_path, monkeypatch):
+    write_camvid(tmp_path / "sets" / "camvid")
+    write_camvid(tmp_path / "data" / "camvid")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("GSS_DATA", raising=False)
+    assert CamVid.find() == Path("data/camvid")
+    monkeypatch.setenv("GSS_DATA", "sets")
+    assert CamVid.find() == Path("sets/camvid")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("GSS_DATA", "~/sets")
+    assert CamVid.find() == tmp_path / "sets/camvid"
+    monkeypatch.setenv("GSS_DATA", "elsewhere")  # where it is set, nothing else is looked at
+    with pytest.raises(FileNotFoundError, match="there is no elsewhere/camvid"):
+        CamVid.find()
+
+
+def test_an_empty_gss_data_is_as_good_as_none(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GSS_DATA", "")
+    write_camvid(tmp_path / "data" / "camvid")
+    assert CamVid.find() == Path("data/camvid")
+    monkeypatch.setattr(CamVid, "name", "another-set")
+    with pytest.raises(FileNotFoundError, match="GSS_DATA is set, but it is empty"):
+        CamVid.find()
+
+
+@pytest.mark.parametrize("leftover", [None, ".DS_Store", "._train", "Thumbs.db"])
+def test_an_empty_folder_is_called_empty(tmp_path, leftover):
+    if leftover:
+        (tmp_path / leftover).write_text("")
+    with pytest.raises(FileNotFoundError, match=f"{tmp_path} is empty. Run `python -m data_scr"):
+        CamVid("train", tmp_path)
+
+
+def test_a_folder_above_or_beside_is_told_from_a_missing_one(folder, tmp_path):
+    with pytest.raises(FileNotFoundError, match=f"holds the set in camvid, so name {folder}"):
+        CamVid("train", tmp_path)
+    with pytest.raises(FileNotFoundError, match="train holds no folder train"):
+        CamVid("train", folder / "train")
+    with pytest.raises(FileNotFoundError, match="f0.png is a file, not a folder"):
+        CamVid("train", folder / "train" / "f0.png")
+    shutil.rmtree(folder / "valannot")
+    with pytest.raises(FileNotFoundError, match="camvid holds no folder valannot"):
+        CamVid("val", folder)
+    assert len(CamVid("test", folder)) == 2  # which needs its own folders only
+
+
+def test_folders_without_a_picture(folder):
+    for part in ("val", "valannot"):
+        for file in (folder / part).iterdir():
+            file.unlink()
+    with pytest.raises(FileNotFoundError, match="val holds 0 pictures.*python -m data_scripts"):
+        CamVid("val", folder)
+
+
+# Pictures and masks, looked at from both sides ------------------------------------------------
+
+
+def test_a_missing_mask_is_named(folder):
+    (folder / "testannot" / "f1.png").unlink()
+    with pytest.raises(FileNotFoundError, match="1 of their masks are missing.*f1.png"):
+        CamVid("test", folder)
+
+
+def test_a_missing_picture_is_named(folder):
+    (folder / "test" / "f1.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"masks without a picture \(1\): f1.png"):
+        CamVid("test", folder)
+
+
+def test_a_link_that_leads_nowhere_is_a_missing_picture(folder):
+    (folder / "test" / "f1.png").unlink()
+    (folder / "test" / "f1.png").symlink_to(folder / "gone.png")
+    with pytest.raises(FileNotFoundError, match="without a picture.*f1.png"):
+        CamVid("test", folder)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".jpeg", ".PNG", ".bmp", ".tif", ".webp"])
+def test_a_frame_that_is_there_twice_is_named(folder, suffix):
+    """Counted twice, a frame would weigh twice in the score."""
+    shutil.copy(folder / "val" / "f0.png", folder / "val" / f"f0{suffix}")
+    with pytest.raises(ValueError, match=f"f0{suffix}"):
+        CamVid("val", folder)
+
+
+def test_two_masks_of_one_frame_are_named(folder):
+    shutil.copy(folder / "valannot" / "f0.png", folder / "valannot" / "f0.PNG")
+    with pytest.raises(ValueError, match="a frame is there twice: f0.PNG, f0.png"):
+        CamVid("val", folder)
+
+
+@pytest.mark.parametrize("suffix", [".bmp", ".tif", ".tiff", ".gif", ".webp", ".ppm", ".npy"])
+@pytest.mark.parametrize("with_mask", [True, False])
+def test_a_frame_of_a_suffix_that_is_not_read_is_named(folder, suffix, with_mask):
+    """Dropped without a word, it would be missing from the score."""
+    (folder / "val" / "f0.png").rename(folder / "val" / f"f0{suffix}")
+    if not with_mask:
+        (folder / "valannot" / "f0.png").unlink()
+    with pytest.raises((FileNotFoundError, ValueError), match=rf"not read \(1\): f0{suffix}"):
+        CamVid("val", folder)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".bmp"])
+def test_a_mask_that_is_no_png_is_named(folder, suffix):
+    (folder / "valannot" / "f0.png").rename(folder / "valannot" / f"f0{suffix}")
+    with pytest.raises(
+        FileNotFoundError, match=rf"masks are missing: f0.png.*not read.*f0{suffix}"
+    ):
+        CamVid("val", folder)
+
+
+def test_one_error_names_everything(folder):
+    (folder / "val" / "f0.png").unlink()
+    (folder / "valannot" / "f1.png").unlink()
+    for name in ("f2.bmp", "f3.png", "f3.jpg"):
+        Image.new("RGB", (8, 6)).save(folder / "val" / name)
+    save_ids(folder / "valannot" / "f3.png", np.zeros((6, 8)))
+    with pytest.raises(FileNotFoundError) as caught:
+        CamVid("val", folder)
+    text = str(caught.value)
+    for part in (
+        "masks are missing: f1.png",
+        "without a picture (1): f0.png",
+        "twice: f3.jpg, f3.png",
+        "f2.bmp",
+    ):
+        assert part in text
+
+
+def test_many_names_are_cut_short(folder):
+    for i in range(10, 30):
+        Image.new("RGB", (8, 6)).save(folder / "val" / f"f{i}.png")
+    with pytest.raises(FileNotFoundError, match=r"20 of .*: f10.png, .*, f14.png, …\. Each"):
+        CamVid("val", folder)
+
+
+LEFT_BEHIND = [".DS_Store", "._f0.png", "._f9.jpg", "Thumbs.db", "desktop.ini", ".f7.png"]
+
+
+@pytest.mark.parametrize("name", [*LEFT_BEHIND, ".ipynb_checkpoints/f0-checkpoint.png"])
+@pytest.mark.parametrize("part", ["val", "valannot"])
+def test_what_operating_systems_leave_behind_is_no_data(folder, part, name):
+    path = folder / part / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"\0\5\26\7")
+    assert quietly("val", folder).names == ["f0", "f1"]
+
+
+@pytest.mark.parametrize("part", ["val", "valannot"])
+def test_other_files_are_left_out_and_named(folder, part):
+    (folder / part / "README.txt").write_text("hello")
+    with pytest.warns(UserWarning, match=r"are left out \(1\): README.txt"):
+        dataset = CamVid("val", folder)
+    assert dataset.names == ["f0", "f1"]
+
+
+def test_frames_in_folders_below_and_in_both_ways_to_write_an_accent(tmp_path):
+    composed, apart = (unicodedata.normalize(form, "é") for form in ("NFC", "NFD"))
+    for part, name, suffix in (("a", apart, ".jpg"), ("b", composed, ".png")):
+        path = tmp_path / part / "city" / f"{name}{suffix}"
+        path.parent.mkdir(parents=True)
+        path.touch()
+    found = list_pairs(tmp_path / "a", tmp_path / "b")
+    assert len(found.pairs) == 1 and not found.missing and not found.wrong
+    assert frame_name(found.pairs[0][0], tmp_path / "a") == f"city/{composed}"
+
+
+def test_pairs_come_in_the_order_of_the_pictures_paths(tmp_path):
+    names = ["b1", "a10", "a2", "c"]
+    for part, suffix in (("x", ".png"), ("y", ".png")):
+        (tmp_path / part).mkdir()
+        for name in names:
+            (tmp_path / part / f"{name}{suffix}").touch()
+    pairs = list_pairs(tmp_path / "x", tmp_path / "y").pairs
+    assert [picture.stem for picture, _ in pairs] == ["a10", "a2", "b1", "c"]
+    assert all(picture.name == mask.name for picture, mask in pairs)
+
+
+# Another set is a row -------------------------------------------------------------------------
+
+
+class Towns(MaskFolder):
+    """Laid out as Cityscapes is: folders of towns, endings, and an id map with gaps."""
+
+    name = "towns"
+    title = "Towns"
+    classes = ("road", "car", "tree")
+    ids = {7: 0, 26: 1, 21: 2, **dict.fromkeys((0, 1, 2, 3, 255), IGNORE)}
+    splits = {"train": 1}
+    pictures = "left/{split}"
+    masks = "fine/{split}"
+    picture_end = "_left"
+    mask_end = "_ids"
+    script = "python -m data_scripts.towns"
+
+
+def test_a_set_with_towns_endings_and_an_id_map(tmp_path):
+    for part, end in (("left", "_left"), ("fine", "_ids"), ("fine", "_color")):
+        path = tmp_path / part / "train" / "ulm" / f"ulm_3{end}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if part == "left":
+            Image.new("RGB", (5, 2)).save(path)
+        else:
+            save_ids(path, [[7, 26, 21, 0, 3], [255, 1, 7, 7, 26]])
+    dataset = Towns("train", tmp_path)
+    assert dataset.names == ["ulm/ulm_3"] and dataset.num_classes == Towns.num_classes == 3
+    assert dataset[0][1].tolist() == [[0, 1, 2, 255, 255], [255, 255, 0, 0, 1]]
+    save_ids(tmp_path / "fine/train/ulm/ulm_3_ids.png", [[7, 7, 7, 7, 8]] * 2)
+    with pytest.raises(ValueError, match="holds id 8; Towns's masks hold 7, 21, 26 and 0…3, 255"):
+        dataset[0]
+
+
+@pytest.mark.parametrize(
+    "ids, text",
+    [((), ""), ((4,), "4"), ((2, 0, 1), "0…2"), ((5, 0, 1, 2, 9, 8), "0…2, 5, 8…9")],
+)
+def test_whole_numbers_as_text(ids, text):
+    assert runs(ids) == text
+
+
+# Labels that cannot be right ------------------------------------------------------------------
+
+
+def street_masks(count=6, seed=0):
+    return [Scenes(count, seed=seed)[i][1].numpy() for i in range(count)]
+
+
+def write_masks(folder, masks, palettes=None):
+    for part in ("train", "trainannot"):
+        (folder / part).mkdir(parents=True)
+    for i, ids in enumerate(masks):
+        Image.new("RGB", ids.shape[::-1]).save(folder / "train" / f"f{i}.png")
+        picture = Image.fromarray(ids.astype(np.uint8))
+        if palettes:
+            picture.putpalette(palettes[i])
+        picture.save(folder / "trainannot" / f"f{i}.png")
+    return folder
+
+
+def as_in_files(mask):
+    return np.where(mask == 255, 11, mask)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_masks_with_the_sets_own_ids_are_not_warned_of(tmp_path, seed):
+    masks = [as_in_files(mask) for mask in street_masks(seed=seed)]
+    quietly("train", write_masks(tmp_path, masks))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_masks_that_count_from_one_are_warned_of(tmp_path, seed):
+    masks = [np.where(mask == 255, 0, mask + 1) for mask in street_masks(seed=seed)]
+    with pytest.warns(UserWarning, match="CamVid in .*, train: .*far from.*Is 0 void"):
+        CamVid("train", write_masks(tmp_path / "void", masks))
+    labelled = [np.where(mask == 0, 1, mask) for mask in masks]
+    with pytest.warns(UserWarning, match="seem to count from 1, with 0 for void"):
+        CamVid("train", write_masks(tmp_path / "none", labelled))
+
+
+def test_classes_in_another_order_are_warned_of(tmp_path):
+    order = np.array([*np.argsort(CamVid.shares), 11])  # the rarest class becomes class 0
+    masks = [np.argsort(order)[as_in_files(mask)] for mask in street_masks()]
+    with pytest.warns(UserWarning, match="are the classes in another order"):
+        CamVid("train", write_masks(tmp_path, masks))
+
+
+def test_grey_levels_in_place_of_ids_are_warned_of(tmp_path):
+    masks = [as_in_files(mask) * 20 for mask in street_masks()]
+    with pytest.warns(UserWarning, match="all ids are multiples of 20"):
+        dataset = CamVid("train", write_masks(tmp_path, masks))
+    with pytest.raises(ValueError, match="CamVid's masks hold 0…10"):
+        dataset[0]
+
+
+def test_masks_of_one_class_are_warned_of(tmp_path):
+    with pytest.warns(UserWarning, match="hold nothing but id 0"):
+        CamVid("train", write_masks(tmp_path, [np.zeros((6, 8))] * 3))
+
+
+def test_coloured_masks_reduced_to_palettes_one_by_one_are_warned_of(tmp_path):
+    """Each mask's palette holds its own colours in its own order, so an id means nothing."""
+    beta = np.random.default_rng(0).integers(0, 256, (256, 3))
+    masks, palettes = [], []
+    for mask in street_masks():
+        used, ids = np.unique(mask, return_inverse=True)
+        masks.append(ids.reshape(mask.shape))
+        palettes.append(beta[used].astype(np.uint8).flatten().tolist())
+    with pytest.warns(UserWarning, match="different colours in the palettes"):
+        CamVid("train", write_masks(tmp_path / "a", masks, palettes))
+    one = beta.astype(np.uint8).flatten().tolist()
+    right = [as_in_files(mask) for mask in street_masks()]
+    quietly("train", write_masks(tmp_path / "b", right, [one] * len(right)))
+
+
+def test_a_mask_that_cannot_be_read_is_an_error_only_where_it_is_read(folder):
+    (folder / "valannot" / "f0.png").write_text("no PNG")
+    Image.new("RGB", (8, 6)).save(folder / "valannot" / "f1.png")
+    dataset = quietly("val", folder)
+    with pytest.raises(ValueError, match="f0.png is not a mask that can be read"):
+        dataset[0]
     with pytest.raises(ValueError, match="expected one channel of 8-bit class ids"):
-        read_mask(tmp_path / "rgb.png")
+        dataset[1]
 
 
-def test_a_truncated_jpeg_is_refused(tmp_path):
-    Image.effect_noise((64, 64), 80).convert("RGB").save(tmp_path / "a.jpg")
-    whole = (tmp_path / "a.jpg").read_bytes()
-    (tmp_path / "a.jpg").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match="not a picture that can be read"):
-        read_image(tmp_path / "a.jpg")
+def test_histograms():
+    ids = dict(CamVid.ids)
 
+    def odd(labels, shares=None):
+        counts = np.bincount(labels, minlength=256)
+        return odd_histogram(counts, ids, shares)
 
-def test_sixteen_bits_of_grey_become_eight(tmp_path):
-    values = np.array([[0, 128, 129, 257], [300, 32768, 65406, 65535]], np.uint16)
-    for name in ("a.png", "a.tif"):
-        Image.fromarray(values).save(tmp_path / name)
-        assert Image.open(tmp_path / name).mode == "I;16"
-        expected = np.round(values / 257).astype(np.uint8)
-        assert np.array_equal(read_image(tmp_path / name).numpy(), np.stack([expected] * 3))
-
-
-@pytest.mark.parametrize("kind", [np.float32, np.int32])
-def test_values_of_no_known_range_are_refused(tmp_path, kind):
-    Image.fromarray(np.full((4, 4), 0.5 if kind is np.float32 else 70000, kind)).save(
-        tmp_path / "a.tif"
-    )
-    with pytest.raises(ValueError, match="a.tif holds 32-bit values .*save it with 8 or 16 bits"):
-        read_image(tmp_path / "a.tif")
-
-
-@pytest.mark.parametrize(
-    "orientation, upright",
-    [
-        (1, lambda a: a),
-        (2, np.fliplr),
-        (3, lambda a: np.rot90(a, 2)),
-        (6, lambda a: np.rot90(a, -1)),
-        (8, np.rot90),
-    ],
-)
-def test_a_picture_is_turned_as_its_exif_says(tmp_path, orientation, upright):
-    array = np.random.default_rng(0).integers(0, 256, (4, 7, 3), dtype=np.uint8)
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    Image.fromarray(array).save(tmp_path / "a.png", exif=exif)
-    assert np.array_equal(read_image(tmp_path / "a.png").permute(1, 2, 0).numpy(), upright(array))
-
-
-def test_a_picture_of_too_many_pixels_is_one_clear_error(tmp_path, monkeypatch):
-    Image.new("L", (8, 8)).save(tmp_path / "a.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)
-    for read in (read_image, read_mask):
-        with pytest.raises(ValueError, match="a.png has too many pixels"):
-            read(tmp_path / "a.png")
-
-
-def coded_pair(height=60, width=80):
-    """A picture whose red channel is the mask's id times 20: any misalignment shows."""
-    mask = (
-        torch.randint(0, 11, (height // 10, width // 10))
-        .repeat_interleave(10, 0)
-        .repeat_interleave(10, 1)
-        .to(torch.uint8)
-    )
-    return tv_tensors.Image(torch.stack([mask * 20] * 3)), tv_tensors.Mask(mask)
-
-
-@pytest.mark.parametrize(
-    "step", [ClassShareCrop(40, 32), ClassShareCrop(100, 120), RandomScale((60, 80), (1.0, 1.0))]
-)
-def test_geometry_moves_picture_and_mask_alike(step):
-    image, mask = step(*coded_pair())
-    labelled = mask != 255
-    assert torch.equal(image[0][labelled], mask[labelled] * 20)
-
-
-def test_scaled_pairs_stay_aligned():
-    torch.manual_seed(1)
-    image, mask = RandomScale((60, 80), (2.0, 2.0))(*coded_pair())
-    assert mask.shape == (120, 160) and image.shape == (3, 120, 160)
-    # only the blurred borders of the picture may differ
-    inner = (image[0].float() / 20 - mask.float()).abs() < 0.5
-    assert inner.float().mean() > 0.85
-
-
-@pytest.mark.parametrize(
-    "sides, size, expected",
-    [
-        ((480, 640), (512, 2048), [512, 683]),  # ADE20K: the shorter side becomes 512 …
-        ((640, 480), (512, 2048), [683, 512]),
-        ((300, 1500), (512, 2048), [410, 2048]),  # … unless the longer one would pass 2048
-        ((1024, 2048), (1024, 2048), [1024, 2048]),
-        ((96, 128), (72, 96), [72, 96]),
-        ((1, 4000), (512, 2048), [1, 2048]),
-    ],
-)
-def test_pictures_are_fitted_as_mmsegmentation_does(sides, size, expected):
-    assert resize_shape(sides, size) == expected
-
-
-def test_random_scale_keeps_the_ratio_of_a_picture_that_has_another_than_the_box():
-    image, mask = RandomScale((512, 2048), (0.25, 0.25))(*coded_pair(60, 80))
-    assert mask.shape == (128, 171) and image.shape == (3, 128, 171)
-
-
-def test_a_crop_filled_by_one_class_is_drawn_again():
-    mask = torch.zeros(64, 64, dtype=torch.uint8)
-    mask[:, 32:] = torch.arange(32, dtype=torch.uint8) % 11
-    image = torch.zeros(3, 64, 64, dtype=torch.uint8)
-    shares = []
-    for seed in range(40):
-        torch.manual_seed(seed)
-        _, part = ClassShareCrop(24, 24)(image, mask)
-        shares.append(float((part == 0).float().mean()))
-    assert max(shares) <= 0.75
-
-
-def test_train_transform_gives_normalised_crops():
-    image, mask = train_transform(32, 40, scales=(0.5, 1.5), image_size=(60, 80))(*coded_pair())
-    assert (
-        image.shape == (3, 32, 40)
-        and image.dtype == torch.float32
-        and mask.shape == (32, 40)
-        and mask.dtype == torch.long
-    )
-    assert set(mask.unique().tolist()) <= {*range(11), 255}
-
-
-def test_photometric_distortion_never_swaps_channels_and_stays_in_the_released_ranges():
-    """mmsegmentation's has no permutation of channels; a red thing may turn orange or pink, never green or blue."""
-    red = tv_tensors.Image(
-        torch.tensor([200, 60, 60], dtype=torch.uint8)[:, None, None].expand(3, 4, 4).contiguous()
-    )
-    seen, torchvisions = [], []
-    for seed in range(200):
-        torch.manual_seed(seed)
-        seen.append(PhotometricDistortion()(red)[:, 0, 0].tolist())
-        torch.manual_seed(seed)
-        torchvisions.append(DISTORTIONS["torchvision"]()(red)[:, 0, 0].tolist())
-    assert all(colour[0] == max(colour) for colour in seen) and any(
-        colour[0] < max(colour) for colour in torchvisions
-    )
-    assert len({tuple(colour) for colour in seen}) > 100
-    hues = [(360 * colorsys.rgb_to_hsv(*colour)[0] + 180) % 360 - 180 for colour in seen]
-    # a tenth of the circle, and what clipping and rounding to 8 bits add
-    assert 25 < max(hues) <= 40 and -40 <= min(hues) < -25
-    with pytest.raises(ValueError, match="must be one of released, torchvision; got 'none'"):
-        train_transform(8, 8, distortion="none")
-
-
-@pytest.mark.parametrize("name", ["released", "torchvision"])
-def test_the_preset_chooses_the_distortion(name):
-    assert [type(step) for step in train_transform(8, 8, distortion=name).transforms].count(
-        DISTORTIONS[name]
-    ) == 1
-
-
-def test_normalisation_and_back():
-    image, mask = coded_pair()
-    normalised, ids = eval_transform()(image, mask)
-    torch.testing.assert_close(denormalize(normalised), image / 255, atol=1e-6, rtol=0)
-    assert torch.equal(ids, mask.long())
-
-
-def test_augmentation_depends_on_seed_and_draw_alone():
-    pairs = [coded_pair() for _ in range(3)]
-    data = SeededAugmentation(pairs, train_transform(32, 32), seed=4)
-    torch.manual_seed(0)
-    first = data[(17, 1)][0]
-    torch.manual_seed(99)
-    state = torch.get_rng_state()
-    assert torch.equal(data[(17, 1)][0], first)
-    # and it leaves the training's own randomness alone
-    assert torch.equal(torch.get_rng_state(), state)
-    assert not torch.equal(data[(18, 1)][0], first)
-    assert not torch.equal(
-        SeededAugmentation(pairs, train_transform(32, 32), seed=5)[(17, 1)][0], first
-    )
-
-
-def test_batches_resume_where_they_stopped():
-    whole = list(ResumableBatches(10, 3, 0, 9, seed=1))
-    assert whole[4:] == list(ResumableBatches(10, 3, 4, 9, seed=1))
-    indices = [index for batch in whole for _, index in batch]
-    assert sorted(indices[:10]) == list(range(10)) and sorted(indices[10:20]) == list(range(10))
-    assert indices[:10] != indices[10:20]
-    assert [draw for batch in whole for draw, _ in batch] == list(range(27))
+    assert odd([*range(12)]) == [] and odd([11, 11]) == [] and odd([0, 11]) == []
+    assert odd([0, 5, 10]) == []  # few classes of a set may have a common factor by chance
+    assert len(odd([0, 2, 4, 6, 8])) == 1
+    assert len(odd([3, 3])) == 1
+    assert len(odd([*range(1, 12)])) == 1
+    assert odd([*range(1, 11)]) == []
