@@ -1,4 +1,4 @@
-"""X⁻¹: nearest colour against brute force, least squares against lstsq, and why (S.8) is no classifier."""
+"""X⁻¹: nearest colour against brute force, least squares against lstsq, what all share."""
 
 from __future__ import annotations
 
@@ -12,15 +12,19 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from gss_lite.color_table import COARSE_SIDE, OUTSIDE, SIDE, build_table, table_nearest
-from gss_lite.inverse import TABLE_CLASSES, LeastSquares, NearestColor, nearest_by_comparison
-from gss_lite.palette.maxmin import farthest_point_palette
-from gss_lite.palette.palette import Palette
+from gss_lite.inverse import (
+    TABLE_CLASSES,
+    LeastSquares,
+    NearestColor,
+    nearest_by_comparison,
+)
+from gss_lite.palette import Palette, farthest_point_palette
 
 MANY = TABLE_CLASSES.start  # from here on RGB goes through the table
 
 
 def brute_force(pixels: Tensor, colors: Tensor) -> Tensor:
-    """Pixels (N, D), β (K, D) → ids (N,), the definition: float32 squared differences, channel by channel, first minimum."""
+    """Pixels (N, D), β (K, D) → ids (N,) by definition: the first minimum, added up by channels."""
     distance = torch.zeros(len(pixels), len(colors))
     for channel in range(colors.shape[1]):
         difference = pixels[:, channel, None] - colors[None, :, channel]
@@ -37,9 +41,12 @@ def numbers(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+THREE, ANY_K = st.just(3), st.integers(2, 255)
+
+
 @st.composite
-def palettes(draw, channels=st.just(3), classes=st.integers(2, 255)) -> Tensor:
-    """β (K, D): spread out, on a coarse lattice (many exact ties, twin colours) or squeezed into a corner of the cube."""
+def palettes(draw, channels=THREE, classes=ANY_K) -> Tensor:
+    """β (K, D): spread out, on a coarse lattice (ties, twins) or squeezed into a corner."""
     k, d = draw(classes), draw(channels)
     colors = torch.rand(k, d, generator=numbers(draw(st.integers(0, 2**31))))
     kind = draw(st.sampled_from(["spread", "lattice", "corner", "tiny corner"]))
@@ -49,7 +56,7 @@ def palettes(draw, channels=st.just(3), classes=st.integers(2, 255)) -> Tensor:
 
 
 def probes(colors: Tensor, seed: int) -> Tensor:
-    """Pixels (N, D) where mistakes would show: anywhere, outside [0, 1], on colours, half-way between two, on cell walls."""
+    """Pixels (N, D) where mistakes would show: outside [0, 1], half-way, on cell walls, …"""
     g, (k, d) = numbers(seed), colors.shape
     one, other = torch.randint(k, (2, 60), generator=g)
     walls = torch.randint(SIDE + 1, (60, d), generator=g) / SIDE
@@ -99,6 +106,24 @@ class TestNearestColor:
         inside = ids != OUTSIDE
         assert torch.equal(ids[inside], expected[inside])
         assert torch.equal(nearest_by_comparison(pixels.T, colors), expected)
+
+    @pytest.mark.parametrize("classes", [4096, 4097])
+    def test_thousands_of_classes(self, classes: int) -> None:
+        """The last palette with a table, and the first without: the answers are the same."""
+        assert (classes in TABLE_CLASSES) == (classes == 4096)
+        colors = (torch.rand(classes, 3, generator=numbers(20)) * 15).round() / 15  # many twins
+        pixels = probes(colors, 21)
+        inverse = NearestColor(colors)
+        ids = inverse.classify(as_maskige(pixels)).flatten()
+        assert torch.equal(ids, brute_force(pixels, colors))
+        assert (inverse._table is None) == (classes == 4097)
+
+    @pytest.mark.parametrize("classes", [MANY - 1, MANY])
+    def test_the_table_begins_at_32_classes_and_is_for_three_channels(self, classes: int) -> None:
+        for channels in (3, 4):
+            inverse = NearestColor(torch.rand(classes, channels, generator=numbers(22)))
+            inverse.classify(torch.rand(1, channels, 2, 2))
+            assert (inverse._table is not None) == (classes == 32 and channels == 3)
 
     @pytest.mark.parametrize("classes", [4, MANY])
     def test_ties_go_to_the_lowest_id(self, classes: int) -> None:
@@ -166,7 +191,7 @@ class TestNearestColor:
         assert list(inverse.state_dict()) == ["colors"]
 
     def test_works_in_slices(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """What bounds the memory: seven pixels at a time, inside and outside the cube, give the same ids."""
+        """What bounds the memory: seven pixels at a time give the same ids."""
         colors = torch.rand(MANY, 3, generator=numbers(7))
         pixels = torch.rand(100, 3, generator=numbers(8)) * 1.2 - 0.1
         monkeypatch.setattr("gss_lite.color_table.PIXELS_AT_ONCE", {"cpu": 7})
@@ -214,7 +239,7 @@ class TestColorTable:
             assert torch.equal(brute_force(corner + offset, colors), grid.only[settled].long())
 
     def test_table_is_mostly_settled(self) -> None:
-        """What makes it fast: on 150 spread colours most cells have one candidate, and few have more than three."""
+        """What makes it fast: on 150 spread colours most cells have one candidate."""
         grid = build_table(farthest_point_palette(150).colors)
         count = grid.start.diff()
         assert float((count == 1).double().mean()) > 0.6
@@ -269,7 +294,7 @@ class TestLeastSquares:
 
     @pytest.mark.parametrize(("classes", "right"), [(19, 6), (150, 6), (194, 7)])
     def test_is_not_a_classifier(self, classes: int, right: int) -> None:
-        """Without any noise: the palette's own colours, one pixel per class. Nearest colour is right for all of them."""
+        """The palette's own colours, one pixel a class: nearest colour is right for all of them."""
         colors = torch.rand(classes, 3, generator=numbers(17))
         maskige, ids = as_maskige(colors), torch.arange(classes)
         assert int((LeastSquares(colors).classify(maskige).flatten() == ids).sum()) == right

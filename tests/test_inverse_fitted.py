@@ -1,19 +1,214 @@
-"""X⁻¹ by measuring: Gaussians against torch's own, counting against loops, expected codes against the full soft-max."""
+"""X⁻¹ with weights: the released FT-W head, what a pixel sees, Gaussians and counts by hand."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.distributions import MultivariateNormal
 
+from data_scripts.dalle_dvae import import_published
 from gss_lite.contracts import IGNORE
 from gss_lite.dalle import DalleDVAE
-from gss_lite.gss import expected_maskige
 from gss_lite.inverse import NearestColor
-from gss_lite.inverse_fitted import FLOOR, CodeTable, GaussianInverse, count_codes, fit_gaussians
-from gss_lite.vqvae import VQVAE
+from gss_lite.inverse_fitted import (
+    FLOOR,
+    KINDS,
+    CodeTable,
+    ConvInverse,
+    GaussianInverse,
+    SwinInverse,
+    count_codes,
+    fit_gaussians,
+    inverse_loss,
+    load_gaussians,
+)
+from gss_lite.storage import save_weights
+
+COLORS = torch.rand(5, 3, generator=torch.Generator().manual_seed(0))
+
+
+def released_inverse(state: dict, depth: int) -> dict:
+    """The released post-processing head's tensor names → ours."""
+    names = {"projection.conv.weight": "embed.0.weight"}
+    names |= {
+        f"projection.bn.{n}": f"embed.1.{n}"
+        for n in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    }
+    plain = {"post_swin_ln": "norm", "cls_segmap.conv": "to_classes"}
+    for i in range(depth):
+        block = f"post_transformer_block.blocks.{i}"
+        names[f"{block}.attn.w_msa.relative_position_bias_table"] = (
+            f"blocks.{i}.attn.relative_position_bias_table"
+        )
+        for theirs, mine in [
+            ("norm1", "norm1"),
+            ("norm2", "norm2"),
+            ("attn.w_msa.qkv", "attn.qkv"),
+            ("attn.w_msa.proj", "attn.proj"),
+            ("ffn.layers.0.0", "mlp.fc1"),
+            ("ffn.layers.1", "mlp.fc2"),
+        ]:
+            plain[f"{block}.{theirs}"] = f"blocks.{i}.{mine}"
+    names |= {
+        f"{theirs}.{end}": f"{mine}.{end}"
+        for theirs, mine in plain.items()
+        for end in ("weight", "bias")
+    }
+    return {mine: state[f"decode_head.{theirs}"] for theirs, mine in names.items()}
+
+
+@pytest.fixture(scope="module")
+def released(parity):
+    """The reference outputs, our X⁻¹ with its weights, and scores on maskige decoded in float32."""
+    fixture = torch.load(parity / "swin-ftw" / "fixture.pth", weights_only=True)
+    inverse = SwinInverse(
+        fixture["palette"][:-1] / 255, dim=32, heads=4, ffn_dim=64, depth=2
+    ).eval()
+    inverse.load_state_dict(
+        {"colors": inverse.colors, **released_inverse(fixture["state_dict"], 2)}
+    )
+    dvae = DalleDVAE(8192, width=8, code_dim=8).eval()
+    import_published(parity / "dvae" / "encoder.pkl", parity / "dvae" / "decoder.pkl", dvae)
+    # the fixture's own maskige is in float16, which costs a factor of 40 in the scores
+    maskige = dvae.decode(fixture["tokens"])
+    assert (maskige - fixture["maskige"].float()).abs().max() < 3e-4
+    with torch.no_grad():
+        return fixture, inverse, inverse(maskige), maskige
+
+
+def test_scores_equal_the_released_heads(released):
+    fixture, _, scores, _ = released
+    sample = fixture["seg_logits_sample"]
+    assert float((scores[:, :, ::16, ::16] - sample).abs().max()) < 1e-4 * float(sample.abs().max())
+
+
+def test_classes_equal_the_released_heads(released):
+    fixture, inverse, _, maskige = released
+    assert torch.equal(inverse.classify(maskige), fixture["seg"].long())
+
+
+def test_loss_equals_the_released_heads(released):
+    """Scores of twice the picture's size come down to the mask's; ignored pixels do not count."""
+    fixture, _, scores, _ = released
+    mask = fixture["gt"][:, 0]
+    assert bool((mask == 255).any()) and mask.shape[1:] != scores.shape[2:]
+    assert float(inverse_loss(scores, mask)) == pytest.approx(
+        fixture["losses"]["loss_ce"], rel=1e-5
+    )
+
+
+def reach(inverse, size: int = 15) -> torch.Tensor:
+    """Which pixels' scores change when the middle pixel of a picture does, (size, size) bool."""
+    maskige = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(1))
+    other = maskige.clone()
+    other[:, :, size // 2, size // 2] = 1 - other[:, :, size // 2, size // 2]
+    with torch.no_grad():
+        return (inverse(maskige) - inverse(other)).abs().amax((0, 1)) > 1e-6
+
+
+def test_convolutions_see_three_by_three():
+    expected = torch.zeros(15, 15, dtype=torch.bool)
+    expected[6:9, 6:9] = True
+    assert torch.equal(reach(ConvInverse(COLORS, width=32).eval()), expected)
+
+
+def test_one_block_sees_its_window_alone_and_two_see_past_it():
+    torch.manual_seed(0)
+    one = reach(SwinInverse(COLORS, dim=16, ffn_dim=32, depth=1).eval())
+    expected = torch.zeros(15, 15, dtype=torch.bool)
+    expected[7:14, 7:14] = True  # the middle, (7, 7), opens the second window of 7
+    assert torch.equal(one, expected)
+    two = reach(SwinInverse(COLORS, dim=16, ffn_dim=32, depth=2).eval())
+    assert bool(two[expected].all()) and bool(two[:7].any())
+
+
+def test_size_of_the_papers_model():
+    inverse = SwinInverse(torch.rand(150, 3))
+    block = (
+        2 * 2 * 128
+        + (128 * 384 + 384)
+        + (128 * 128 + 128)
+        + (128 * 256 + 256)
+        + (256 * 128 + 128)
+        + 13 * 13 * 4
+    )
+    assert sum(
+        p.numel() for p in inverse.parameters()
+    ) == 3 * 128 + 2 * 128 + 2 * block + 2 * 128 + (128 * 150 + 150)
+    assert [type(layer) for layer in inverse.embed] == [
+        torch.nn.Conv2d,
+        torch.nn.BatchNorm2d,
+        torch.nn.ReLU,
+    ]
+    assert inverse.blocks[0].shift_size == (0, 0) and inverse.blocks[1].shift_size == (3, 3)
+
+
+def test_ft_is_three_convolutions():
+    kernels = [
+        m.kernel_size for m in ConvInverse(COLORS).modules() if isinstance(m, torch.nn.Conv2d)
+    ]
+    assert kernels == [(1, 1), (3, 3), (1, 1)]
+
+
+@pytest.mark.parametrize(
+    "inverse", [ConvInverse(COLORS, 8), SwinInverse(COLORS, dim=16, ffn_dim=32)]
+)
+class TestContract:
+    def test_scores_and_ids_at_any_size(self, inverse):
+        inverse.eval()
+        maskige = torch.rand(2, 3, 10, 17)
+        scores = inverse(maskige)
+        assert scores.shape == (2, 5, 10, 17)
+        assert torch.equal(inverse.classify(maskige), scores.argmax(1))
+
+    def test_other_channels_are_refused(self, inverse):
+        with pytest.raises(ValueError, match=r"expected a maskige \(B, 3, H, W\).*\(1, 4, 8, 8\)"):
+            inverse(torch.rand(1, 4, 8, 8))
+
+    def test_gradients_reach_every_weight(self, inverse):
+        inverse.train()
+        F.cross_entropy(inverse(torch.rand(2, 3, 14, 14)), torch.randint(5, (2, 14, 14))).backward()
+        assert all(p.grad is not None and bool(p.grad.any()) for p in inverse.parameters())
+
+
+@pytest.mark.parametrize(
+    "inverse", [ConvInverse(COLORS, 8), SwinInverse(COLORS, dim=16, ffn_dim=32)]
+)
+def test_the_loss_is_the_cross_entropy_of_its_scores(inverse):
+    """Scores twice as fine as the mask come down to it bilinearly; ignored pixels do not count."""
+    inverse.eval()
+    maskige, mask = torch.rand(2, 3, 12, 16), torch.randint(5, (2, 12, 16))
+    mask[:, :3] = IGNORE
+    picked = inverse.scores(maskige).log_softmax(1).gather(1, mask.clamp(max=4)[:, None])[:, 0]
+    expected = -picked[mask != IGNORE].mean()
+    torch.testing.assert_close(inverse.loss(maskige, mask), expected)
+    torch.testing.assert_close(inverse_loss(inverse(maskige), mask.byte()), expected)
+    small = mask[:, :6, :8].contiguous()
+    # at half the size the bilinear mean is that of 2 × 2 pixels
+    means = F.avg_pool2d(inverse.scores(maskige), 2)
+    expected = F.cross_entropy(means, small, ignore_index=IGNORE)
+    torch.testing.assert_close(inverse.loss(maskige, small), expected)
+    assert float(inverse.loss(maskige, torch.full_like(mask, IGNORE)).detach()) == 0
+
+
+def test_the_kinds_by_their_names():
+    assert dict(KINDS) == {"ft": ConvInverse, "ft-w": SwinInverse}
+
+
+def test_colours_of_any_number_of_channels_are_read():
+    colors = torch.rand(5, 7, generator=torch.Generator().manual_seed(1))
+    for inverse in (ConvInverse(colors, 8), SwinInverse(colors, dim=16, ffn_dim=32)):
+        assert inverse.eval().classify(torch.rand(1, 7, 8, 9)).shape == (1, 8, 9)
+        with pytest.raises(ValueError, match=r"expected a maskige \(B, 7, H, W\)"):
+            inverse.classify(torch.rand(1, 3, 8, 9))
+
+
+def test_no_block_is_no_swin_inverse():
+    with pytest.raises(ValueError, match="depth ≥ 1"):
+        SwinInverse(COLORS, depth=0)
 
 
 def numbers(seed: int) -> torch.Generator:
@@ -105,6 +300,39 @@ class TestFitGaussians:
                 atol=1e-7,
             )
 
+    @pytest.mark.parametrize("shrinkage", [1.0, 100.0, 5000.0])
+    def test_shrinkage_draws_to_the_colour_and_to_the_shared_spread(self, shrinkage):
+        """With n pixels, n/(n + shrinkage) of a class's own mean and covariance."""
+        colors, maskige, mask = decoded(12)
+        inverse = fit_gaussians(colors, [(maskige, mask)], shrinkage=shrinkage)
+        pixels, ids = maskige.movedim(1, -1)[mask != IGNORE].double(), mask[mask != IGNORE]
+        own = [pixels[ids == k] for k in range(4)]
+        scatter = [torch.cov(x.T, correction=0) * len(x) for x in own]
+        shared = sum(scatter) / len(ids)
+        for k in range(4):
+            n = len(own[k])
+            share = n / (n + shrinkage)
+            mean = share * own[k].mean(0) + (1 - share) * colors[k].double()
+            covariance = share * scatter[k] / n + (1 - share) * shared
+            covariance += (0.5 / 255) ** 2 * torch.eye(3)
+            torch.testing.assert_close(inverse.mean[k].double(), mean, rtol=0, atol=1e-6)
+            precision = (inverse.whitening[k].T @ inverse.whitening[k]).double()
+            torch.testing.assert_close(precision.inverse(), covariance, rtol=1e-3, atol=1e-7)
+
+    def test_without_shrinkage_named_a_hundred_pixels_are_assumed(self):
+        colors, maskige, mask = decoded(15)
+        for name, value in fit_gaussians(colors, [(maskige, mask)]).state_dict().items():
+            again = fit_gaussians(colors, [(maskige, mask)], shrinkage=100.0)
+            assert torch.equal(value, again.state_dict()[name])
+
+    def test_a_file_gives_the_same_inverse_back(self, tmp_path):
+        colors, maskige, mask = decoded(18)
+        inverse = fit_gaussians(colors, [(maskige, mask)], log_prior=True)
+        save_weights(tmp_path / "g.safetensors", inverse)
+        again = load_gaussians(tmp_path / "g.safetensors")
+        assert torch.equal(again.scores(maskige), inverse.scores(maskige))
+        assert torch.equal(again.colors, inverse.colors) and not again.training
+
     def test_a_class_never_seen_is_read_by_its_colour_and_the_shared_spread(self):
         colors, maskige, mask = decoded(3, absent=2)
         inverse = fit_gaussians(colors, [(maskige, mask)], shrinkage=1e-6)
@@ -139,8 +367,9 @@ class TestFitGaussians:
             fit_gaussians(colors, [(maskige, mask)], shrinkage=0)
         with pytest.raises(ValueError, match="no labelled pixel"):
             fit_gaussians(colors, [(maskige, torch.full_like(mask, IGNORE))])
-        with pytest.raises(ValueError, match="at the same size"):
-            fit_gaussians(colors, [(maskige, mask[:, :8])])
+        for other in (mask[:, :8], mask[:, :, :8], mask[:2]):
+            with pytest.raises(ValueError, match="at the same size"):
+                fit_gaussians(colors, [(maskige, other)])
         with pytest.raises(ValueError, match="holds id 9"):
             fit_gaussians(colors, [(maskige, torch.full_like(mask, 9))])
 
@@ -185,126 +414,3 @@ class TestCodeTable:
     def test_shape(self):
         with pytest.raises(ValueError, match=r"\(V, stride, stride, K\)"):
             CodeTable(torch.rand(7, 2, 3, 4))
-
-
-@pytest.fixture(scope="module", params=["vqvae", "dalle"])
-def tokenizer(request):
-    torch.manual_seed(0)
-    if request.param == "vqvae":
-        return VQVAE(vocab_size=40, stride=4, width=16, code_dim=8, depth=1).eval()
-    model = DalleDVAE(vocab_size=40, width=8, code_dim=8).eval()
-    # torch's own initialisation leaves hardly a signal at the end of so many layers
-    for layer in model.decoder.modules():
-        if isinstance(layer, torch.nn.Conv2d):
-            torch.nn.init.normal_(layer.weight, 0, (2 / layer.weight[0].numel()) ** 0.5)
-    return model
-
-
-class TestCodeVectors:
-    def test_decoding_a_codes_vector_is_decoding_the_code(self, tokenizer):
-        tokens = torch.randint(40, (2, 3, 5), generator=numbers(3))
-        codes = tokenizer.code_vectors()
-        with torch.no_grad():
-            picture = tokenizer.decode_vectors(codes[tokens].movedim(-1, 1))
-        assert codes.shape == (40, 8) and picture.shape == (
-            2,
-            3,
-            3 * tokenizer.stride,
-            5 * tokenizer.stride,
-        )
-        torch.testing.assert_close(picture, tokenizer.decode(tokens))
-        assert (
-            float(picture.std()) > 0.01 and float(picture.min()) >= 0 and float(picture.max()) <= 1
-        )
-
-    def test_vectors_between_codes_are_decoded_too(self, tokenizer):
-        first, second = tokenizer.code_vectors()[:2]
-        with torch.no_grad():
-            pictures = tokenizer.decode_vectors(
-                torch.stack([first, (first + second) / 2, second])[:, :, None, None].repeat(
-                    1, 1, 4, 4
-                )
-            )
-        assert all(
-            float((a - b).abs().max()) > 1e-4
-            for a, b in ((pictures[0], pictures[1]), (pictures[1], pictures[2]))
-        )
-
-
-def published_decoder(tokenizer, x):
-    """Groups of two blocks, nearest ×2 before the later groups, ReLU, 1×1 convolution; the first three channels."""
-    for g, group in enumerate(tokenizer.decoder.groups):
-        x = x.repeat_interleave(2, 2).repeat_interleave(2, 3) if g else x
-        for block in group:
-            h = x
-            for conv in block.res:
-                h = conv(h.clamp(min=0))
-            x = block.id(x) + h / 64
-    return tokenizer.decoder.output(x.clamp(min=0))[:, :3]
-
-
-class TestExpectedMaskige:
-    def test_is_the_decoded_mean_vector(self, tokenizer):
-        logits = torch.randn(2, 40, 5, 6, generator=numbers(0))
-        weight = (logits / 0.7).exp()
-        with torch.no_grad():
-            if isinstance(tokenizer, VQVAE):
-                codes, decode = (
-                    tokenizer.codebook.codes,
-                    lambda x: ((tokenizer.decoder(x) + 1) / 2).clamp(0, 1),
-                )
-            # the published decoder, written out: what stands behind the table, then the
-            # logit-Laplace means
-            else:
-                codes = tokenizer.decoder.codes.weight
-                decode = lambda x: ((published_decoder(tokenizer, x).sigmoid() - 0.1) / 0.8).clamp(
-                    0, 1
-                )  # noqa: E731
-            mean = sum(
-                weight[:, v, None] * codes[v][None, :, None, None] for v in range(40)
-            ) / weight.sum(1, keepdim=True)
-            expected = decode(mean)
-        for at_once in (7, 4096):
-            torch.testing.assert_close(
-                expected_maskige(logits, tokenizer, 0.7, at_once=at_once),
-                expected,
-                rtol=1e-4,
-                atol=1e-5,
-            )
-        torch.testing.assert_close(
-            expected_maskige(logits, tokenizer, 0.7, top_k=40), expected, rtol=1e-4, atol=1e-5
-        )
-
-    def test_cold_or_alone_it_is_decode(self, tokenizer):
-        logits = torch.randn(2, 40, 5, 6, generator=numbers(1))
-        plain = tokenizer.decode(logits.argmax(1))
-        torch.testing.assert_close(
-            expected_maskige(logits, tokenizer, 1e-5), plain, rtol=1e-4, atol=1e-5
-        )
-        torch.testing.assert_close(
-            expected_maskige(logits, tokenizer, top_k=1), plain, rtol=1e-4, atol=1e-5
-        )
-
-    def test_top_k_leaves_the_others_out(self, tokenizer):
-        logits = torch.randn(1, 40, 3, 3, generator=numbers(2))
-        third = logits.topk(3, 1).values[:, -1:]
-        masked = logits.masked_fill(logits < third, -torch.inf)
-        torch.testing.assert_close(
-            expected_maskige(logits, tokenizer, top_k=3),
-            expected_maskige(masked, tokenizer),
-            rtol=1e-4,
-            atol=1e-5,
-        )
-
-    @pytest.mark.parametrize(
-        ("shape", "arguments", "message"),
-        [
-            ((1, 39, 2, 2), {}, r"expected token logits \(B, 40, h, w\)"),
-            ((1, 40, 2, 2), {"temperature": 0.0}, "temperature must be positive"),
-            ((1, 40, 2, 2), {"top_k": 41}, "top_k must lie in 1…40"),
-            ((1, 40, 2, 2), {"top_k": 0}, "top_k must lie in 1…40"),
-        ],
-    )
-    def test_errors(self, tokenizer, shape, arguments, message):
-        with pytest.raises(ValueError, match=message):
-            expected_maskige(torch.randn(shape), tokenizer, **arguments)

@@ -1,4 +1,4 @@
-"""Vividness, and rank correlation with its p-value, against formulas written out and against all permutations."""
+"""Vividness, rank correlation and its p-value, against formulas and against all permutations."""
 
 from __future__ import annotations
 
