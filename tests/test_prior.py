@@ -1,4 +1,4 @@
-"""The latent prior: shapes, padding, aggregation, errors; parity with the released heads is in test_official_names."""
+"""The latent prior: shapes, padding, aggregation, errors. Parity is in test_official."""
 
 from types import SimpleNamespace
 
@@ -22,7 +22,7 @@ HEAD = {
 
 
 class Square(nn.Module):
-    """As Swin-L at 768 pixels: the finest map is as high and wide as it has channels, which come last."""
+    """As Swin-L at 768 pixels: the finest map has as many channels, which are last, as columns."""
 
     def __init__(self):
         super().__init__()
@@ -91,7 +91,7 @@ def test_a_bare_swins_map_with_as_many_channels_as_columns_is_not_taken_for_chan
 
 
 def test_window_block_pads_before_it_shifts():
-    """On a padded map the block must equal itself on the map padded by hand, which timm's own block does not."""
+    """On a map to pad, the block equals itself on the padded map; timm's own block does not."""
     torch.manual_seed(0)
     block = WindowBlock(8, 2, 7, 16, shifted=True).eval()
     torch.nn.init.normal_(block.attn.relative_position_bias_table)
@@ -104,18 +104,62 @@ def test_window_block_pads_before_it_shifts():
     assert (timms - by_hand).abs().max() > 1e-2
 
 
+def attention_by_hand(block, x, window, shift):
+    """Shifted-window attention of Swin pair by pair, on the map x (B, H, W, C) padded with zeros.
+
+    Two cells of the padded map meet if, after it is rolled up and left by `shift`, they lie in one
+    window, and if both or neither came round from the other side, in each direction.
+    """
+    height, width = x.shape[1:3]
+    x = F.pad(x, (0, 0, 0, -width % window, 0, -height % window))
+    sides = x.shape[1:3]
+    axes = [(torch.arange(n) - shift) % n for n in sides]  # where a row, a column is rolled to
+    place = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).flatten(0, 1)  # (N, 2)
+    came_round = place >= torch.tensor(sides) - shift
+    group = torch.cat([place // window, came_round], 1)
+    meet = (group[:, None] == group[None]).all(-1)  # (N, N)
+    offset = (place[:, None] - place[None]).clamp(1 - window, window - 1) + window - 1
+    bias = block.attn.relative_position_bias_table[
+        offset[..., 0] * (2 * window - 1) + offset[..., 1]
+    ]  # (N, N, heads)
+    heads = bias.shape[-1]
+    x = x.flatten(1, 2)  # (B, N, C)
+    q, k, v = block.attn.qkv(x).unflatten(-1, (3, heads, -1)).unbind(2)  # (B, N, heads, C/heads)
+    logits = torch.einsum("bqhc,bkhc->bqkh", q, k) / q.shape[-1] ** 0.5 + bias
+    weights = logits.masked_fill(~meet[..., None], -torch.inf).softmax(2)
+    out = torch.einsum("bqkh,bkhc->bqhc", weights, v).flatten(-2)
+    return block.attn.proj(out).unflatten(1, sides)[:, :height, :width]
+
+
+@pytest.mark.parametrize("size", [(8, 8), (10, 6), (3, 9)])
+@pytest.mark.parametrize("shifted", [False, True])
+def test_window_attention_against_one_pair_by_pair(size, shifted):
+    block = WindowBlock(8, 2, 4, 16, shifted=shifted).eval()
+    for value in block.parameters():
+        torch.nn.init.normal_(value, std=0.5)
+    x = torch.randn(2, *size, 8)
+    expected = attention_by_hand(block, x, window=4, shift=2 if shifted else 0)
+    torch.testing.assert_close(block._attn(x), expected, atol=1e-4, rtol=1e-4)
+    other = attention_by_hand(block, x, window=4, shift=0 if shifted else 2)
+    assert (other - expected).abs().max() > 0.1
+    # the rest of the block
+    y = x + block._attn(block.norm1(x))
+    torch.testing.assert_close(block(x), y + block.mlp(block.norm2(y)))
+    assert block.mlp.fc1.out_features == 16
+
+
 def test_aggregation_puts_the_eighth_first():
-    """in_index = [1, 0, 2, 3] of the released configs, against the formula with every weight different.
+    """The released configs' in_index = [1, 0, 2, 3], by the formula with different weights.
 
     All levels have as many channels, so that only the order of the weights tells one from another.
     """
     torch.manual_seed(0)
     module = Aggregation([5, 5, 5, 5], 4, 6).eval()
-    for name, value in [*module.named_parameters(), *module.named_buffers()]:
-        if value.is_floating_point():
-            torch.nn.init.uniform_(value, 0.5, 1.5) if name.endswith(
-                "var"
-            ) else torch.nn.init.normal_(value)
+    for name, value in module.state_dict().items():
+        if name.endswith("var"):
+            value.uniform_(0.5, 1.5)
+        elif value.is_floating_point():
+            value.normal_()
     features = [torch.randn(2, 5, side, side) for side in (16, 8, 4, 2)]
     state = module.state_dict()
 
@@ -136,6 +180,70 @@ def test_aggregation_puts_the_eighth_first():
 
     torch.testing.assert_close(module(features), by_hand((1, 0, 2, 3)), atol=1e-4, rtol=1e-4)
     assert (module(features) - by_hand((0, 1, 2, 3))).abs().max() > 0.1
+
+
+def tiny_prior(**options):
+    return Prior(build_backbone("resnet18d", **TINY), 40, 5, **HEAD | options)
+
+
+def test_the_two_heads_are_the_chain_that_section_c_describes():
+    prior = tiny_prior(depth=3).eval()
+    for value in prior.parameters():
+        if value.ndim == 1:  # norms that do something
+            torch.nn.init.normal_(value, std=0.5)
+    image = torch.randn(2, 3, 36, 52)
+    features = prior.features(image)
+    assert [tuple(f.shape[1:]) for f in features[:2]] == [(8, 9, 13), (8, 5, 7)]
+    x = prior.aggregation(features).permute(0, 2, 3, 1)
+    for block in prior.blocks:
+        x = block(x)
+    x = F.layer_norm(x, (16,), prior.norm.weight, prior.norm.bias).permute(0, 3, 1, 2)
+    x = prior.before_tokens(x)
+    out = prior(image)
+    torch.testing.assert_close(out.token_logits, prior.to_tokens(x), atol=1e-5, rtol=1e-4)
+    pixel_features = prior.pixel_aggregation(features)
+    torch.testing.assert_close(out.pixel_logits, prior.to_classes(pixel_features))
+    encoded = prior.encode(image)
+    torch.testing.assert_close(encoded.token_features, x, atol=1e-5, rtol=1e-4)
+    assert torch.equal(encoded.pixel_logits, out.pixel_logits)
+    assert torch.equal(prior.token_logits(features), out.token_logits)
+    # every other block shifts its windows, by half of their side
+    assert [block.shift_size for block in prior.blocks] == [(0, 0), (3, 3), (0, 0)]
+
+
+def test_dropout_takes_whole_channels():
+    prior = tiny_prior(dropout=0.4)
+    shape = (4, 16, 8, 8)
+    prior.before_tokens = Constant(torch.ones(shape))
+    image = torch.randn(4, 3, 32, 32)
+    kept = prior.token_features(prior.features(image))
+    assert kept.shape == shape
+    channels = kept.flatten(2)  # (4, 16, 64)
+    assert torch.equal(channels.amin(2), channels.amax(2))
+    values = channels[:, :, 0]
+    torch.testing.assert_close(values[values > 0].unique(), torch.tensor([1 / 0.6]))
+    assert bool((values == 0).any())
+    assert len(values.unique(dim=0)) == 4  # drawn anew for every picture
+    prior.eval()
+    assert torch.equal(prior.token_features(prior.features(image)), torch.ones(shape))
+    assert tiny_prior().dropout.p == 0.1
+
+
+class Constant(nn.Module):
+    def __init__(self, value):
+        super().__init__()
+        self.value = value
+
+    def forward(self, x):
+        return self.value
+
+
+def test_the_bias_that_batch_norm_takes_away_is_held():
+    prior = tiny_prior().train()
+    out = prior(torch.randn(2, 3, 32, 32))
+    (out.token_logits.square().mean() + out.pixel_logits.square().mean()).backward()
+    assert not bool(prior.norm.bias.grad.any())
+    assert bool(prior.norm.weight.grad.any())
 
 
 def test_backbone_that_does_not_start_at_a_quarter_is_refused():

@@ -1,8 +1,11 @@
 """The VQ-VAE: contract, codebook arithmetic, straight-through gradient, restarts, learning."""
 
+import math
+
 import pytest
 import torch
 
+from gss_lite.contracts import CodeTokenizer, Tokenizer
 from gss_lite.dalle import DalleDVAE
 from gss_lite.palette.maxmin import farthest_point_palette
 from gss_lite.vqvae import VQVAE, Codebook
@@ -62,35 +65,119 @@ def test_nearest_code_against_brute_force():
     assert torch.equal(codebook.nearest(vectors), brute)
 
 
-def test_gradient_passes_straight_through():
-    codebook = Codebook(8, 4).eval()
+def as_map(vectors, height, width):
+    """Vectors (h·w, C), row by row → (1, C, h, w), as an encoder gives them."""
+    return vectors.T.reshape(1, -1, height, width)
+
+
+def trained_codebook(codes, **options):
+    """A codebook in train mode that has started, with these codes and a count of 1 for each."""
+    codebook = Codebook(*codes.shape, **options).train()
+    codebook.started.fill_(True)
+    codebook.codes.copy_(codes)
+    codebook.sums.copy_(codes)
+    codebook.counts.fill_(1.0)
+    return codebook
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_the_output_is_the_nearest_codes_of_before_the_step(training):
+    codes = torch.randn(8, 4)
+    codebook = trained_codebook(codes).train(training)
+    vectors = torch.randn(2, 4, 3, 5)
+    quantized = codebook(vectors)
+    tokens = torch.cdist(vectors.movedim(1, -1).reshape(-1, 4), codes).argmin(1).view(2, 3, 5)
+    assert torch.equal(quantized.tokens, tokens)
+    torch.testing.assert_close(quantized.vectors, codes[tokens].movedim(-1, 1))
+    error = (vectors - codes[tokens].movedim(-1, 1)).square().mean()
+    torch.testing.assert_close(quantized.commitment, error)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_gradient_passes_straight_through(training):
+    codebook = trained_codebook(torch.randn(8, 4)).train(training)
     vectors = torch.randn(1, 4, 3, 3, requires_grad=True)
     weight = torch.randn(1, 4, 3, 3)
     (codebook(vectors).vectors * weight).sum().backward()
     torch.testing.assert_close(vectors.grad, weight)
 
 
-def test_codes_are_the_moving_average_of_what_they_were_given():
-    codebook = Codebook(3, 2, decay=0.9, restart_below=0.0).train()
-    codebook.started.fill_(True)
-    codebook.codes.copy_(torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]]))
-    codebook.sums.copy_(codebook.codes)
-    codebook.counts.fill_(1.0)
-    given = torch.tensor([[1.0, 1.0], [9.0, 1.0], [9.0, 3.0], [1.0, 8.0]])
-    codebook(given.T.reshape(1, 2, 2, 2))
-    expected_count = 0.9 + 0.1 * 2
-    torch.testing.assert_close(
-        codebook.codes[1],
-        (0.9 * torch.tensor([10.0, 0.0]) + 0.1 * torch.tensor([18.0, 4.0])) / expected_count,
+@pytest.mark.parametrize("training", [False, True])
+def test_commitment_pulls_the_vectors_to_their_codes(training):
+    codes = torch.randn(8, 4)
+    codebook = trained_codebook(codes).train(training)
+    vectors = torch.randn(2, 4, 3, 3, requires_grad=True)
+    quantized = codebook(vectors)
+    (slope,) = torch.autograd.grad(quantized.commitment, vectors)
+    chosen = codes[quantized.tokens].movedim(-1, 1)
+    torch.testing.assert_close(slope, 2 * (vectors.detach() - chosen) / vectors.numel())
+    assert not codebook.codes.requires_grad  # the codes follow by their averages alone
+
+
+def test_the_loss_is_squared_and_absolute_error_and_a_quarter_of_the_commitment():
+    model = VQVAE(vocab_size=8, width=8, code_dim=4, depth=1).eval()
+    maskige = torch.rand(2, 3, 8, 8)
+    picture, quantized = model(maskige)
+    error = picture - maskige
+    reconstruction = error.square().mean() + error.abs().mean()
+    loss, scalars = model.losses(maskige, picture, quantized)
+    torch.testing.assert_close(loss, reconstruction + 0.25 * quantized.commitment)
+    torch.testing.assert_close(scalars["reconstruction"], reconstruction.detach())
+    usage = Codebook.usage(quantized.tokens, 8)
+    assert (float(scalars["usage"]), float(scalars["perplexity"])) == pytest.approx(usage)
+    heavy, _ = model.losses(maskige, picture, quantized, commitment=2.0)
+    # It reaches the encoder: its gradient there is that of the commitment, as often as it counts.
+    weight = model.encoder[0].weight
+    extra, alone = (
+        torch.autograd.grad(value, weight, retain_graph=True)[0]
+        for value in (heavy - loss, quantized.commitment)
     )
+    assert float(alone.norm()) > 0
+    torch.testing.assert_close(extra, 1.75 * alone, atol=1e-6, rtol=1e-3)
+
+
+def test_codes_are_the_moving_average_of_what_they_were_given():
+    codes = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0], [50.0, 50.0]])
+    codebook = trained_codebook(codes, decay=0.9, restart_below=0.0)
+    given = torch.tensor([[1.0, 1.0], [9.0, 1.0], [9.0, 3.0], [1.0, 8.0]])
+    counts = torch.ones(4)
+    sums = codes.clone()
+    for _ in range(3):
+        codebook(as_map(given, 2, 2))
+        counts = 0.9 * counts + 0.1 * torch.tensor([1.0, 2.0, 1.0, 0.0])
+        sums = 0.9 * sums + 0.1 * torch.tensor([[1.0, 1.0], [18.0, 4.0], [1.0, 8.0], [0.0, 0.0]])
+        torch.testing.assert_close(codebook.counts, counts)
+        torch.testing.assert_close(codebook.sums, sums)
+        torch.testing.assert_close(codebook.codes, sums / counts[:, None])
+    torch.testing.assert_close(codebook.codes[3], codes[3])  # nobody chose it: it stays
+
+
+def test_the_first_training_step_puts_every_code_on_a_vector_of_the_batch():
+    codebook = Codebook(64, 2, decay=1.0).train()  # averages that never move: the start itself
+    vectors = torch.randn(10, 2) + 100
+    codebook(as_map(vectors, 2, 5))
+    distance = torch.cdist(codebook.codes, vectors)
+    spread = float(vectors.std())
+    assert float(distance.amin(1).max()) < 0.1 * spread
+    assert len(distance.argmin(1).unique()) > 5  # of ten: 64 draws leave hardly one out
+    assert len(codebook.codes.unique(dim=0)) == 64  # equal vectors give unequal codes
+    assert bool(codebook.started) and bool((codebook.counts == 1).all())
+    assert torch.equal(codebook.sums, codebook.codes)
+    before = codebook.codes.clone()
+    codebook(as_map(vectors + 50, 2, 5))  # it starts once
+    assert torch.equal(codebook.codes, before)
+
+
+def test_a_start_draws_all_vectors_alike():
+    vectors = torch.cat([torch.zeros(90, 2), torch.full((10, 2), 9.0)])
+    codebook = Codebook(2000, 2, decay=1.0).train()
+    codebook(as_map(vectors, 10, 10))
+    far = (codebook.codes.mean(1) > 4.5).float().mean()
+    assert float(far) == pytest.approx(0.1, abs=0.04)  # six standard deviations
 
 
 def test_a_dead_code_moves_to_badly_served_data():
-    torch.manual_seed(0)
-    codebook = Codebook(2, 2, restart_below=0.5).train()
-    codebook.started.fill_(True)
-    codebook.codes.copy_(torch.tensor([[0.0, 0.0], [500.0, 500.0]]))
-    codebook.sums.copy_(codebook.codes)
+    codebook = trained_codebook(torch.tensor([[0.0, 0.0], [500.0, 500.0]]), restart_below=0.5)
     codebook.counts.copy_(torch.tensor([100.0, 0.1]))
     vectors = torch.zeros(1, 2, 10, 10)
     vectors[0, :, 0, 0] = 5.0  # the only vector that code 0 serves badly
@@ -98,9 +185,80 @@ def test_a_dead_code_moves_to_badly_served_data():
     assert (codebook.codes[1] - 5.0).abs().max() < 0.1
 
 
+def test_only_codes_below_the_threshold_are_moved():
+    codes = torch.tensor([[0.0, 0.0], [500.0, 0.0], [0.0, 500.0], [500.0, 500.0]])
+    codebook = trained_codebook(codes, decay=0.5, restart_below=1.0)
+    counts = torch.tensor([1.0, 1.999, 2.0, 2.001])  # halved in this step, but for code 0
+    codebook.counts.copy_(counts)
+    codebook.sums.copy_(codes * counts[:, None])
+    vectors = torch.randn(9, 2)
+    codebook(as_map(vectors, 3, 3))
+    torch.testing.assert_close(codebook.counts, torch.tensor([5.0, 1.0, 1.0, 1.0005]))
+    assert float(codebook.codes[1].norm()) < 10  # moved onto the batch
+    torch.testing.assert_close(codebook.sums[1], codebook.codes[1])
+    torch.testing.assert_close(codebook.codes[2:], codes[2:])
+    torch.testing.assert_close(codebook.codes[0], 0.5 * vectors.sum(0) / 5)
+
+
+def test_dead_codes_are_drawn_in_proportion_to_the_squared_error():
+    codes = torch.full((2001, 2), 500.0)
+    codes[0] = 0.0
+    codebook = trained_codebook(codes, restart_below=0.999)
+    codebook.counts[0] = 100.0
+    vectors = torch.zeros(100, 2)
+    vectors[:20, 0] = 1.0  # squared error 1
+    vectors[20:30, 0] = -3.0  # squared error 9
+    codebook(as_map(vectors, 10, 10))
+    moved = codebook.codes[1:, 0]
+    shares = [float(((moved - x).abs() < 0.2).float().mean()) for x in (0.0, 1.0, -3.0)]
+    # 20 · 1 and 10 · 9 of 110; the tolerance is five standard deviations of 2,000 draws
+    assert shares == pytest.approx([0, 20 / 110, 90 / 110], abs=0.045)
+
+
+class Spy(torch.nn.Module):
+    """Stands where a network is: keeps what it is given and gives what it is told."""
+
+    def __init__(self, answer):
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, x):
+        self.given = x
+        return self.answer
+
+
+def test_the_networks_work_between_minus_one_and_one():
+    model = VQVAE(vocab_size=4, stride=2, width=4, code_dim=2, depth=0).eval()
+    maskige = torch.rand(1, 3, 4, 4)
+    painted = torch.tensor([-2.0, -1.0, 0.0, 1.0, 2.0, 0.5]).view(1, 1, 1, 6).expand(1, 3, 4, 6)
+    model.encoder = Spy(torch.randn(1, 2, 2, 2))
+    model.decoder = Spy(painted)
+    reconstruction, _ = model(maskige)
+    assert torch.equal(model.encoder.given, 2 * maskige - 1)
+    assert reconstruction[0, 0, 0].tolist() == [-0.5, 0, 0.5, 1, 1.5, 0.75]
+    model.encode(maskige / 2)
+    torch.testing.assert_close(model.encoder.given, maskige - 1)
+    tokens = torch.zeros(1, 2, 3, dtype=torch.long)
+    assert model.decode(tokens)[0, 0, 0].tolist() == [0, 0, 0.5, 1, 1, 0.75]
+    vectors = torch.randn(1, 2, 2, 3)
+    assert model.decode_vectors(vectors)[0, 0, 0].tolist() == [0, 0, 0.5, 1, 1, 0.75]
+    assert torch.equal(model.decoder.given, vectors)
+
+
+def test_the_vq_vae_meets_the_contracts_and_its_tokens_stand_for_its_code_vectors():
+    model = VQVAE(vocab_size=8, width=8, code_dim=4, depth=1).eval()
+    assert isinstance(model, Tokenizer) and isinstance(model, CodeTokenizer)
+    tokens = torch.randint(8, (2, 3, 5))
+    vectors = model.code_vectors()[tokens].movedim(-1, 1)
+    assert torch.equal(model.decode(tokens), model.decode_vectors(vectors))
+
+
 def test_usage_and_perplexity():
     assert Codebook.usage(torch.tensor([0, 1, 2, 3]), 8) == pytest.approx((0.5, 4.0))
     assert Codebook.usage(torch.tensor([5, 5, 5, 5]), 8) == pytest.approx((0.125, 1.0))
+    uneven = torch.tensor([[[0, 7, 0], [0, 0, 0]], [[0, 7, 2], [0, 0, 0]]])
+    entropy = -sum(n / 12 * math.log(n / 12) for n in (9, 2, 1))
+    assert Codebook.usage(uneven, 8) == pytest.approx((3 / 8, math.exp(entropy)))
 
 
 def test_eval_mode_changes_no_buffer():
@@ -117,14 +275,15 @@ def test_it_learns_to_reproduce_painted_masks():
     masks = torch.randint(0, 4, (64, 4, 4)).repeat_interleave(8, 1).repeat_interleave(8, 2)
     model = VQVAE(vocab_size=32, width=16, code_dim=8, depth=1).train()
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
-    for step in range(200):
+    losses = []
+    for _ in range(200):
         maskige = palette(masks[torch.randint(64, (16,))])
         loss, scalars = model.losses(maskige, *model(maskige))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        first = loss.item() if step == 0 else first
-    assert loss.item() < 0.25 * first
+        losses.append(loss.item())
+    assert losses[-1] < 0.25 * losses[0]
     assert scalars["usage"] > 0.2 and scalars["perplexity"] > 3
 
 
