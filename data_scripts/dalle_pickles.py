@@ -99,6 +99,8 @@ def unpickle(stream: BinaryIO) -> object:
     start = stream.tell()
     tuples = 0
     for count, (op, arg, _) in enumerate(pickletools.genops(stream)):
+        if op.name.startswith("EXT"):  # would not pass through `find_class`
+            raise RefusedFile(f"instruction {op.name} in its pickle names a class by a number")
         tuples += op.name.startswith("TUPLE")
         numbered = "PUT" in op.name and arg > MAX_INSTRUCTIONS
         if numbered or count > MAX_INSTRUCTIONS or tuples > MAX_TUPLES:

@@ -109,7 +109,7 @@ ENCODER = b"cdall_e.encoder\nEncoder\n"
         (b"(" + ENCODER + b"o.", "74 of the 74 expected tensors are missing"),
         (ENCODER + b")\x81N}\x86b.", "'tuple' object has no attribute"),
         (ENCODER + b"}b.", "missing 1 required positional argument"),
-        (b"\x82\x01.", "unregistered extension code"),
+        (b"\x82\x01.", "instruction EXT1"),
         (b"Pstorage\n.", "names no storage of float32"),
         (ENCODER + b")\x81.", "74 of the 74 expected tensors are missing"),
         (b"}.", "it holds an object of dict"),
