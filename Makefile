@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help walkthrough lab lint test bench notebooks lock clean
+.PHONY: help walkthrough lab lint test quick bench notebooks lock clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -11,7 +11,12 @@ STAMP := $(VENV)/installed
 
 # Seconds one notebook cell may take before it counts as hung.
 CELL_TIMEOUT ?= 300
-NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=$(CELL_TIMEOUT)
+NBVAL := --nbval-lax --nbval-current-env --nbval-cell-timeout=$(CELL_TIMEOUT) --nbval-kernel-startup-timeout=300
+
+# Tests run side by side, each on one thread. A file or notebook stays with one worker, and the order
+# is that of conftest.py: long files first.
+WORKERS ?= 2
+SIDE_BY_SIDE := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 CHECK_PYTHON = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	echo "gss-lite needs Python 3.11 or newer; '$(PYTHON)' is $$( ($(PYTHON) --version) 2>/dev/null || echo 'not a Python'). Name another: make ... PYTHON=python3.12" >&2; exit 1; }
@@ -25,8 +30,11 @@ walkthrough: $(STAMP)  ## run every notebook; pages in build/walkthrough/
 lab: $(STAMP)  ## open JupyterLab on the notebooks
 	@$(RUN) -m jupyterlab --LabApp.default_url=/lab/tree/notebooks
 
-test: $(STAMP)  ## package tests, then every notebook cell by cell
-	@$(RUN) -m pytest tests notebooks $(NBVAL)
+test: $(STAMP)  ## every notebook cell by cell, the controls in a browser, the package
+	@$(RUN) -m pytest tests notebooks $(NBVAL) $(SIDE_BY_SIDE)
+
+quick: $(STAMP)  ## the package alone, without what is slow, in about a minute
+	@$(RUN) -m pytest tests -m "not slow and not browser" $(SIDE_BY_SIDE)
 
 lint: $(STAMP)  ## ruff: format and rules, nothing is changed
 	@$(RUN) -m ruff format --check .

@@ -1,33 +1,54 @@
-"""Shared by all tests: where CamVid and the reference outputs are, and a tiny trained run."""
+"""Shared by all tests: a steady start, the paths of CamVid and of reference outputs, a tiny run."""
 
 from __future__ import annotations
 
+import copy
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from live_models import live
 
-from gss_lite.data.folders import find_camvid
-from gss_lite.presets import get_preset
-from gss_lite.training.prior import train_prior
-from gss_lite.training.tokenizer import train_vqvae
+from gss_lite.data.folders import CamVid
+from gss_lite.factory import create_model
+from gss_lite.gss import GSS
+from gss_lite.training import train
+from gss_lite.training.loop import LoopOptions
 
 ROOT = Path(__file__).resolve().parents[1]
+# The tests hold for any number of threads and for any seed; these two variables try others.
+THREADS = int(os.environ.get("GSS_TEST_THREADS", "1"))
+SEED = int(os.environ.get("GSS_TEST_SEED", "0"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol() -> Iterator[None]:
+    """Give every test the same threads and random numbers, whatever ran before it.
+
+    An autouse fixture would come too late for the fixtures of the module and of the session.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(THREADS)
+    torch.manual_seed(SEED)
+    result = yield
+    torch.set_num_threads(before)
+    return result
 
 
 @pytest.fixture(scope="session")
 def camvid() -> Path:
     """The real CamVid folder, or a skip that says where it was looked for."""
     try:
-        return find_camvid()
+        return CamVid.find()
     except FileNotFoundError as error:
         pytest.skip(f"needs CamVid: {error}")
 
 
 @pytest.fixture(scope="session")
 def parity() -> Path:
-    """Folder of reference outputs of the authors' code ($GSS_PARITY, else ../shared/parity), or a skip."""
+    """Folder of the authors' reference outputs ($GSS_PARITY, else ../shared/parity), or a skip."""
     folder = Path(os.environ.get("GSS_PARITY", ROOT.parent / "shared" / "parity"))
     if not folder.is_dir():
         pytest.skip(
@@ -37,11 +58,26 @@ def parity() -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_run(tmp_path_factory) -> Path:
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with both stages of the preset scenes-tiny, trained for a second each."""
     folder = tmp_path_factory.mktemp("tiny")
-    torch.set_num_threads(1)
-    preset = get_preset("scenes-tiny")
-    train_vqvae(preset, folder, progress=False, command="test")
-    train_prior(preset, folder, progress=False, command="test")
+    train("scenes-tiny", folder, options=LoopOptions(progress=False), command="test")
     return folder
+
+
+@pytest.fixture(scope="session")
+def live_tiny() -> GSS:
+    """What `tiny_gss` copies."""
+    return live("scenes-tiny")
+
+
+@pytest.fixture
+def tiny_gss(live_tiny: GSS) -> GSS:
+    """An untrained model of scenes-tiny that uses many codes and classes; a test may change it."""
+    return copy.deepcopy(live_tiny)
+
+
+@pytest.fixture(scope="session")
+def scenes_gss() -> GSS:
+    """The shipped model of Scenes. It serves many tests, so none may change it."""
+    return create_model("scenes-cpu", pretrained=True)

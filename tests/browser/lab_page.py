@@ -1,4 +1,4 @@
-"""A JupyterLab of our own and a real Chromium that reads notebooks in it, as a student would."""
+"""A JupyterLab of our own, and a real Chromium that opens notebooks in it as a student would."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ import matplotlib.font_manager
 from playwright.sync_api import Browser, Locator, sync_playwright
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-START_TIMEOUT = 120  # seconds until the server and the page are ready
-RUN_TIMEOUT = 600  # seconds for one notebook
-MOVE_TIMEOUT = 60  # seconds for the figure to answer a control
+# Seconds, many times what is needed: on a busy machine nothing may fail by time alone.
+START_TIMEOUT = 300  # until the server and the page are ready, or a menu answers
+RUN_TIMEOUT = 600  # for the cells of one notebook
+MOVE_TIMEOUT = 300  # for the figure to answer a control
 SETTINGS = {
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
     "notebook-extension/tracker": {"windowingMode": "none"},
@@ -46,7 +47,8 @@ def jupyterlab(root: Path, home: Path) -> Iterator[str]:
     """Serve the folder `root` on a free loopback port with the throw-away home folder `home`.
 
     Yields the address of a notebook, with {name} to be filled in. Nothing of the user's own Jupyter
-    configuration takes part, and nothing is written into `root`.
+    configuration takes part, and nothing is written into `root`. The kernels inherit the threads
+    that the conftest.py of the repository sets.
     """
     for name, settings in SETTINGS.items():
         file = home / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
@@ -61,8 +63,7 @@ def jupyterlab(root: Path, home: Path) -> Iterator[str]:
     }
     environment |= {
         "HOME": str(home),
-        # An empty home would make matplotlib look for fonts anew, and say so on stderr in the first
-        # cell.
+        # In an empty home matplotlib would look for fonts anew and say so on stderr.
         "MPLCONFIGDIR": matplotlib.get_cachedir(),
         "JUPYTER_TOKEN": token,
         "JUPYTER_PATH": os.path.join(sys.prefix, "share", "jupyter"),
@@ -96,7 +97,7 @@ def jupyterlab(root: Path, home: Path) -> Iterator[str]:
         finally:
             server.terminate()
             try:
-                server.wait(20)
+                server.wait(60)
             except subprocess.TimeoutExpired:
                 server.kill()
                 server.wait()
@@ -138,11 +139,12 @@ class LabNotebook:
 
     def __init__(self, browser: Browser, address: str) -> None:
         self.page = browser.new_page(viewport={"width": 1400, "height": 1000})
+        self.page.set_default_timeout(START_TIMEOUT * 1000)
         self.page_errors: list[str] = []
         self.page.on("pageerror", lambda error: self.page_errors.append(str(error)))
-        self.page.goto(address, timeout=START_TIMEOUT * 1000)
+        self.page.goto(address)
         # Running before the kernel is idle opens a dialog that asks for a kernel.
-        self.page.get_by_text("| Idle").wait_for(timeout=START_TIMEOUT * 1000)
+        self.page.get_by_text("| Idle").wait_for()
 
     def close(self) -> None:
         """Shut the kernel down, which would hold its memory otherwise, and close the tab."""
@@ -157,7 +159,10 @@ class LabNotebook:
         self.page.locator(".lm-Menu-itemLabel").get_by_text(entry, exact=True).click()
 
     def run_all(self) -> None:
-        """Run all cells, the committed outputs cleared, until each has a number, or one has raised; then `check`."""
+        """Run all cells until each has a number or one has raised, then `check`.
+
+        The outputs that came with the file are cleared before.
+        """
         self.menu("Edit", "Clear Outputs of All Cells")
         self.menu("Run", "Run All Cells")
         finished = """errors => {
@@ -178,7 +183,10 @@ class LabNotebook:
             raise NotebookFailed("\n".join(errors))
 
     def move(self, description: str, timeout: float = MOVE_TIMEOUT) -> tuple[list[str], list[str]]:
-        """Move a control by one step; its figure must change within `timeout` seconds. Returns the sources of its images before and after."""
+        """Move a control by one step; its figure must change within `timeout` seconds.
+
+        Returns the sources of its images before and after.
+        """
         label = self.page.locator(".widget-label").get_by_text(description, exact=True)
         control = self.page.locator(".widget-inline-hbox", has=label).first
         handle = control.locator('[role="slider"], select, input[type="checkbox"]').first
@@ -190,7 +198,7 @@ class LabNotebook:
         before = figures.evaluate_all(SOURCES)
         step(handle)
         deadline = time.monotonic() + timeout
-        # While the function of the control runs, its old figure is gone for a moment.
+        # While the function of the control runs, the old figure is gone for a moment.
         while (now := figures.evaluate_all(SOURCES)) == before or not now:
             self.check()
             if time.monotonic() > deadline:
@@ -204,10 +212,10 @@ class LabNotebook:
 
 
 def step(handle: Locator) -> None:
-    """Move a slider by one step or flip a check box, with the keyboard; choose the next entry of a menu."""
+    """Move a slider by one step or flip a check box, by keyboard; choose a menu's next entry."""
     if handle.evaluate("handle => handle.tagName") == "SELECT":
-        # JupyterLab keeps the arrow keys for its cells when a menu has the focus, so the mouse's
-        # way is taken.
+        # JupyterLab takes the arrow keys for its cells when a menu has the focus, so the entry is
+        # chosen as a mouse would.
         selected, length = handle.evaluate("handle => [handle.selectedIndex, handle.length]")
         handle.select_option(index=(selected + 1) % length)
     else:

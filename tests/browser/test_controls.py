@@ -11,17 +11,26 @@ import pytest
 from lab_page import CHROMIUM, LabNotebook, NotebookFailed, chromium, jupyterlab
 from nbformat.v4 import new_code_cell, new_notebook
 from playwright.sync_api import Browser
+from slices import control_slice
 
 ROOT = Path(__file__).resolve().parents[2]
+CONTROL = re.compile(r"\binteract\(")
 DESCRIPTION = re.compile(r"""description\s*=\s*(["'])(.+?)\1""")
 
 pytestmark = [
+    pytest.mark.browser,
     pytest.mark.skipif(
         CHROMIUM is None,
         reason="the notebooks' controls go untested: no chromium (apt-get install chromium)",
     ),
-    pytest.mark.timeout(900),
+    pytest.mark.timeout(1800),
 ]
+
+
+def code_of(path: Path) -> list[str]:
+    """The sources of a notebook's code cells."""
+    cells = nbformat.read(path, as_version=4).cells
+    return [cell.source for cell in cells if cell.cell_type == "code"]
 
 
 def controls() -> list[tuple[str, str]]:
@@ -31,9 +40,9 @@ def controls() -> list[tuple[str, str]]:
         name = path.relative_to(ROOT).as_posix()
         if "assignments" in name or ".ipynb_checkpoints" in name:
             continue
-        for cell in nbformat.read(path, as_version=4).cells:
-            if cell.cell_type == "code" and re.search(r"\binteract\(", cell.source):
-                descriptions = [text for _, text in DESCRIPTION.findall(cell.source)]
+        for source in code_of(path):
+            if CONTROL.search(source):
+                descriptions = [text for _, text in DESCRIPTION.findall(source)]
                 found += [
                     (name, text) for text in descriptions or ["a control without description"]
                 ]
@@ -46,11 +55,25 @@ def browser() -> Iterator[Browser]:
         yield browser
 
 
+def mirror(source: Path, target: Path) -> None:
+    """Link what lies in the folder `source` into the new folder `target`, notebooks left out.
+
+    Folders that hold notebooks are new folders too: what a test writes there stays there.
+    """
+    target.mkdir()
+    for path in source.iterdir():
+        holds_notebooks = path.is_dir() and path.name[0] != "." and any(path.rglob("*.ipynb"))
+        if holds_notebooks:
+            mirror(path, target / path.name)
+        elif path.suffix != ".ipynb":
+            (target / path.name).symlink_to(path)
+
+
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that JupyterLab serves: the repository's notebooks, and what a test adds."""
-    folder = tmp_path_factory.mktemp("served")
-    (folder / "notebooks").symlink_to(ROOT / "notebooks")
+    """The folder that JupyterLab serves: the repository without its notebooks."""
+    folder = tmp_path_factory.mktemp("browser") / "served"
+    mirror(ROOT, folder)
     return folder
 
 
@@ -123,18 +146,30 @@ def test_a_cell_or_a_first_drawing_that_raises_is_seen(
 
 @pytest.fixture(scope="module")
 def notebook(
-    request: pytest.FixtureRequest, address: str, browser: Browser
+    request: pytest.FixtureRequest, served: Path, address: str, browser: Browser
 ) -> Iterator[LabNotebook]:
-    """The notebook of the repository that `request.param` names, run once for all its controls."""
+    """The controls of the notebook `request.param` and what they need, run once.
+
+    nbval runs the other cells.
+    """
+    cells = code_of(ROOT / request.param)
+    wanted = {i for i, source in enumerate(cells) if CONTROL.search(source)}
+    write(served, request.param, *control_slice(cells, wanted))
     notebook = LabNotebook(browser, address.format(name=request.param))
     notebook.run_all()
     yield notebook
     notebook.close()
 
 
+# pytest brings equal parameters of the module together: with the notebook's name in it, a
+# control's stays beside those of the same notebook, which so opens once.
 @pytest.mark.parametrize(
-    ("notebook", "description"), controls(), indirect=["notebook"], scope="module"
+    ("notebook", "control"),
+    [(name, (name, description)) for name, description in controls()],
+    ids=["-".join(control) for control in controls()],
+    indirect=["notebook"],
+    scope="module",
 )
-def test_control_changes_its_figure(notebook: LabNotebook, description: str) -> None:
-    before, after = notebook.move(description)
+def test_control_changes_its_figure(notebook: LabNotebook, control: tuple[str, str]) -> None:
+    before, after = notebook.move(control[1])
     assert before and after and before != after
