@@ -1,4 +1,4 @@
-"""Reliability and risk against coverage: by hand, by brute force, and for models that are calibrated by construction."""
+"""Reliability, and risk against coverage: by hand, by brute force, and for calibrated models."""
 
 import math
 
@@ -63,14 +63,24 @@ def test_certainty_on_a_border_is_in_the_bin_below_and_one_in_the_last():
 def test_risk_falls_with_coverage_where_uncertainty_knows():
     wrong = torch.rand(50, 40, generator=torch.Generator().manual_seed(0)) < 0.2
     rate = float(wrong.float().mean())
-    assert risk_coverage(
-        wrong.float() + 0.001 * torch.rand(50, 40), wrong, [0.5, 1.0]
-    ) == pytest.approx([0.0, rate])
+    knows = wrong.float() + 0.001 * torch.rand(50, 40)
+    assert risk_coverage(knows, wrong, [0.5, 1.0]) == pytest.approx([0.0, rate])
     # all equal: their order plays no role
     assert risk_coverage(torch.zeros(50, 40), wrong, [0.3, 0.7, 1.0]) == pytest.approx([rate] * 3)
     order = torch.randperm(2000, generator=torch.Generator().manual_seed(1)).view(50, 40)
     kept = wrong.flatten()[order.flatten().argsort()[:500]]
     assert risk_coverage(order, wrong, [0.25])[0] == pytest.approx(float(kept.float().mean()))
+
+
+def test_pixels_of_equal_uncertainty_count_with_the_share_that_is_taken():
+    uncertainty = torch.tensor([0.7, 0.2, 0.7, 0.2, 0.9])
+    wrong = torch.tensor([True, False, False, True, True])
+    # 0.2: one of two wrong; 0.7: one of two; 0.9: one of one
+    rates = risk_coverage(uncertainty, wrong, [0.2, 0.4, 0.6, 0.8, 0.9, 1.0])
+    expected = [0.5, 1 / 2, 1.5 / 3, 2 / 4, 2.5 / 4.5, 3 / 5]
+    assert rates == pytest.approx(expected)
+    certain_is_wrong = risk_coverage(-uncertainty, wrong, [0.2, 0.6])
+    assert certain_is_wrong == pytest.approx([1.0, 2 / 3])
 
 
 @pytest.mark.parametrize(
@@ -87,6 +97,20 @@ def test_risk_falls_with_coverage_where_uncertainty_knows():
         (
             lambda: calibration(torch.ones(1, 1, 3, 3), torch.full((1, 3, 3), 255)),
             "no pixel of the mask is labelled",
+        ),
+        (
+            lambda: calibration(
+                torch.tensor([1.2, -0.2]).view(1, 2, 1, 1), torch.zeros(1, 1, 1).long()
+            ),
+            "must be at least 0",
+        ),
+        (
+            lambda: risk_coverage(torch.zeros(0), torch.zeros(0).bool(), [1.0]),
+            "a pixel at least",
+        ),
+        (
+            lambda: risk_coverage(torch.zeros(3), torch.zeros(3).bool(), [0.5, 1.1]),
+            r"at most 1; got \[0.5, 1.1\]",
         ),
         (
             lambda: risk_coverage(torch.zeros(3), torch.zeros(4).bool(), [1.0]),

@@ -30,6 +30,18 @@ def test_scores_against_a_hand_count():
     assert scores.aacc == pytest.approx(4 / 6)
 
 
+def test_rows_of_the_confusion_matrix_are_true_and_columns_predicted():
+    truth = torch.tensor([[0, 0, 0, 1], [2, 2, 255, 255]])
+    guess = torch.tensor([[0, 1, 1, 1], [0, 2, 0, 1]])
+    expected = [[1, 2, 0], [0, 1, 0], [1, 0, 1]]
+    assert confusion_matrix(guess, truth, 3).tolist() == expected
+    as_bytes = confusion_matrix(guess.to(torch.uint8), truth.to(torch.uint8), 3)
+    assert as_bytes.tolist() == expected
+    metrics = SegmentationMetrics(3)
+    metrics.update(guess[None], truth[None])
+    assert metrics.compute() == scores_from_confusion(torch.tensor(expected))
+
+
 def test_a_class_only_predicted_counts_as_zero():
     metrics = SegmentationMetrics(2)
     metrics.update(torch.tensor([[[1, 0]]]), torch.tensor([[[0, 0]]]))
@@ -84,7 +96,10 @@ def test_classes_that_the_truth_lacks_are_named_not_scored_in_silence():
     scores, names = metrics.compute(), ("Road", "Sky", "Car", "Pole")
     assert scores.absent == (1, 2, 3) and scores.iou[2] == 0 and math.isnan(scores.iou[1])
     assert scores.miou == pytest.approx((2 / 3 + 0) / 2) and scores.macc == pytest.approx(2 / 3)
-    line = "no true pixel of Sky, Car, Pole: not measured (–), but Car predicted, which counts as IoU 0"
+    line = (
+        "no true pixel of Sky, Car, Pole: not measured (–), "
+        "but Car predicted, which counts as IoU 0"
+    )
     assert scores.absence(names) == line and scores.table(names).splitlines()[-1] == line
     metrics.update(torch.tensor([[[1, 2, 3]]]), torch.tensor([[[1, 2, 3]]]))
     assert (
@@ -135,12 +150,13 @@ def test_strange_ids_are_refused(guess, truth, message):
 def test_harmonic_mean_gives_the_papers_figure():
     # Table 6 (paper): GSS-FT-W, Swin-L, prints 61.9 for these six data sets.
     assert harmonic_mean([79.5, 47.7, 75.9, 65.3, 68.0, 49.7]) == pytest.approx(61.9, abs=0.05)
+    assert harmonic_mean(torch.tensor([1.0, 3.0])) == pytest.approx(1.5)
     with pytest.raises(ValueError, match="positive"):
         harmonic_mean([1.0, 0.0])
 
 
-def rim_pixel_by_pixel(picture, k, width):
-    """Cheng et al.'s definition in loops: the pixels of class k near one that is not, or near the picture's edge."""
+def boundary_pixel_by_pixel(picture, k, width):
+    """Cheng et al.'s definition in loops: pixels of class k near one that is not, or the edge."""
     height, length = len(picture), len(picture[0])
     near = range(-width, width + 1)
     return {
@@ -168,7 +184,7 @@ def test_boundary_iou_against_brute_force(width):
     hidden = torch.where(mask == 255, 255, ids)
     for k, value in enumerate(boundary_iou(ids, mask, 4, width)):
         pairs = [
-            (rim_pixel_by_pixel(t, k, width), rim_pixel_by_pixel(p, k, width))
+            (boundary_pixel_by_pixel(t, k, width), boundary_pixel_by_pixel(p, k, width))
             for t, p in zip(mask.tolist(), hidden.tolist())
         ]
         assert 0 < value < 1
@@ -182,12 +198,12 @@ def test_boundary_iou_sees_what_iou_hides():
     mask[:, 8:32, 8:32], guess = 1, mask.clone()
     guess[:, 9:31, 9:31] = 1  # one ring of pixels short
     assert float(boundary_iou(guess, mask, 2, 1)[1]) == 0.0
-    # Of width 2, the rims hold 4·23 + 4·21 and 4·21 + 4·19 pixels and share one ring of 4·21.
+    # Of width 2, the boundaries hold 4·23 + 4·21 and 4·21 + 4·19 pixels; they share a ring of 4·21.
     assert float(boundary_iou(guess, mask, 2, 2)[1]) == pytest.approx(84 / (92 + 84 + 76))
     metrics = SegmentationMetrics(2)
     metrics.update(guess, mask)
     assert metrics.compute().iou[1] == pytest.approx(22**2 / 24**2)
-    # nothing but rim
+    # nothing but boundary
     assert float(boundary_iou(guess, mask, 2, 12)[1]) == pytest.approx(22**2 / 24**2)
 
 
@@ -230,6 +246,111 @@ def test_paired_bootstrap_against_one_by_hand():
         expected.tolist(), abs=1e-12
     )
     assert 0 < paired_bootstrap(one, other)[0] < paired_bootstrap(one, other)[1]
+
+
+def miou_of_both(one, other):
+    """Mean IoU of two summed matrices over the classes that have one in both, in plain loops."""
+    pairs = []
+    for k in range(len(one)):
+        values = []
+        for matrix in (one.tolist(), other.tolist()):
+            union = sum(matrix[k]) + sum(row[k] for row in matrix) - matrix[k][k]
+            values.append(matrix[k][k] / union if union else None)
+        if None not in values:
+            pairs.append(values)
+    return [sum(column) / len(pairs) for column in zip(*pairs)]
+
+
+def test_paired_bootstrap_judges_both_on_the_classes_that_both_have():
+    """Class 2 is true in one picture only, and model `one` alone sees it where it is not."""
+    one = torch.tensor(
+        [[[4, 1, 0], [1, 4, 0], [0, 1, 4]]] + [[[8, 0, 2], [0, 9, 1], [0, 0, 0]]] * 3
+    )
+    other = torch.tensor(
+        [[[4, 1, 0], [1, 4, 0], [0, 1, 4]]] + [[[9, 1, 0], [1, 9, 0], [0, 0, 0]]] * 3
+    )
+    picked = torch.randint(4, (100, 4), generator=torch.Generator().manual_seed(0))
+    without = int((picked != 0).all(1).sum())
+    assert 10 < without < 90  # draws with the class and without it
+    gains = []
+    for numbers in picked:
+        first, second = miou_of_both(one[numbers].sum(0), other[numbers].sum(0))
+        gains.append(second - first)
+    expected = torch.quantile(torch.tensor(gains).double(), torch.tensor([0.025, 0.975]).double())
+    low, high = paired_bootstrap(one, other, draws=100)
+    assert [low, high] == pytest.approx(expected.tolist(), abs=1e-7)
+    # Each over its own classes, `one` would be charged a class of IoU 0 and never be the better.
+    own = [
+        scores_from_confusion(other[p].sum(0)).miou - scores_from_confusion(one[p].sum(0)).miou
+        for p in picked
+    ]
+    assert low < 0 <= min(own)
+
+
+@pytest.mark.parametrize(
+    "block, groups", [(1, [0] * 4 + [1] * 8), (3, None), (4, [7] * 8 + [2] * 4)]
+)
+def test_blocks_are_runs_of_consecutive_pictures_within_a_drive(block, groups):
+    generator = torch.Generator().manual_seed(3)
+    one = torch.randint(1, 50, (12, 3, 3), generator=generator)
+    other = one + torch.randint(0, 50, (12, 3, 3), generator=generator) * torch.eye(3).long()
+    drives = {}
+    for number, group in enumerate(groups or [0] * 12):
+        drives.setdefault(group, []).append(number)
+    generator = torch.Generator().manual_seed(5)
+    sets = [[] for _ in range(50)]
+    for group in sorted(drives):
+        drive = drives[group]
+        starts = torch.randint(
+            len(drive), (50, math.ceil(len(drive) / block)), generator=generator
+        ).tolist()
+        for picked, row in zip(sets, starts):
+            runs = [drive[(start + i) % len(drive)] for start in row for i in range(block)]
+            picked += runs[: len(drive)]
+    gains = []
+    for picked in sets:
+        assert len(picked) == 12
+        first, second = miou_of_both(one[picked].sum(0), other[picked].sum(0))
+        gains.append(second - first)
+    expected = torch.quantile(torch.tensor(gains).double(), torch.tensor([0.025, 0.975]).double())
+    result = paired_bootstrap(one, other, groups=groups, block=block, draws=50, seed=5)
+    assert result == pytest.approx(expected.tolist(), abs=1e-6)
+
+
+def test_a_block_as_long_as_its_drive_always_holds_all_of_it():
+    generator = torch.Generator().manual_seed(0)
+    one, other = torch.randint(1, 50, (2, 9, 4, 4), generator=generator)
+    difference = scores_from_confusion(other.sum(0)).miou - scores_from_confusion(one.sum(0)).miou
+    assert paired_bootstrap(one, other, block=9) == pytest.approx([difference] * 2)
+    groups = torch.arange(9).tolist()  # drives of one picture
+    assert paired_bootstrap(one, other, groups=groups) == pytest.approx([difference] * 2)
+
+
+def test_frames_that_resemble_their_neighbours_have_a_wider_interval_in_blocks():
+    one = torch.tensor([[50, 50], [50, 50]]).repeat(100, 1, 1)
+    better = torch.tensor([[60, 40], [40, 60]])
+    worse = torch.tensor([[40, 60], [60, 40]])
+    other = torch.stack([better if i // 10 % 2 else worse for i in range(100)])
+    single = paired_bootstrap(one, other)
+    blocks = paired_bootstrap(one, other, block=10)
+    # √(10 / 3) = 1.8 times: a block's mean is uniform between the two kinds of runs
+    assert 1.5 < (blocks[1] - blocks[0]) / (single[1] - single[0]) < 2.1
+    assert single[0] < 0 < single[1]
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"block": 0}, r"1 … 5 pictures, the size of a drive; got 0"),
+        ({"block": 6}, r"1 … 5 pictures, the size of a drive; got 6"),
+        ({"block": 3, "groups": [0, 0, 0, 1, 1]}, r"1 … 2 pictures, the size of a drive; got 3"),
+        ({"groups": [0, 1]}, "5 pictures need as many groups; got 2"),
+    ],
+)
+def test_blocks_that_do_not_fit_are_refused(options, message):
+    counts = torch.ones(5, 2, 2, dtype=torch.long)
+    with pytest.raises(ValueError, match=message):
+        paired_bootstrap(counts, counts, **options)
 
 
 def test_paired_bootstrap_of_equals_is_zero_whatever_the_pictures_are():

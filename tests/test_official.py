@@ -1,4 +1,4 @@
-"""The released heads fit ours tensor by tensor, and give the same token logits and the same training losses."""
+"""The released heads fit ours tensor by tensor, with the same token logits and training losses."""
 
 from types import SimpleNamespace
 
