@@ -41,7 +41,7 @@ def replace_file(path: str | Path, write: Callable[[Path], object]) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
         os.replace(temporary, target)
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch raises RuntimeError here
+    except (OSError, SafetensorError) as error:
         raise OSError(
             f"{path} could not be written ({str(error).splitlines()[0]}). What was there before is "
             "intact. Make room or choose another place, and run the same command again."
@@ -114,7 +114,18 @@ def read_json(path: str | Path) -> dict:
 
 def save_checkpoint(path: str | Path, state: dict) -> None:
     """Everything a training run needs to go on, atomically."""
-    replace_file(path, lambda temporary: torch.save(state, temporary))
+
+    def write(temporary: Path) -> None:
+        try:
+            with open(temporary, "wb") as file:
+                torch.save(state, file)
+        except RuntimeError as error:
+            # Torch puts words of its own in front of the system's reason, as a full disk.
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
+
+    replace_file(path, write)
 
 
 def load_checkpoint(path: Path, run: Mapping) -> dict | None:
