@@ -65,6 +65,8 @@ class Outputs(NamedTuple):
 class Prediction(NamedTuple):
     """What the model predicts for a picture, all of it without padding.
 
+    A batch of pictures gives the shapes below; a single picture gives them without B.
+
     Attributes:
         mask: class ids (B, H, W).
         tokens: (B, ⌈H/4⌉, ⌈W/4⌉); None where several looks were averaged.
@@ -76,6 +78,10 @@ class Prediction(NamedTuple):
     tokens: Tensor | None
     maskige: Tensor
     pixel_mask: Tensor
+
+    def first(self) -> Prediction:
+        """The first picture's part, without the batch dimension."""
+        return Prediction(*(None if values is None else values[0] for values in self))
 
 
 class GSS(nn.Module):
@@ -242,7 +248,22 @@ class GSS(nn.Module):
         }
 
     def predict(self, image: Tensor) -> Prediction:
-        """Normalised photographs (B, 3, H, W) of any size → Prediction, in one look."""
+        """Normalised photographs of any size → Prediction, in one look.
+
+        Args:
+            image: (B, 3, H, W), or a single photograph (3, H, W), whose Prediction has no batch
+                dimension either.
+
+        Raises:
+            ValueError: the picture is not normalised yet: it holds whole numbers.
+        """
+        if not image.is_floating_point():
+            raise ValueError(
+                f"predict takes normalised photographs, as create_dataset gives them; got "
+                f"{image.dtype}. A picture as read_image gives it goes to segment"
+            )
+        if image.ndim == 3:
+            return self.predict(image[None]).first()
         height, width = image.shape[2:]
         outputs = self.outputs(image)
         answers = self._read(outputs, image.shape[2:])
@@ -256,6 +277,8 @@ class GSS(nn.Module):
 
     def segment(self, picture: Tensor) -> Prediction:
         """A picture as `gss_lite.read_image` gives it → Prediction at the picture's own size.
+
+        The Prediction has no batch dimension.
 
         The model sees a picture whose short side is longer than in training shrunk to that length,
         because it knows things at that size. It looks as its preset evaluates: by sliding windows
@@ -271,7 +294,7 @@ class GSS(nn.Module):
             raise ValueError(
                 "a picture to segment must be uint8 (3, H, W), as read_image gives it; "
                 f"got {picture.dtype} {tuple(picture.shape)}. "
-                "Normalised batches (B, 3, H, W) go to predict"
+                "Normalised photographs go to predict"
             )
         sides = list(picture.shape[1:])
         small = shrink(picture, min(self.picture_size)) if self.picture_size else picture
@@ -290,11 +313,12 @@ class GSS(nn.Module):
         def enlarged(values: Tensor) -> Tensor:
             return v2.functional.resize(values, sides, InterpolationMode.NEAREST_EXACT)
 
-        return found._replace(
+        found = found._replace(
             mask=enlarged(found.mask),
             maskige=enlarged(found.maskige),
             pixel_mask=enlarged(found.pixel_mask),
         )
+        return found.first()
 
     def _answers_with_maskige(self, image: Tensor) -> Answers:
         outputs = self.outputs(image)

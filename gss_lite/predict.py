@@ -9,7 +9,7 @@ from PIL import Image, PngImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
 from gss_lite.contracts import IGNORE
-from gss_lite.data.folders import read_image
+from gss_lite.data.pictures import read_image
 from gss_lite.gss import GSS
 from gss_lite.palette import paint
 from gss_lite.storage import replace_file
@@ -28,13 +28,13 @@ def predict_file(gss: GSS, picture: Path, folder: Path) -> list[Path]:
     """
     image = read_image(picture)  # (3, H, W)
     found = gss.segment(image)
-    ids = found.mask[0].to(torch.uint8).cpu()  # (H, W)
+    ids = found.mask.to(torch.uint8).cpu()  # (H, W)
     colors = gss.colors.cpu()
     indexed = Image.fromarray(ids.numpy())
     # putpalette turns the grey picture into an indexed one; its values stay class ids.
     indexed.putpalette((255 * colors).round().to(torch.uint8).flatten().tolist())
     laid_over = overlay(image.float() / 255, ids.long(), colors)
-    pictures = (indexed, to_pil(found.maskige[0]), to_pil(laid_over))
+    pictures = (indexed, to_pil(found.maskige), to_pil(laid_over))
     paths = output_paths(picture, folder)
     note = PngImagePlugin.PngInfo()
     note.add_text("Software", MADE_BY)

@@ -1,172 +1,458 @@
-"""GSS assembled: targets with ignored pixels, the loss, prediction, what stays frozen."""
+"""GSS assembled: targets, loss, prediction, X⁻¹ exchanged, and what stays frozen."""
+
+from __future__ import annotations
+
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
+from live_models import Brightness, live, padded_by_hand
+from torch import nn
 
-from gss_lite.contracts import IGNORE
-from gss_lite.data.scenes import Scenes
-from gss_lite.factory import build_gss, load_gss
-from gss_lite.gss import resize_mask
-from gss_lite.palette.palette import paint
-from gss_lite.presets import get_preset
-from gss_lite.training.prior import PriorStage
+from gss_lite.contracts import IGNORE, Segmenter
+from gss_lite.data import create_dataset
+from gss_lite.data.transforms import normalize
+from gss_lite.factory import create_model
+from gss_lite.gss import GSS, SAME_COLOR, rebuild
+from gss_lite.inference import ExpectedGSS
+from gss_lite.inverse import NearestColor
+from gss_lite.inverse_fitted import ConvInverse
+from gss_lite.palette import paint
+from gss_lite.presets import Schedule, TokenizerSpec, ViewSpec, fixed, get_preset
+from gss_lite.training.prior import SegmenterLoss
+from gss_lite.views import resize_mask
+
+TINY = get_preset("scenes-tiny")
+STRIDE_8 = replace(TINY, tokenizer=TokenizerSpec(fixed(vocab_size=32, stride=8, width=16, depth=1)))
 
 
 @pytest.fixture(scope="module")
-def gss():
-    torch.manual_seed(0)
-    return build_gss(get_preset("scenes-tiny")).eval()
+def stride_8():
+    """A model whose maskige is twice as large as the picture."""
+    return live(STRIDE_8)
 
 
-def test_targets_are_the_tokens_of_the_painted_mask(gss):
-    mask = torch.randint(0, 11, (2, 32, 48))
-    targets = gss.targets(mask, torch.randn(2, 11, 8, 12))
-    assert torch.equal(targets.tokens, gss.tokenizer.encode(paint(mask, gss.colors)))
-    assert not targets.ignored.any()
+def random_mask(*shape: int, cell: int = 4) -> torch.Tensor:
+    """A mask of `cell` × `cell` patches, so that tokens differ, of any size."""
+    batch, height, width = shape
+    small = torch.randint(11, (batch, -(-height // cell), -(-width // cell)))
+    big = small.repeat_interleave(cell, 1).repeat_interleave(cell, 2)
+    return big[:, :height, :width].contiguous()
 
 
-def test_ignored_pixels_take_the_pixel_branchs_guess(gss):
-    """Eq. 7: c̃ = M_u·c̄ + (1 − M_u)·c."""
-    mask = torch.full((1, 32, 32), 3)
-    mask[0, :, 13:] = IGNORE
-    logits = torch.zeros(1, 11, 8, 8)
-    logits[:, 7] = 5.0
-    filled = mask.masked_fill(mask == IGNORE, 7)
-    assert torch.equal(
-        gss.targets(mask, logits).tokens, gss.tokenizer.encode(paint(filled, gss.colors))
+class TestTargets:
+    def test_they_are_the_tokens_of_the_painted_mask(self, tiny_gss):
+        mask = random_mask(2, 32, 48)
+        targets = tiny_gss.targets(mask, torch.randn(2, 11, 8, 12))
+        assert torch.equal(targets.tokens, tiny_gss.tokenizer.encode(paint(mask, tiny_gss.colors)))
+        assert len(targets.tokens.unique()) >= 8
+        assert torch.equal(targets.mask, mask)
+        assert not targets.ignored.any()
+
+    def test_ignored_pixels_take_the_pixel_heads_guess(self, tiny_gss):
+        """Eq. 7: c̃ = M_u·c̄ + (1 − M_u)·c."""
+        mask = torch.full((1, 32, 32), 3)
+        mask[0, :, 13:] = IGNORE
+        encode = tiny_gss.tokenizer.encode
+        seen = set()
+        for guess in (0, 7, 10):
+            logits = torch.zeros(1, 11, 8, 8)
+            logits[:, guess] = 5.0
+            targets = tiny_gss.targets(mask, logits)
+            filled = mask.masked_fill(mask == IGNORE, guess)
+            assert torch.equal(targets.tokens, encode(paint(filled, tiny_gss.colors)))
+            # The labels that are given stay, and what is ignored stays so in the mask.
+            assert torch.equal(targets.mask, mask)
+            seen.add(tuple(targets.tokens.flatten().tolist()))
+        grey = encode(tiny_gss.palette(mask))
+        assert len(seen | {tuple(grey.flatten().tolist())}) == 4
+
+    def test_the_guess_is_enlarged_bilinearly(self, tiny_gss):
+        logits = torch.randn(1, 11, 8, 8)
+        mask = torch.full((1, 32, 32), IGNORE)
+        big = F.interpolate(logits, size=(32, 32), mode="bilinear", align_corners=False)
+        expected = tiny_gss.tokenizer.encode(paint(big.argmax(1), tiny_gss.colors))
+        assert torch.equal(tiny_gss.targets(mask, logits).tokens, expected)
+        nearest = F.interpolate(logits, size=(32, 32)).argmax(1)
+        assert not torch.equal(tiny_gss.tokenizer.encode(paint(nearest, tiny_gss.colors)), expected)
+
+    def test_a_token_is_ignored_only_if_all_its_pixels_are(self, tiny_gss):
+        mask = torch.full((1, 32, 32), IGNORE)
+        mask[0, 5, 9] = 0
+        ignored = tiny_gss.targets(mask, torch.zeros(1, 11, 8, 8)).ignored
+        assert ignored.sum() == 63 and not ignored[0, 1, 2]
+
+    def test_with_stride_eight_they_are_painted_at_twice_the_crop(self, stride_8):
+        mask = random_mask(1, 32, 48, cell=3)
+        mask[0, :7, :9] = IGNORE
+        logits = torch.randn(1, 11, 8, 12)
+        targets = stride_8.targets(mask, logits)
+        big = mask.repeat_interleave(2, 1).repeat_interleave(2, 2)
+        assert torch.equal(targets.mask, big)
+        assert targets.tokens.shape == targets.ignored.shape == (1, 8, 12)
+        guess = F.interpolate(logits, size=(64, 96), mode="bilinear", align_corners=False).argmax(1)
+        filled = torch.where(big == IGNORE, guess, big)
+        expected = stride_8.tokenizer.encode(paint(filled, stride_8.colors))
+        assert torch.equal(targets.tokens, expected)
+
+    def test_an_id_outside_the_classes_is_refused(self, tiny_gss):
+        with pytest.raises(ValueError, match="id 11; expected 0…10"):
+            tiny_gss.targets(torch.full((1, 32, 32), 11), torch.zeros(1, 11, 8, 8))
+
+    def test_in_bfloat16_they_are_nearly_the_same_and_decode_as_well(self, scenes_gss):
+        streets = create_dataset("scenes-cpu", "test")
+        mask = torch.stack([streets[i][1] for i in range(6)])
+        guess = torch.zeros(6, 11, 24, 32)
+        tokens = [scenes_gss.targets(mask, guess, p).tokens for p in ("no", "bf16")]
+        changed = float((tokens[0] != tokens[1]).float().mean())
+        assert 0 < changed < 0.05
+        right = [
+            (scenes_gss.inverse.classify(scenes_gss.tokenizer.decode(t)) == mask)[mask != IGNORE]
+            for t in tokens
+        ]
+        assert abs(float(right[0].float().mean() - right[1].float().mean())) < 1e-3
+        # Whatever the prior trains in, the targets' precision is their own.
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(scenes_gss.targets(mask, guess).tokens, tokens[0])
+
+
+class TestResizeMask:
+    """One-hot, bilinear, arg-max, as in the released code."""
+
+    def test_twice_the_size(self):
+        mask = torch.tensor([[[0, 0, 1], [0, 2, 1], [IGNORE, IGNORE, 1]]])
+        big = resize_mask(mask, (6, 6), 3)
+        assert torch.equal(big[:, ::5, ::5], mask[:, ::2, ::2])  # the corners keep their class
+        assert set(big.unique().tolist()) == {0, 1, 2, IGNORE}
+        assert resize_mask(mask, (3, 3), 3) is mask
+
+    @pytest.mark.parametrize("size", [(48, 64), (36, 48), (30, 50), (6, 8), (5, 7)])
+    def test_a_pixel_takes_the_class_with_the_largest_share_around_it(self, size):
+        mask = torch.randint(4, (2, 12, 16))
+        mask[:, 3:5] = IGNORE
+        shares = []
+        for k in (0, 1, 2, 3, IGNORE):
+            one = (mask == k).double()[:, None]
+            shares.append(F.interpolate(one, size=size, mode="bilinear", align_corners=False))
+        share = torch.cat(shares, 1)
+        found = resize_mask(mask, size, 4)
+        index = found.masked_fill(found == IGNORE, 4)
+        largest = share.max(1).values
+        torch.testing.assert_close(share.gather(1, index[:, None])[:, 0], largest)
+        assert found.shape == (2, *size)
+        nearest = F.interpolate(mask[:, None].float(), size=size, mode="nearest-exact")[:, 0]
+        assert not torch.equal(found, nearest.long())
+
+    def test_by_hand(self):
+        # Half a pixel: each result is the majority of four.
+        mask = torch.tensor([[[0, 1, 2, 2], [1, 1, 2, 0]]])
+        assert resize_mask(mask, (1, 2), 3).tolist() == [[[1, 2]]]
+
+
+class TestLoss:
+    def test_it_is_the_weighted_sum_over_the_labelled_positions(self, tiny_gss):
+        image, mask = torch.randn(2, 3, 32, 32), random_mask(2, 32, 32)
+        mask[:, :, 16:] = IGNORE
+        loss, scalars = tiny_gss.losses(image, mask)
+        tokens, pixels = tiny_gss.prior(image)
+        targets = tiny_gss.targets(mask, pixels)
+        labelled = ~targets.ignored
+        logits = tokens.movedim(1, -1)[labelled]
+        token = F.cross_entropy(logits, targets.tokens[labelled])
+        big = F.interpolate(pixels, size=(32, 32), mode="bilinear", align_corners=False)
+        pixel = F.cross_entropy(big, mask, ignore_index=IGNORE)
+        torch.testing.assert_close(loss, 0.8 * token + 0.2 * pixel)
+        torch.testing.assert_close(scalars["token"], token.detach())
+        torch.testing.assert_close(scalars["pixel"], pixel.detach())
+        right = (logits.argmax(1) == targets.tokens[labelled]).float().mean()
+        torch.testing.assert_close(scalars["token_accuracy"], right)
+        assert abs(token.item() - pixel.item()) > 0.1  # or exchanged weights could not be seen
+
+    def test_with_stride_eight_pixels_count_at_the_maskiges_size(self, stride_8):
+        image, mask = torch.randn(1, 3, 32, 32), random_mask(1, 32, 32)
+        _, scalars = stride_8.losses(image, mask)
+        pixels = stride_8.prior(image).pixel_logits
+        big = F.interpolate(pixels, size=(64, 64), mode="bilinear", align_corners=False)
+        twice = mask.repeat_interleave(2, 1).repeat_interleave(2, 2)
+        torch.testing.assert_close(scalars["pixel"], F.cross_entropy(big, twice).detach())
+
+    def test_a_wholly_ignored_picture_gives_zero_and_not_nan(self, tiny_gss):
+        loss, _ = tiny_gss.losses(torch.randn(1, 3, 32, 32), torch.full((1, 32, 32), IGNORE))
+        assert loss.item() == 0.0
+
+    @pytest.mark.parametrize("size, shape", [((64, 64), (1, 64, 32)), ((32, 32), (2, 32, 32))])
+    def test_picture_and_mask_of_different_size_are_refused(self, tiny_gss, size, shape):
+        with pytest.raises(ValueError, match="must be of one size"):
+            tiny_gss.losses(torch.randn(1, 3, *size), torch.zeros(shape).long())
+
+    def test_training_leaves_the_tokenizer_as_it_was(self, tiny_gss):
+        gss = tiny_gss.train()
+        before = {k: v.clone() for k, v in gss.tokenizer.state_dict().items()}
+        assert not gss.tokenizer.training and gss.prior.training
+        optimizer = torch.optim.AdamW([p for p in gss.parameters() if p.requires_grad], 1e-3)
+        for _ in range(2):
+            gss.losses(torch.randn(2, 3, 32, 32), random_mask(2, 32, 32))[0].backward()
+            optimizer.step()
+        assert all(torch.equal(v, before[k]) for k, v in gss.tokenizer.state_dict().items())
+        assert all(p.grad is not None for p in gss.prior.to_tokens.parameters())
+        assert all(p.grad is not None for p in gss.prior.to_classes.parameters())
+
+    def test_stage_two_hands_on_the_targets_precision(self, tiny_gss, monkeypatch):
+        asked = []
+        targets = GSS.targets
+
+        def noted(gss, mask, logits, precision="no"):
+            asked.append(precision)
+            return targets(gss, mask, logits, precision)
+
+        monkeypatch.setattr(GSS, "targets", noted)
+        image, mask = torch.randn(1, 3, 32, 32), random_mask(1, 32, 32)
+        SegmenterLoss(tiny_gss)(image, mask)
+        SegmenterLoss(tiny_gss, target_precision="bf16")(image, mask)
+        assert asked == ["no", "bf16"]
+        with pytest.raises(ValueError, match="got 'fp16'"):
+            Schedule(steps=1, batch=1, crop=(8, 8), lr=1.0, target_precision="fp16")
+
+    def test_a_step_of_the_preset_for_one_gpu_on_the_cpu(self):
+        preset = get_preset("camvid-gpu")
+        gss = create_model(preset)
+        precision = preset.schedule("prior").target_precision
+        loss_fn = SegmenterLoss(gss, target_precision=precision).train()
+        with torch.autocast("cpu", torch.bfloat16):
+            mask = torch.randint(0, 11, (2, 64, 96))
+            loss, scalars = loss_fn(torch.randn(2, 3, 64, 96), mask)
+        loss.backward()
+        assert precision == "bf16"
+        assert torch.isfinite(loss) and 4 < float(scalars["token"]) < 9  # ln 512 = 6.2
+        for parameter in gss.prior.parameters():
+            assert parameter.grad is not None and torch.isfinite(parameter.grad).all()
+
+
+class TestPredict:
+    @pytest.mark.parametrize("size", [(32, 32), (45, 61), (33, 100)])
+    def test_it_is_the_chain_of_its_parts_without_the_padding(self, tiny_gss, size):
+        height, width = size
+        image = torch.randn(2, 3, *size)
+        found = tiny_gss.predict(image)
+        with torch.no_grad():
+            logits = tiny_gss.prior(padded_by_hand(image))
+        tokens = logits.token_logits.argmax(1)
+        maskige = tiny_gss.tokenizer.decode(tokens)
+        sides = maskige.shape[2:]
+        pixels = F.interpolate(
+            logits.pixel_logits, size=sides, mode="bilinear", align_corners=False
+        )
+        classes = tiny_gss.inverse.classify(maskige)
+        assert torch.equal(found.tokens, tokens[:, : -(-height // 4), : -(-width // 4)])
+        assert torch.equal(found.maskige, maskige[:, :, :height, :width])
+        assert torch.equal(found.mask, classes[:, :height, :width])
+        assert torch.equal(found.pixel_mask, pixels.argmax(1)[:, :height, :width])
+        assert len(found.mask.unique()) >= 4 and len(found.pixel_mask.unique()) >= 4
+
+    @pytest.mark.parametrize("size", [(32, 48), (45, 61)])
+    def test_with_stride_eight_votes_and_maskige_come_down_to_the_picture(self, stride_8, size):
+        height, width = size
+        image = torch.randn(1, 3, *size)
+        found = stride_8.predict(image)
+        padded = padded_by_hand(image)
+        with torch.no_grad():
+            tokens = stride_8.prior(padded).token_logits.argmax(1)
+        maskige = stride_8.tokenizer.decode(tokens)
+        assert maskige.shape[2:] == tuple(2 * side for side in padded.shape[2:])
+        ids = stride_8.inverse.classify(maskige)
+        votes = F.one_hot(ids, 11).movedim(-1, 1).float()
+        half = F.avg_pool2d(votes, 2)
+        assert torch.equal(found.mask, half.argmax(1)[:, :height, :width])
+        expected = F.avg_pool2d(maskige, 2)[:, :, :height, :width]
+        torch.testing.assert_close(found.maskige, expected)
+        assert found.tokens.shape == (1, -(-height // 4), -(-width // 4))
+        assert torch.equal(stride_8.predict_maskige(image), maskige)
+
+    def test_one_photograph_gives_a_prediction_without_batch_dimension(self, tiny_gss):
+        image = torch.randn(3, 45, 61)
+        one, batch = tiny_gss.predict(image), tiny_gss.predict(image[None])
+        for ours, theirs in zip(one, batch, strict=True):
+            assert torch.equal(ours, theirs[0])
+        assert one.mask.shape == one.pixel_mask.shape == (45, 61)
+        assert one.maskige.shape == (3, 45, 61) and one.tokens.shape == (12, 16)
+
+    def test_a_picture_that_is_not_normalised_is_refused(self, tiny_gss):
+        with pytest.raises(ValueError, match="torch.uint8. .* goes to segment"):
+            tiny_gss.predict(torch.zeros(3, 32, 32, dtype=torch.uint8))
+
+    def test_scores_are_votes_and_probabilities_are_those_of_the_inverse(self, tiny_gss):
+        image = torch.randn(2, 3, 45, 61)
+        found = tiny_gss.predict(image)
+        votes, soft = tiny_gss.scores(image), tiny_gss.probabilities(image)
+        assert votes.keys() == soft.keys() == {"prediction", "pixel_head"}
+        onehot = F.one_hot(found.mask, 11).movedim(-1, 1).float()
+        assert torch.equal(votes["prediction"], onehot)
+        inside = tiny_gss.inverse.probabilities(tiny_gss.predict_maskige(image))
+        assert torch.equal(soft["prediction"], inside[:, :, :45, :61])
+        for answers in (votes, soft):
+            assert torch.equal(answers["prediction"].argmax(1), found.mask)
+            assert torch.equal(answers["pixel_head"].argmax(1), found.pixel_mask)
+            torch.testing.assert_close(answers["pixel_head"].sum(1), torch.ones(2, 45, 61))
+        torch.testing.assert_close(soft["prediction"].sum(1), torch.ones(2, 45, 61))
+        assert isinstance(tiny_gss, Segmenter)
+
+    def test_no_gradient_is_kept(self, tiny_gss):
+        for answer in tiny_gss.scores(torch.randn(1, 3, 32, 32)).values():
+            assert not answer.requires_grad
+
+    def test_a_scores_call_reads_the_maskige_once(self, tiny_gss, monkeypatch):
+        kind = type(tiny_gss.inverse)
+        classify, calls = kind.classify, []
+        monkeypatch.setattr(kind, "classify", lambda *args: calls.append(1) or classify(*args))
+        tiny_gss.scores(torch.randn(1, 3, 32, 64))
+        assert len(calls) == 1
+
+
+class TestSegment:
+    """A picture file's pixels: shrunk, looked at as the preset says, and enlarged again."""
+
+    def test_a_small_picture_is_predicted_as_it_is(self, tiny_gss):
+        picture = torch.randint(256, (3, 45, 61), dtype=torch.uint8)
+        found = tiny_gss.segment(picture)
+        for ours, theirs in zip(found, tiny_gss.predict(normalize(picture)), strict=True):
+            assert torch.equal(ours, theirs)
+        assert found.mask.shape == (45, 61)
+
+    def test_a_large_one_is_shrunk_to_the_short_side_of_training(self, tiny_gss, monkeypatch):
+        seen = []
+        outputs = GSS.outputs
+
+        def noted(gss, image):
+            seen.append(image)
+            return outputs(gss, image)
+
+        monkeypatch.setattr(GSS, "outputs", noted)
+        picture = torch.randint(256, (3, 160, 128), dtype=torch.uint8)
+        found = tiny_gss.segment(picture)
+        assert [tuple(image.shape) for image in seen] == [(1, 3, 80, 64)]
+        small = tiny_gss.predict(seen[0][0])
+        # Every pixel of the small result is a block of the large one: no class is blended.
+        for large, whole in [
+            (found.mask, small.mask),
+            (found.pixel_mask, small.pixel_mask),
+            (found.maskige, small.maskige),
+        ]:
+            big = whole.repeat_interleave(2, -1).repeat_interleave(2, -2)
+            assert torch.equal(large, big)
+        assert torch.equal(found.tokens, small.tokens)
+
+    @pytest.mark.parametrize("stride", [4, 8])
+    @pytest.mark.parametrize(
+        "view, sizes",
+        [
+            (ViewSpec(window=(64, 40)), [(64, 64)] * 6),  # two rows of three windows
+            (ViewSpec(size=(96, 400)), [(96, 149)]),
+        ],
     )
+    def test_it_looks_as_the_preset_evaluates(self, view, sizes, stride):
+        model = Brightness(stride, view=view)
+        bright = torch.zeros(90, 140)
+        bright[:45, 56:] = 255
+        found = model.segment(bright.to(torch.uint8).expand(3, -1, -1))
+        assert model.sizes == sizes
+        right = (bright > 0).long()
+        for mask in (found.mask, found.pixel_mask):
+            assert mask.shape == (90, 140) and (mask == right).float().mean() > 0.95
+        assert found.maskige.shape == (3, 90, 140)
+        assert float((found.maskige - model.palette(right)).abs().mean()) < 0.03
+        assert found.tokens is None
 
-
-def test_a_token_is_ignored_only_if_all_its_pixels_are(gss):
-    mask = torch.full((1, 32, 32), IGNORE)
-    mask[0, 5, 9] = 0
-    ignored = gss.targets(mask, torch.zeros(1, 11, 8, 8)).ignored
-    assert ignored.sum() == 63 and not ignored[0, 1, 2]
-
-
-def test_stride_eight_targets_are_painted_at_twice_the_crop():
-    from dataclasses import replace
-
-    preset = replace(
-        get_preset("scenes-tiny"),
-        tokenizer={"vocab_size": 16, "stride": 8, "width": 16, "depth": 1},
+    @pytest.mark.parametrize(
+        "picture",
+        [
+            torch.zeros(3, 8, 8),
+            torch.zeros(1, 3, 8, 8, dtype=torch.uint8),
+            torch.zeros(4, 8, 8, dtype=torch.uint8),
+        ],
     )
-    model = build_gss(preset).eval()
-    targets = model.targets(torch.randint(0, 11, (1, 32, 48)), torch.zeros(1, 11, 8, 12))
-    assert targets.mask.shape == (1, 64, 96) and targets.tokens.shape == (1, 8, 12)
-    assert model.predict(torch.randn(1, 3, 32, 48)).mask.shape == (1, 32, 48)
+    def test_what_is_no_picture_is_refused(self, tiny_gss, picture):
+        with pytest.raises(ValueError, match=r"must be uint8 \(3, H, W\)"):
+            tiny_gss.segment(picture)
 
 
-def test_loss_is_the_weighted_sum_over_the_labelled_positions(gss):
-    image, mask = torch.randn(2, 3, 32, 32), torch.randint(0, 11, (2, 32, 32))
-    mask[:, :, 16:] = IGNORE
-    loss, scalars = gss.losses(image, mask)
-    tokens, pixels = gss.prior(image)
-    targets = gss.targets(mask, pixels)
-    labelled = ~targets.ignored
-    token = (
-        F.cross_entropy(tokens.movedim(1, -1)[labelled], targets.tokens[labelled], reduction="sum")
-        / labelled.sum()
-    )
-    big = F.interpolate(pixels, size=(32, 32), mode="bilinear", align_corners=False)
-    pixel = F.cross_entropy(big, mask, ignore_index=IGNORE)
-    torch.testing.assert_close(loss, 0.8 * token + 0.2 * pixel)
-    torch.testing.assert_close(scalars["token"], token.detach())
+class TestReconstruct:
+    @pytest.mark.parametrize("size", [(32, 32), (30, 41), (33, 63)])
+    def test_any_size_is_padded_below_and_at_the_right(self, tiny_gss, size):
+        height, width = size
+        mask = random_mask(2, height, width, cell=3)
+        ids, tokens = tiny_gss.reconstruct(mask)
+        padded = torch.full((2, -(-height // 4) * 4, -(-width // 4) * 4), IGNORE)
+        padded[:, :height, :width] = mask
+        expected = tiny_gss.tokenizer.encode(tiny_gss.palette(padded))
+        assert torch.equal(tokens, expected)
+        maskige = tiny_gss.tokenizer.decode(expected)
+        assert torch.equal(ids, tiny_gss.inverse.classify(maskige)[:, :height, :width])
+        rebuilt, again = rebuild(tiny_gss.palette, tiny_gss.tokenizer, mask)
+        assert torch.equal(rebuilt, maskige[:, :, :height, :width]) and torch.equal(again, tokens)
+        assert len(ids.unique()) >= 4
+
+    def test_a_trained_model_keeps_the_mask(self, scenes_gss):
+        _, mask = create_dataset("scenes-cpu", "test")[0]
+        cut = mask[None, 3:, 5:]
+        ids, _ = scenes_gss.reconstruct(cut)
+        assert (ids == cut)[cut != IGNORE].float().mean() > 0.97
 
 
-def test_a_wholly_ignored_picture_gives_a_zero_loss_not_nan(gss):
-    loss, _ = gss.losses(torch.randn(1, 3, 32, 32), torch.full((1, 32, 32), IGNORE))
-    assert loss.item() == 0.0
+class TestWithInverse:
+    """An X⁻¹ trained on one model serves another, and one of other colours is refused."""
 
+    def test_the_other_models_maskige_is_read_with_that_inverse(self, tiny_gss):
+        head = fixed(**{**TINY.prior.head, "fuse_dim": 32})  # another image encoder
+        second = create_model(replace(TINY, prior=replace(TINY.prior, head=head))).eval()
+        inverse = ConvInverse(tiny_gss.colors, 8).eval()
+        before = {k: v.clone() for k, v in second.state_dict().items()}
+        merged = second.with_inverse(inverse)
+        image = torch.randn(1, 3, 40, 72)
+        padded = second.predict_maskige(image)
+        found = merged.predict(image)
+        assert torch.equal(found.maskige, padded[:, :, :40, :72])
+        assert torch.equal(found.mask, inverse.classify(padded)[:, :40, :72])
+        assert merged.prior is second.prior and merged.inverse is inverse and not merged.training
+        assert isinstance(second.inverse, NearestColor)
+        assert all(torch.equal(v, before[k]) for k, v in second.state_dict().items())
 
-def test_training_leaves_the_tokenizer_as_it_was():
-    torch.manual_seed(0)
-    gss = build_gss(get_preset("scenes-tiny")).train()
-    before = {k: v.clone() for k, v in gss.tokenizer.state_dict().items()}
-    assert not gss.tokenizer.training
-    optimizer = torch.optim.AdamW([p for p in gss.parameters() if p.requires_grad], 1e-3)
-    for _ in range(2):
-        gss.losses(torch.randn(2, 3, 32, 32), torch.randint(0, 11, (2, 32, 32)))[0].backward()
-        optimizer.step()
-    assert all(torch.equal(v, before[k]) for k, v in gss.tokenizer.state_dict().items())
-    assert all(p.grad is not None for p in gss.prior.to_tokens.parameters())
+    def test_view_and_picture_size_are_kept(self):
+        view = ViewSpec(window=(16, 16))
+        gss = create_model(replace(TINY, view=view)).eval()
+        for merged in (gss.with_inverse(ConvInverse(gss.colors, 8)), ExpectedGSS.of(gss)):
+            assert merged.view == view and merged.picture_size == (64, 64)
 
+    def test_colours_rounded_to_sixteen_bits_are_the_same_palette(self, tiny_gss):
+        inverse = ConvInverse(tiny_gss.colors, 8)
+        inverse.colors.copy_(inverse.colors.half())
+        assert tiny_gss.with_inverse(inverse).inverse is inverse
+        inverse.colors[3] += 1.5 * SAME_COLOR
+        with pytest.raises(ValueError, match="another palette: 1 of 11 colours differ .class 3:"):
+            tiny_gss.with_inverse(inverse)
 
-@pytest.mark.parametrize("size", [(32, 32), (45, 61), (33, 100)])
-def test_prediction_has_the_size_of_the_picture_whatever_it_is(gss, size):
-    result = gss.predict(torch.randn(2, 3, *size))
-    assert result.mask.shape == result.pixel_mask.shape == (2, *size)
-    assert result.mask.min() >= 0 and result.mask.max() < 11
+    def test_other_classes_are_refused(self, tiny_gss):
+        with pytest.raises(
+            ValueError, match="reads 10 classes in 3 channels, but the model paints 11 in 3"
+        ):
+            tiny_gss.with_inverse(ConvInverse(tiny_gss.colors[:10], 8))
 
+    def test_loading_weights_into_an_inverse_leaves_the_palette_alone(self, tiny_gss):
+        before = tiny_gss.palette.colors.clone()
+        for inverse in (ConvInverse(tiny_gss.colors, 8), tiny_gss.inverse):
+            inverse.load_state_dict({**inverse.state_dict(), "colors": torch.rand(11, 3)})
+        assert torch.equal(tiny_gss.palette.colors, before)
+        assert torch.equal(tiny_gss.colors, before)
 
-def test_prediction_is_the_chain_of_its_parts(gss):
-    image = torch.randn(1, 3, 64, 64)
-    result = gss.predict(image)
-    tokens = gss.prior(image).token_logits.argmax(1)
-    assert torch.equal(result.tokens, tokens)
-    assert torch.equal(result.mask, gss.inverse.classify(gss.tokenizer.decode(tokens)))
+    def test_two_classes_exchanged_are_refused(self, tiny_gss):
+        with pytest.raises(ValueError, match="2 of 11 colours differ"):
+            tiny_gss.with_inverse(NearestColor(tiny_gss.colors[[1, 0, *range(2, 11)]]))
 
+    def test_an_inverse_without_a_palette_is_refused(self, tiny_gss):
+        with pytest.raises(TypeError, match="Identity cannot serve as X⁻¹.*`colors`"):
+            tiny_gss.with_inverse(nn.Identity())
 
-def test_reconstruct_takes_any_size(gss):
-    mask = torch.randint(0, 11, (1, 30, 41))
-    ids, tokens = gss.reconstruct(mask)
-    assert ids.shape == mask.shape and tokens.shape == (1, 8, 11)
-
-
-def test_resize_mask_doubles_like_the_released_code():
-    mask = torch.tensor([[[0, 0, 1], [0, 2, 1], [IGNORE, IGNORE, 1]]])
-    big = resize_mask(mask, (6, 6), 3)
-    assert torch.equal(big[:, ::5, ::5], mask[:, ::2, ::2])  # the corners keep their class
-    assert set(big.unique().tolist()) == {0, 1, 2, IGNORE}
-    assert resize_mask(mask, (3, 3), 3) is mask
-
-
-def test_an_id_outside_the_classes_is_refused(gss):
-    with pytest.raises(ValueError, match="id 11; expected 0…10"):
-        gss.targets(torch.full((1, 32, 32), 11), torch.zeros(1, 11, 8, 8))
-
-
-@pytest.mark.parametrize("size, shape", [((64, 64), (1, 64, 32)), ((32, 32), (2, 32, 32))])
-def test_picture_and_mask_of_different_size_are_refused(gss, size, shape):
-    with pytest.raises(ValueError, match="must be of one size"):
-        gss.losses(torch.randn(1, 3, *size), torch.zeros(shape).long())
-
-
-def test_targets_in_bfloat16_are_nearly_the_same_tokens_and_decode_as_well():
-    gss, streets = load_gss(get_preset("scenes-cpu")), Scenes(6, split="test")
-    mask = torch.stack([streets[i][1] for i in range(6)]).long()
-    guess, tokens = torch.zeros(6, 11, 24, 32), {}
-    for precision in ("no", "bf16"):
-        gss.target_precision = precision
-        tokens[precision] = gss.targets(mask, guess).tokens
-    changed = float((tokens["no"] != tokens["bf16"]).float().mean())
-    assert 0 < changed < 0.05
-    right = [
-        (gss.inverse.classify(gss.tokenizer.decode(t)) == mask)[mask != 255].float().mean()
-        for t in tokens.values()
-    ]
-    assert abs(float(right[0] - right[1])) < 1e-3
-    # whatever the prior trains in, the targets' precision is their own
-    with torch.autocast("cpu", torch.bfloat16):
-        gss.target_precision = "no"
-        assert torch.equal(gss.targets(mask, guess).tokens, tokens["no"])
-
-
-def test_stage_two_takes_its_targets_precision_from_the_schedule():
-    gss = build_gss(get_preset("scenes-tiny"))
-    assert gss.target_precision == "no" and PriorStage(gss, "bf16").gss.target_precision == "bf16"
-    with pytest.raises(ValueError, match="got 'fp16'"):
-        PriorStage(gss, "fp16")
-
-
-def test_a_step_of_the_preset_for_one_gpu_on_the_cpu():
-    preset = get_preset("camvid-gpu")
-    torch.manual_seed(0)
-    gss = build_gss(preset)
-    stage = PriorStage(gss, preset.prior.targets).train()
-    with torch.autocast("cpu", torch.bfloat16):
-        loss, scalars = stage(torch.randn(2, 3, 64, 96), torch.randint(0, 11, (2, 64, 96)))
-    loss.backward()
-    assert torch.isfinite(loss) and 4 < float(scalars["token"]) < 9  # ln 512 = 6.2
-    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in gss.prior.parameters())
+    def test_a_model_of_another_kind_stays_one(self, tiny_gss):
+        inverse = ConvInverse(tiny_gss.colors, 8)
+        assert type(ExpectedGSS.of(tiny_gss).with_inverse(inverse)) is ExpectedGSS
+        assert type(tiny_gss.with_inverse(inverse)) is GSS
