@@ -1,4 +1,7 @@
-"""Scenes at 96 × 128 on one core: pictures a second, beside decoding the same pictures and masks from PNG files in memory."""
+"""Scenes at 96 × 128 on one core: pictures a second, drawn and decoded.
+
+The same pictures and masks are decoded from PNG files in memory.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +16,16 @@ from PIL import Image
 
 from gss_lite.data.scenes import DOMAINS, render
 
-PICTURES, ROUNDS = 25, 3
+PICTURES = 25
+ROUNDS = 3
 LIMIT = 40  # lenient: about 18 was measured, 130 scenes a second
 
 
 def cpu_seconds(draw: Callable[[int], object]) -> float:
-    """Seconds of this process's own time for one picture, the median of ROUNDS passes after one that is not counted.
+    """Seconds of this process's own time for one picture: the median of ROUNDS passes.
 
-    Its own time, because drawing runs in one thread and other processes on the machine then do not
-    count.
+    A first pass is not counted. Drawing runs in one thread, so with its own time other processes on
+    the machine do not matter.
     """
     seconds = []
     for _ in range(ROUNDS + 1):
@@ -47,7 +51,8 @@ def test_drawing_a_scene(domain: str) -> None:
 
     for ours, read in zip(render(0, 3, domain=domain), decode(3)):
         assert np.array_equal(ours, read)
-    drawn, decoded = cpu_seconds(lambda index: render(0, index, domain=domain)), cpu_seconds(decode)
+    drawn = cpu_seconds(lambda index: render(0, index, domain=domain))
+    decoded = cpu_seconds(decode)
     print(
         f"\n{domain}: {1 / drawn:.0f} scenes drawn a second, {1 / decoded:.0f} decoded from PNG; "
         f"drawing takes {drawn / decoded:.0f} times as long"
