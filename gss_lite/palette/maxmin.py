@@ -273,3 +273,13 @@ def distances(colors: Tensor, space: str = "RGB") -> Tensor:
     """
     chosen = get_space(space)
     return chosen.unit * torch.pdist(chosen.from_rgb(colors.double()))
+
+
+def chroma(colors: Tensor) -> Tensor:
+    """Distance from grey of the same lightness in OKLab, L from 0 to 100: (…, 3) → (…)."""
+    return 100 * srgb_to_oklab(colors.double())[..., 1:].norm(dim=-1)
+
+
+def lightness(colors: Tensor) -> Tensor:
+    """OKLab's L, from 0 (black) to 100 (white): (…, 3) in [0, 1] → (…)."""
+    return 100 * srgb_to_oklab(colors.double())[..., 0]
