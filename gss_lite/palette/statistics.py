@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from gss_lite.contracts import IGNORE
-from gss_lite.palette.maxmin import srgb_to_oklab
 
 
 class Association(NamedTuple):
@@ -20,16 +19,6 @@ class Association(NamedTuple):
     each: Tensor
     mean: float
     p: float
-
-
-def chroma(colors: Tensor) -> Tensor:
-    """Distance from grey of the same lightness in OKLab, L from 0 to 100: (…, 3) → (…)."""
-    return 100 * srgb_to_oklab(colors.double())[..., 1:].norm(dim=-1)
-
-
-def lightness(colors: Tensor) -> Tensor:
-    """OKLab's L, from 0 (black) to 100 (white): (…, 3) in [0, 1] → (…)."""
-    return 100 * srgb_to_oklab(colors.double())[..., 0]
 
 
 def saturation(colors: Tensor) -> Tensor:

@@ -10,10 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from notebooks.experiments.palette_statistics import (
-    chroma,
+from gss_lite.palette import chroma, lightness
+from gss_lite.palette.statistics import (
     class_shares,
-    lightness,
     permutation_test,
     rank_correlation,
     ranks,
