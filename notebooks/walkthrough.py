@@ -1,9 +1,8 @@
-"""Run every notebook in order, as a reader would with Restart-and-Run-All, and write the results as pages.
+"""Run every notebook in order, as Restart-and-Run-All would, and write the results as pages.
 
-python notebooks/walkthrough.py                    pages in build/walkthrough/
-python notebooks/walkthrough.py --only '03*'       only the notebooks that match
-python notebooks/walkthrough.py --in-place         instead of pages, refresh the committed
-notebooks and their solutions
+python notebooks/walkthrough.py                 write pages to build/walkthrough/
+python notebooks/walkthrough.py --only '03*'    run only the notebooks that match
+python notebooks/walkthrough.py --in-place      refresh the committed notebooks and solutions
 """
 
 from __future__ import annotations
@@ -37,50 +36,58 @@ from traitlets import Type
 
 HERE = Path(__file__).resolve().parent
 PAGES = HERE.parent / "build" / "walkthrough"
-CELL_TIMEOUT = 900  # seconds; a cell that needs more belongs in a script
+CELL_TIMEOUT = 900  # seconds; what needs more belongs in a script
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 WIDGET = "application/vnd.jupyter.widget-view+json"
-NO_CONTROL = "<p><em>A control stands here: open this notebook in JupyterLab (<code>make lab</code>) to move it.</em></p>"
+NO_CONTROL = (
+    "<p><em>There is a control here: open this notebook in JupyterLab (<code>make lab</code>) to "
+    "move it.</em></p>"
+)
+# A kernel gets two threads, and a thread that waits sleeps. By default it spins, and on a busy
+# machine two threads that wait for each other so take the core that both need.
+KERNEL = {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
 
 
 class PatientChannel(AsyncZMQSocketChannel):
-    """Waits for a message in short slices.
+    """A channel that waits for a message in short slices.
 
-    What nbclient sends for the output area of a control can swallow the wake-up for the reply it is
-    waiting for; the message is then there, and one long wait would find it only when the cell's
-    time is up.
+    nbclient sends messages for the output area of a control. These can swallow the wake-up for the
+    reply that it waits for. The reply is then there, and one long wait would find it only when the
+    time of the cell is up.
     """
 
     async def get_msg(self, timeout: float | None = None) -> dict[str, Any]:
         deadline = math.inf if timeout is None else time.monotonic() + timeout
         while True:
             try:
-                return await super().get_msg(
-                    timeout=max(0.0, min(0.2, deadline - time.monotonic()))
-                )
+                left = deadline - time.monotonic()
+                return await super().get_msg(timeout=max(0.0, min(0.2, left)))
             except Empty:
                 if time.monotonic() >= deadline:
                     raise
 
 
 class PatientClient(AsyncKernelClient):
+    """A client of a kernel whose channels wait in short slices."""
+
     shell_channel_class = Type(PatientChannel)
     iopub_channel_class = Type(PatientChannel)
 
 
 class CurrentInterpreter(AsyncKernelManager):
-    """Starts the kernel of the running interpreter, whichever kernels the user has installed under the name python3."""
+    """Starts the kernel of this interpreter, whatever the user's kernel "python3" may be."""
 
     client_factory = Type(PatientClient)
 
     @property
     def kernel_spec(self) -> KernelSpec:
+        """How to start the kernel."""
         return KernelSpec(**get_kernel_dict())
 
 
 @dataclass
 class Run:
-    """One executed notebook: its path, what came out, and what went wrong (empty if nothing did)."""
+    """One executed notebook; `error` is empty if nothing went wrong."""
 
     path: Path
     notebook: NotebookNode
@@ -90,16 +97,17 @@ class Run:
 
     @property
     def status(self) -> str:
+        """The word for the table of results."""
         return "failed" if self.error else "ok"
 
 
 def execute(path: Path) -> Run:
-    """Execute the notebook at `path` in its own folder, with one progress bar over its code cells."""
+    """Execute the notebook at `path` in its own folder, with a progress bar over its code cells."""
     notebook = nbformat.read(path, as_version=4)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     start = time.perf_counter()
     error = ""
-    # disable=None: no bar where the output is a file, which would keep every state of it.
+    # disable=None: there is no bar where the output is a file, which would keep its every state.
     with tqdm(total=len(code), desc=path.stem, unit="cell", leave=False, disable=None) as bar:
         client = NotebookClient(
             notebook,
@@ -121,16 +129,19 @@ def execute(path: Path) -> Run:
 
 
 def restore_interrupt(**_: Any) -> None:
-    """Let Ctrl-C end the walkthrough: nbclient would only end the kernel, and the next notebook would start."""
+    """Let Ctrl-C end the walkthrough.
+
+    nbclient would end the kernel only, and the next notebook would start.
+    """
     loop = asyncio.get_running_loop()
-    # Windows, where nbclient sets no handlers either
+    # On Windows nbclient sets no handlers, and there are none to remove.
     with contextlib.suppress(NotImplementedError):
         loop.remove_signal_handler(signal.SIGINT)
         loop.remove_signal_handler(signal.SIGTERM)
 
 
 def control_error(client: NotebookClient) -> str:
-    """The traceback inside a control's output, if any: such an error does not stop the execution by itself."""
+    """The traceback inside a control's output, if any; it does not stop the execution by itself."""
     for state in client.widget_state.values():
         for output in state.get("outputs", ()):
             if output["output_type"] == "error":
@@ -139,13 +150,13 @@ def control_error(client: NotebookClient) -> str:
 
 
 def stderr_text(notebook: NotebookNode) -> str:
-    """All that the cells wrote to stderr, warnings mostly."""
+    """All that the cells wrote to stderr, which are warnings mostly."""
     outputs = (output for cell in notebook.cells for output in cell.get("outputs", ()))
     return "".join(output.text for output in outputs if output.get("name") == "stderr")
 
 
 def strip_volatile(notebook: NotebookNode) -> None:
-    """Drop what differs from run to run or machine to machine and is no result: widget state, timings, versions."""
+    """Drop what differs between runs or machines and is no result: widgets, timings, versions."""
     notebook.metadata.pop("widgets", None)
     notebook.metadata.kernelspec = {
         "display_name": "Python 3",
@@ -166,7 +177,7 @@ def write_beside(path: Path, text: str) -> None:
 
 
 def write_page(run: Run) -> Path:
-    """Write the executed notebook as HTML; controls, which need a kernel, are replaced by a line that says so."""
+    """Write the executed notebook as HTML; a line stands for each control, which needs a kernel."""
     notebook = run.notebook
     notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
@@ -175,7 +186,7 @@ def write_page(run: Run) -> Path:
                 output.data = {"text/html": NO_CONTROL}
     resources = {"metadata": {"name": run.path.stem, "path": str(run.path.parent)}}
     page, _ = HTMLExporter(embed_images=True).from_notebook_node(notebook, resources)
-    # Readers who follow a link to another notebook get its page.
+    # A link to another notebook leads to its page.
     page = re.sub(r'(<a href=")(\d\d_\w+)\.ipynb', r"\1\2.html", page)
     target = PAGES / f"{run.path.stem}.html"
     write_beside(target, page)
@@ -183,7 +194,7 @@ def write_page(run: Run) -> Path:
 
 
 def write_index(runs: list[Run]) -> Path:
-    """Write build/walkthrough/index.html: a linked title, the seconds and the status of every notebook."""
+    """Write index.html: a linked title, the seconds and the status of every notebook."""
     rows = "\n".join(
         f'<tr><td><a href="{run.path.stem}.html">{html.escape(title(run))}</a></td>'
         f"<td>{run.seconds:.0f} s</td><td>{run.status}</td></tr>"
@@ -208,7 +219,10 @@ def title(run: Run) -> str:
 
 
 def save_in_place(run: Run) -> None:
-    """Write the clean outputs back to the notebook's own file; a run with errors or warnings leaves it as it was."""
+    """Write the clean outputs back to the notebook's own file.
+
+    A run with errors or warnings leaves the file as it was.
+    """
     warnings = stderr_text(run.notebook)
     if warnings and not run.error:
         run.error = f"stderr must be empty before the outputs are committed:\n{warnings.strip()}"
@@ -218,35 +232,45 @@ def save_in_place(run: Run) -> None:
 
 
 def find(pattern: str, in_place: bool) -> list[Path]:
-    """The numbered notebooks in order, and with `in_place` the solutions, whose names match the glob `pattern`."""
+    """The numbered notebooks whose names match `pattern`; with `in_place` the solutions too."""
     paths = sorted(HERE.glob("[0-9][0-9]_*.ipynb"))
     if in_place:
         paths += sorted(HERE.glob("solutions/*.ipynb"))
     return [path for path in paths if path.match(pattern) or path.match(f"{pattern}.ipynb")]
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description="Run the notebooks in order.")
-    parser.add_argument(
+def parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    options = argparse.ArgumentParser(description="Run the notebooks in order.")
+    options.add_argument(
         "--only",
         metavar="PATTERN",
         default="*",
         help="run only the notebooks whose names match, such as '03*'",
     )
-    parser.add_argument(
+    options.add_argument(
         "--in-place",
         action="store_true",
         help="write clean outputs back to the notebooks, solutions included",
     )
-    arguments = parser.parse_args()
+    return options
+
+
+def main() -> int:
+    """Run the notebooks; 0 when every one ran without an error."""
+    # A console that cannot show a character shows its number: no run is lost by a title.
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")
+    arguments = parser().parse_args()
     paths = find(arguments.only, arguments.in_place)
     if not paths:
         print(f"no notebook in {HERE} matches {arguments.only!r}", file=sys.stderr)
         return 1
 
+    os.environ |= KERNEL
     if arguments.in_place:
-        # CamVid's pictures may not be copied into the repository: committed outputs come from a run
-        # without it.
+        # CamVid's pictures may not be copied into the repository, so the committed outputs come
+        # from a run without it.
         os.environ["GSS_DATA"] = "absent"
     PAGES.mkdir(parents=True, exist_ok=True)
     runs = []
@@ -261,13 +285,18 @@ def main() -> int:
             print(run.error, flush=True)
         runs.append(run)
 
+    print_table(runs)
+    if not arguments.in_place:
+        print(f"\nPages: {write_index(runs).relative_to(HERE.parent)}")
+    return 1 if any(run.error for run in runs) else 0
+
+
+def print_table(runs: list[Run]) -> None:
+    """Print the cells, the seconds and the status of every notebook."""
     width = max(len(run.path.stem) for run in runs)
     print(f"\n{'notebook':{width}}  cells  seconds  status")
     for run in runs:
         print(f"{run.path.stem:{width}}  {run.cells:5}  {run.seconds:7.1f}  {run.status}")
-    if not arguments.in_place:
-        print(f"\nPages: {write_index(runs).relative_to(HERE.parent)}")
-    return 1 if any(run.error for run in runs) else 0
 
 
 if __name__ == "__main__":
