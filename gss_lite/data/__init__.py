@@ -14,11 +14,34 @@ from torch.utils.data import Dataset
 
 from gss_lite.data.folders import CamVid, MaskFolder
 from gss_lite.data.masks import load_masks, near_borders, tiles
-from gss_lite.data.scenes import ManyScenes, Scenes
-from gss_lite.data.transforms import eval_transform
+from gss_lite.data.pictures import read_image
+from gss_lite.data.scenes import ManyScenes, Scenes, render_fine
+from gss_lite.data.transforms import (
+    InMemory,
+    SeededAugmentation,
+    denormalize,
+    eval_transform,
+    train_transform,
+)
 from gss_lite.presets import Preset, get_preset, tokenizer_owner
 
-__all__ = ["DATASETS", "create_dataset", "load_masks", "near_borders", "tiles"]
+__all__ = [
+    "DATASETS",
+    "CamVid",
+    "InMemory",
+    "ManyScenes",
+    "Scenes",
+    "SeededAugmentation",
+    "create_dataset",
+    "denormalize",
+    "eval_transform",
+    "load_masks",
+    "near_borders",
+    "read_image",
+    "render_fine",
+    "tiles",
+    "train_transform",
+]
 
 DATASETS: Mapping[str, type[MaskFolder] | type[Scenes]] = MappingProxyType(
     {kind.name: kind for kind in (Scenes, ManyScenes, CamVid)}

@@ -12,13 +12,28 @@ from gss_lite.distributed import init_distributed
 from gss_lite.factory import SHIPPED, create_model
 from gss_lite.presets import Preset, get_preset
 from gss_lite.storage import read_json
-from gss_lite.training.inverse import train_gaussians, train_inverse
-from gss_lite.training.loop import LoopOptions
-from gss_lite.training.prior import train_pixel, train_prior
+from gss_lite.training.inverse import (
+    decode_pictures,
+    fingerprint,
+    train_gaussians,
+    train_inverse,
+)
+from gss_lite.training.loop import LoopOptions, fit
+from gss_lite.training.prior import SegmenterLoss, train_pixel, train_prior
 from gss_lite.training.run import Job, prepare
-from gss_lite.training.tokenizer import train_tokenizer
+from gss_lite.training.tokenizer import VQVAELoss, train_tokenizer
 
-__all__ = ["STAGES", "LoopOptions", "Run", "train"]
+__all__ = [
+    "STAGES",
+    "LoopOptions",
+    "Run",
+    "SegmenterLoss",
+    "VQVAELoss",
+    "decode_pictures",
+    "fingerprint",
+    "fit",
+    "train",
+]
 
 STAGES = {
     "vqvae": "stage I",
