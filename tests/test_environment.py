@@ -45,7 +45,7 @@ PYTHONS = ["3.11", "3.12", "3.13"]
 
 
 def pins(environment: dict[str, str] | None = None) -> dict[str, str]:
-    """Package → exact version, of the lock's lines that apply in `environment` (default: the running one)."""
+    """Package → exact version by the lock, in `environment` or by default in the running one."""
     chosen = [line for line in LOCK if line.marker is None or line.marker.evaluate(environment)]
     versions = {
         canonicalize_name(line.name): str(line.specifier).removeprefix("==") for line in chosen

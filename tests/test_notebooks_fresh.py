@@ -1,4 +1,4 @@
-"""Every committed notebook is the output of one clean Restart-and-Run-All, small, and readable anywhere."""
+"""Every notebook is the output of one clean Restart-and-Run-All, small, readable anywhere."""
 
 from __future__ import annotations
 
@@ -100,6 +100,12 @@ def test_small(path: Path, notebook: NotebookNode) -> None:
     assert {
         c.id: n for c in code_cells(notebook) if (n := len(c.source.splitlines())) > 25
     } == {}, "cells over 25 lines"
+
+
+def test_no_line_is_wider_than_a_page(notebook: NotebookNode) -> None:
+    printed = [output.text for output in outputs(notebook) if output.output_type == "stream"]
+    texts = [cell.source for cell in code_cells(notebook)] + printed
+    assert [line for text in texts for line in text.splitlines() if len(line) > 100] == []
 
 
 def test_some_output_is_compared(notebook: NotebookNode) -> None:
