@@ -43,6 +43,12 @@ def test_published_files_hold_74_and_76_tensors():
     assert count == {"encoder": 53_786_240, "decoder": 43_829_766}
     assert shapes["decoder"]["blocks.group_2.block_1.res_path.conv_1.w"] == (256, 2048, 1, 1)
     assert shapes["encoder"]["blocks.group_2.block_1.id_path.w"] == (512, 256, 1, 1)
+    assert shapes["encoder"]["blocks.group_4.block_2.res_path.conv_4.b"] == (2048,)
+    assert shapes["encoder"]["blocks.input.w"] == (256, 3, 7, 7)
+    assert shapes["encoder"]["blocks.output.conv.w"] == (8192, 2048, 1, 1)
+    assert shapes["decoder"]["blocks.input.w"] == (128, 8192, 1, 1)
+    assert shapes["decoder"]["blocks.input.b"] == (128,)
+    assert shapes["decoder"]["blocks.output.conv.b"] == (6,)
 
 
 @pytest.mark.parametrize("container", ["zip", "legacy"])
@@ -61,7 +67,7 @@ def test_every_tensor_is_read_exactly(tmp_path, dall_e, part, container):
 @pytest.mark.parametrize("container", ["zip", "legacy"])
 @pytest.mark.parametrize("part", ["encoder", "decoder"])
 def test_numbers_may_lie_in_any_order(tmp_path, dall_e, part, container):
-    """The published weights are not row-major, as the repositories that use them report."""
+    """The published weights are not row-major (lucidrains/DALLE-pytorch, issue 330)."""
     module = build(part, dall_e).to(memory_format=torch.channels_last)
     expected = dict(module.named_parameters())
     assert not all(tensor.is_contiguous() for tensor in expected.values())
