@@ -75,6 +75,7 @@ class MaskFolder(Dataset):
     ignore_index = IGNORE
 
     def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
         cls.num_classes = len(cls.classes)
 
     def __init__(

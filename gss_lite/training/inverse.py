@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 from tqdm import tqdm
 
-from gss_lite.data.transforms import SeededAugmentation, eval_transform
+from gss_lite.data.transforms import SeededAugmentation, collate, eval_transform
 from gss_lite.distributed import is_main, wait_for_all
 from gss_lite.gss import GSS, rebuild
 from gss_lite.inverse_fitted import KINDS, GaussianInverse, LearnedInverse, fit_gaussians
@@ -97,7 +97,8 @@ def decode_pictures(
     device = gss.colors.device
     pixels = torch.as_tensor(dataset[picked[0]][1]).numel()
     at_once = 8 if device.type != "cpu" else min(8, max(1, CPU_PIXELS // pixels))
-    loader = DataLoader(Subset(dataset, picked), batch_size=batch or at_once)
+    pictures = Subset(dataset, picked)
+    loader = DataLoader(pictures, batch_size=batch or at_once, collate_fn=collate)
     decoded = []
     masks = []
     title = f"decode {maskige} maskige"
