@@ -12,7 +12,7 @@ two of them apart. No code for either was ever released.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -55,8 +55,8 @@ class JointResult(NamedTuple):
 def nearest_color_loss(picture: Tensor, mask: Tensor, colors: Tensor) -> Tensor:
     """Cross-entropy of the scores −‖x̂ − β_k‖² / (2 · 0.1²), the mean over labelled pixels.
 
-    A reconstruction whose error were Gaussian with standard deviation 0.1 would have exactly these
-    posteriors.
+    If the error of the reconstruction were Gaussian with standard deviation 0.1, the soft-max of
+    these scores would be the true posterior.
     """
     products = torch.einsum("bdhw,kd->bkhw", picture, colors)
     # −‖x̂ − β_k‖² up to what all classes share, (B, K, H, W)
@@ -187,7 +187,7 @@ def train_jointly(
     start: Palette,
     tokenizer: CodeTokenizer,
     masks: Tensor,
-    build: Callable[[Tensor], Any],
+    build: Callable[[Tensor], nn.Module],
     *,
     steps: int = 400,
     batch: int = 16,
@@ -201,7 +201,8 @@ def train_jointly(
 ) -> JointResult:
     """GSS-TT: SGD on β (D.ii) and AdamW on X⁻¹ (D.iii), one cross-entropy for both.
 
-    Args are as in `learn_palette`, and:
+    Args:
+        start, tokenizer, masks, steps, batch, lr, momentum, temperature: as in `learn_palette`.
         build: β (K, D) → the X⁻¹ to train, with a method `loss`; for example ConvInverse.
         inverse_lr: learning rate of X⁻¹.
         every: steps between two moments of the history.
@@ -216,7 +217,7 @@ def train_jointly(
     colors = start.colors.clone().requires_grad_()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        inverse = build(start.colors).train()
+        inverse = build(start.colors).to(colors.device).train()
     optimizers = [
         torch.optim.SGD([colors], lr=lr, momentum=momentum),
         torch.optim.AdamW(inverse.parameters(), lr=inverse_lr),

@@ -92,7 +92,7 @@ def refine_palette(
         if not bool(open_classes.isfinite().any()):
             break  # every class has had its trials
         worst = int(open_classes.argmin())
-        changed = _with_color(palette, worst, _vivid_color(palette.colors, worst, generator))
+        changed = _with_color(palette, worst, _vivid_color(palette.colors.cpu(), worst, generator))
         new_iou = _checked(evaluate(changed), len(palette))
         miou = float(new_iou.nanmean())
         kept = miou > best
@@ -142,7 +142,7 @@ def border_lengths(masks: Tensor, num_classes: int) -> Tensor:
     It counts pairs of adjacent pixels of classes i and j and divides by the number of pixels of the
     smaller class. A border of 30 pixels is nothing to a road and everything to a pole.
     """
-    masks = masks.long()
+    masks = masks.long().cpu()
     counts = torch.zeros(num_classes * num_classes, dtype=torch.double)
     across = masks[:, :, 1:], masks[:, :, :-1]
     down = masks[:, 1:], masks[:, :-1]
@@ -157,7 +157,7 @@ def border_lengths(masks: Tensor, num_classes: int) -> Tensor:
 def blend_collisions(colors: Tensor) -> Tensor:
     """β (K, D) → (K, K): the share of the line between two colours that is nearest to a third."""
     count = len(colors)
-    beta = colors.double()
+    beta = colors.double().cpu()
     ids = torch.arange(count)
     total = torch.zeros(count, count, dtype=torch.double)
     for t in torch.linspace(0.15, 0.85, SAMPLES, dtype=torch.double):

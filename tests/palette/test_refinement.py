@@ -239,6 +239,14 @@ def test_exchanges_are_kept_exactly_if_the_cost_falls(seed):
     assert any(1 < ratio < 1.1 for ratio in refused)  # some refused exchanges are slightly worse
 
 
+def test_an_exchange_that_changes_nothing_is_not_made():
+    """Classes that never touch cost nothing in any order, so every class keeps its colour."""
+    palette = random_palette(6)
+    masks = torch.full((1, 12, 12), IGNORE)
+    masks[0, ::2, ::2] = torch.arange(36).view(6, 6) % 6
+    assert torch.equal(by_neighbours(palette, masks, rounds=100).colors, palette.colors)
+
+
 def test_grey_lies_between_black_and_white():
     colors = torch.tensor([[0.0, 0, 0], [1, 1, 1], [0.5, 0.5, 0.5]])
     between = blend_collisions(colors)
