@@ -1,6 +1,6 @@
 """Several processes: what they agree on, so that a step is that of one on the whole batch.
 
-Everything here is Accelerate's, and costs nothing where there is one process.
+All of it costs nothing where there is one process.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import warnings
 import torch
 import torch.distributed as dist
 from accelerate import PartialState
-from accelerate.utils import broadcast, gather, parse_flag_from_env, reduce
+from accelerate.utils import parse_flag_from_env
 from torch import Tensor
 
 
@@ -38,7 +38,7 @@ def is_main() -> bool:
 def wait_for_all() -> None:
     """Return when every process has come here."""
     if is_distributed():
-        PartialState().wait_for_everyone()
+        dist.barrier()
 
 
 def init_distributed(device: torch.device) -> torch.device:
@@ -65,7 +65,9 @@ def sum_over_processes(count: Tensor) -> Tensor:
     if not is_distributed():
         return count
     exact = torch.float64 if count.device.type == "cpu" else torch.float32
-    return reduce(count.detach().to(exact), "sum")
+    total = count.detach().to(exact, copy=True)
+    dist.all_reduce(total)
+    return total
 
 
 def mean_over_processes(count: Tensor) -> Tensor:
@@ -80,11 +82,15 @@ def mean_over_processes(count: Tensor) -> Tensor:
 
 def all_gather(rows: Tensor) -> Tensor:
     """Rows (N, …) → those of all processes, one below the other (n·N, …)."""
-    return gather(rows.contiguous()) if is_distributed() else rows
+    if not is_distributed():
+        return rows
+    rows = rows.contiguous()
+    parts = [torch.empty_like(rows) for _ in range(world_size())]
+    dist.all_gather(parts, rows)
+    return torch.cat(parts)
 
 
 def broadcast_(*tensors: Tensor) -> None:
     """Overwrite the tensors, in every process, with those of the first process."""
-    if is_distributed():
-        for tensor in tensors:
-            tensor.copy_(broadcast(tensor))
+    for tensor in tensors if is_distributed() else ():
+        dist.broadcast(tensor, 0)

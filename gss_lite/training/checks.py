@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 import warnings
 from collections.abc import Sequence
 
@@ -90,6 +91,20 @@ def memory_error(error: BaseException, step: int, schedule: Schedule) -> MemoryE
         f"{schedule.batch // schedule.accumulate} crops of {width}×{height} over all processes. "
         f"Set in the preset's schedule: {', or '.join(remedies)}. (torch: {reason})"
     )
+
+
+def worker_that_died(error: BaseException) -> str | None:
+    """Torch's sentence about a process of a DataLoader that was killed, if that led to the error.
+
+    Torch notices the death in a signal handler, which raises an error in whatever code runs next.
+    Here the handler gets the time to do so, or it would interrupt the caller's code later.
+    """
+    try:
+        time.sleep(0.2)
+    except RuntimeError as late:
+        error = late
+    text = str(error).strip()
+    return text if text.startswith("DataLoader worker (pid") else None
 
 
 def check_labelled(dataset: Dataset) -> None:

@@ -28,6 +28,7 @@ from gss_lite.training.checks import (
     check_skips,
     is_out_of_memory,
     memory_error,
+    worker_that_died,
 )
 from gss_lite.training.log import TrainingLog
 from gss_lite.training.optimizer import adamw, averaged, learning_rate
@@ -228,10 +229,11 @@ class _Trainer:
                 said = memory_error(error, step, self.schedule)
                 said.add_note(self._what_is_left())
                 raise said from error
-            if isinstance(error, RuntimeError) and self.options.workers:
+            died = worker_that_died(error) if self.options.workers else None
+            if died:
                 error.add_note(
-                    "If a process that loads data was killed, memory ran out, as a rule: use fewer "
-                    f"of them (--workers, now {self.options.workers}), or 0."
+                    f"{died} As a rule the machine ran out of memory. Use fewer processes that "
+                    f"load data (--workers, now {self.options.workers}), or 0."
                 )
             error.add_note(self._what_is_left())
             raise

@@ -1,127 +1,220 @@
-"""What goes wrong for real: a data process killed, a class never shown, nothing labelled. Simulated errors: test_training_loop.py."""
+"""What goes wrong in training: what is said, and what is intact."""
 
+import gc
 import multiprocessing
 import os
+import resource
 import signal
+import subprocess
+import sys
 import warnings
 
 import pytest
 import torch
-from torch import nn
-from torch.utils.data import TensorDataset, get_worker_info
+from accelerate.optimizer import AcceleratedOptimizer
+from torch.utils.data import TensorDataset
+from training_toys import RUN, Line, Pictures, Stop, stop_at, train
 
-from gss_lite.baselines.pixel import PixelTwin, build_twin
+from gss_lite.baselines.pixel import PixelTwin
 from gss_lite.data.transforms import ClassShareCrop
-from gss_lite.factory import build_gss
-from gss_lite.presets import get_preset
-from gss_lite.presets.parts import Schedule
+from gss_lite.factory import create_model
 from gss_lite.storage import load_checkpoint
-from gss_lite.training.checks import ClassWatch, check_labelled, workers_explained
-from gss_lite.training.loop import fit
-
-RUN = {"preset": "x", "stage": "y", "seed": 0}
-PLAN = Schedule(60, 4, (8, 8), 0.05, warmup=0)
+from gss_lite.training.checks import ClassWatch, check_labelled
 
 
-class Pictures(torch.utils.data.Dataset):
-    """Sixteen random pictures with a class id each; `killer`: the draw in which the process that reads it is killed."""
-
-    def __init__(self, killer=None):
-        self.values, self.killer = (
-            torch.randn(16, 6, generator=torch.Generator().manual_seed(0)),
-            killer,
-        )
-
-    def __len__(self):
-        return 16
-
-    def __getitem__(self, item):
-        if item[0] == self.killer and get_worker_info():
-            os.kill(os.getpid(), signal.SIGKILL)
-        return self.values[item[1]], item[1] % 3
+def reached(folder) -> int:
+    """The step of the last checkpoint."""
+    return load_checkpoint(folder / "checkpoint.pt", RUN)["step"]
 
 
-class Line(nn.Module):
-    """A linear classifier; `before` is called with the number of the step."""
+def test_whatever_ends_a_run_says_that_the_checkpoint_is_intact(tmp_path):
+    with pytest.raises(Stop) as caught:
+        train(tmp_path, Line(stop_at(3)))
+    assert caught.value.__notes__ == [f"No checkpoint had been saved in {tmp_path} yet."]
+    with pytest.raises(Stop) as caught:
+        train(tmp_path, Line(stop_at(3)), save_every=1)
+    assert caught.value.__notes__ == [
+        f"The last checkpoint, {tmp_path / 'checkpoint.pt'}, is intact: the same command goes on "
+        "from it."
+    ]
+    assert reached(tmp_path) == 2
 
-    def __init__(self, before=lambda step: None):
-        super().__init__()
-        torch.manual_seed(0)
-        self.layer, self.before, self.calls = nn.Linear(6, 3), before, 0
+
+def interrupted(number: int) -> None:
+    if number == 3:
+        raise KeyboardInterrupt
+
+
+def test_so_does_a_person_who_interrupts_it(tmp_path):
+    with pytest.raises(KeyboardInterrupt) as caught:
+        train(tmp_path, Line(interrupted), save_every=1)
+    assert "the same command goes on from it" in caught.value.__notes__[0]
+
+
+class Diverging(Line):
+    """Its loss is finite for three steps, then NaN."""
 
     def forward(self, values, classes):
-        self.calls += 1
-        self.before(self.calls)
-        return nn.functional.cross_entropy(self.layer(values), classes), {}
+        loss, scalars = super().forward(values, classes)
+        return loss * (float("nan") if self.calls > 3 else 1.0), scalars
 
 
-def train(folder, stage=None, dataset=None, **options):
-    stage = stage or Line()
-    log = fit(
-        stage,
-        stage,
-        dataset or Pictures(),
-        PLAN,
-        run=RUN,
-        folder=folder,
-        progress=False,
-        **{"save_every": 1, "workers": 2, **options},
+def test_a_loss_that_is_not_finite_stops_with_the_checkpoint_intact(tmp_path):
+    said = r"(?s)the loss became nan at step 4; lower the learning rate \(now 0.05\).*is intact"
+    with pytest.raises(FloatingPointError, match=said):
+        train(tmp_path, Diverging(), save_every=2)
+    assert reached(tmp_path) == 2
+
+
+class _Poisoned(torch.autograd.Function):
+    """The identity, with a gradient of NaN."""
+
+    @staticmethod
+    def forward(ctx, value):
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * float("nan")
+
+
+@pytest.mark.parametrize("step", [4, 8])
+@pytest.mark.parametrize("ema, clip", [(None, None), (0.9, None), (0.9, 1.0)])
+def test_a_gradient_that_is_not_finite_never_reaches_weights_average_or_checkpoint(
+    tmp_path, step, ema, clip
+):
+    """The loss itself is finite, and the step would be saved; the eighth is the last one."""
+
+    class Unlucky(Line):
+        def forward(self, values, classes):
+            loss, scalars = super().forward(values, classes)
+            return (_Poisoned.apply(loss) if self.calls == step else loss), scalars
+
+    line = Unlucky()
+    said = rf"(?s)the gradient, with a finite loss, became nan at step {step}; .*is intact"
+    with pytest.raises(FloatingPointError, match=said):
+        train(tmp_path, line, save_every=1, ema=ema, clip=clip)
+    assert bool(torch.isfinite(line.layer.weight).all())
+    state = load_checkpoint(tmp_path / "checkpoint.pt", RUN)
+    assert state["step"] == step - 1
+    for part in ("model", "average"):
+        for value in state.get(part, {}).values():
+            assert bool(torch.isfinite(value).all())
+
+
+def test_fp16_that_skips_every_step_ends_with_a_message(tmp_path, monkeypatch):
+    """fp16 wants a GPU, so what its optimizer says of a step is put in its place.
+
+    Three steps are good, and then none.
+    """
+    steps = iter([False] * 3 + [True] * 100)
+    skipped = property(lambda self: next(steps))
+    monkeypatch.setattr(AcceleratedOptimizer, "step_was_skipped", skipped)
+    said = (
+        r"NaN or infinite in the last 50 steps, up to step 53, .*In a new folder, .*"
+        r"--precision bf16"
     )
-    return stage.layer.weight.detach(), log
+    with pytest.raises(FloatingPointError, match=said):
+        train(tmp_path, steps=60, save_every=10)
+    assert reached(tmp_path) == 50
 
 
-def kill_one(step):
-    """As the kernel does when memory runs out: at once, from outside, a process that is alive."""
-    if step == 8:
+def test_a_step_that_was_not_skipped_begins_the_count_again(tmp_path, monkeypatch):
+    steps = iter(([True] * 49 + [False]) * 2)
+    skipped = property(lambda self: next(steps))
+    monkeypatch.setattr(AcceleratedOptimizer, "step_was_skipped", skipped)
+    assert train(tmp_path, steps=100)[1][-1]["step"] == 100
+
+
+def ask_for_too_much_of_a_gpu(number: int) -> None:
+    if number == 4:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\nmore")
+
+
+def test_out_of_memory_says_what_to_change(tmp_path):
+    said = (
+        r"(?s)the GPU ran out of memory at step 4, with micro-batches of 6 crops of 8×8.*"
+        r"accumulate=2.*checkpointing=True.*bf16.*Tried to allocate 20.00 MiB.\).*is intact"
+    )
+    with pytest.raises(MemoryError, match=said):
+        train(tmp_path, Line(ask_for_too_much_of_a_gpu), save_every=1)
+    assert reached(tmp_path) == 3
+
+
+def an_exabyte(number: int) -> None:
+    torch.empty(1 << 60)
+
+
+def numpys_exabyte(number: int) -> None:
+    import numpy
+
+    numpy.empty(1 << 60, dtype=numpy.uint8)
+
+
+@pytest.mark.parametrize("greed", [an_exabyte, numpys_exabyte])
+def test_so_does_the_machines_memory(tmp_path, greed):
+    said = r"the machine ran out of memory at step 1, .*accumulate=2"
+    with pytest.raises(MemoryError, match=said):
+        train(tmp_path, Line(greed))
+
+
+def small_files(number: int) -> None:
+    """From the fourth step on no file can grow beyond 2 kB, as on a full disk."""
+    if number == 4:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2048, resource.RLIM_INFINITY))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of resources are Unix's")
+def test_a_full_disk_says_what_is_intact_and_leaves_nothing_half_written(tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.getsignal(signal.SIGXFSZ)
+    said = r"(?s)checkpoint.pt could not be written.*Make room.*checkpoint.pt, is intact"
+    try:
+        with pytest.raises(OSError, match=said):
+            train(tmp_path, Line(small_files), save_every=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert reached(tmp_path) == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
+    whole, _ = train(tmp_path / "whole")
+    resumed, _ = train(tmp_path)
+    assert torch.equal(resumed.layer.weight, whole.layer.weight)
+
+
+def kill_one(number: int) -> None:
+    """As the kernel does when memory runs out: from outside, at once, a living process."""
+    if number == 4:
         os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
-    return train(tmp_path_factory.mktemp("whole"), workers=0, save_every=60)[0]
-
-
-@pytest.mark.parametrize("way", ["while it reads a picture", "from outside"])
-def test_a_killed_data_process_is_explained_and_the_run_goes_on_from_its_checkpoint(
-    tmp_path, uninterrupted, way
-):
-    stage, pictures = (
-        (Line(), Pictures(killer=30 * 4 + 1))
-        if way == "while it reads a picture"
-        else (Line(kill_one), Pictures())
-    )
-    with pytest.raises(
-        ChildProcessError,
-        match=r"process that loads data died \(DataLoader worker.*--workers, now 2.*is intact",
-    ) as caught:
-        train(tmp_path, stage, pictures)
-    assert str(tmp_path / "checkpoint.pt") in str(caught.value)
-    reached = load_checkpoint(tmp_path / "checkpoint.pt", RUN)["step"]
-    # and no process of the loader is left behind
-    assert 7 <= reached < 31 and not multiprocessing.active_children()
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint.pt"]
-    torch.testing.assert_close(train(tmp_path, workers=0)[0], uninterrupted, rtol=0, atol=0)
-
-
-def test_its_death_is_found_behind_the_error_it_led_to(tmp_path):
-    def save():
-        try:
-            raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
-        finally:
-            raise OSError("the file was closed in the middle")  # noqa: B012
-
-    with (
-        pytest.raises(
-            ChildProcessError,
-            match=r"died \(DataLoader worker \(pid 7\) is killed by signal: Killed\.\)",
-        ),
-        workers_explained((i for i in range(2)), 2, tmp_path),
-    ):
-        save()
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "line, pictures",
+    [(Line(), Pictures(killer=5 * 6 + 1)), (Line(kill_one), Pictures())],
+    ids=["while it reads a picture", "from outside"],
+)
+def test_after_a_killed_data_process_the_run_goes_on_from_its_checkpoint(tmp_path, line, pictures):
+    said = r"(?s)DataLoader worker.*ran out of memory.*--workers, now 2.*is intact"
+    # The pictures of the steps ahead have been read already, so there have to be many steps.
+    with pytest.raises((RuntimeError, OSError, EOFError), match=said):
+        train(tmp_path, line, pictures, save_every=1, workers=2, steps=30)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.pt"]
+    assert 1 <= reached(tmp_path) < 30
+    # Once the error is forgotten its other processes end, and torch's signal handler, which
+    # noticed the death, keeps quiet when other child processes end.
+    gc.collect()
+    assert not multiprocessing.active_children()
+    for _ in range(3):
+        subprocess.run(["true"], check=True)
+    resumed, _ = train(tmp_path, steps=30)
+    whole, _ = train(tmp_path / "whole", steps=30)
+    assert torch.equal(resumed.layer.weight, whole.layer.weight)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_an_error_of_the_data_set_is_left_as_it_is(tmp_path, workers):
+def test_an_error_of_the_data_set_keeps_its_words(tmp_path, workers):
     class Broken(Pictures):
         def __getitem__(self, item):
             raise RuntimeError("no such picture")
@@ -132,21 +225,15 @@ def test_an_error_of_the_data_set_is_left_as_it_is(tmp_path, workers):
 
 def test_classes_that_no_pixel_showed_are_named_after_an_epoch(tmp_path):
     names = ("Sky", "Road", "Pole", "Car", "Bicyclist")
-    with pytest.warns(
-        UserWarning, match=r"^no pixel of Car, Bicyclist in the 16 crops trained on so far"
-    ) as caught:
-        _, log = train(tmp_path, workers=0, save_every=2, classes=names)
-    assert len(caught) == 1 and len(log) == 6
-    assert load_checkpoint(tmp_path / "checkpoint.pt", RUN)["seen"] == [
-        True,
-        True,
-        True,
-        False,
-        False,
-    ]
+    said = r"^no pixel of Car, Bicyclist in the 12 crops trained on so far"
+    with pytest.warns(UserWarning, match=said) as caught:
+        _, log = train(tmp_path, save_every=2, classes=names)
+    assert len(caught) == 1 and len(log) == 8
+    seen = load_checkpoint(tmp_path / "checkpoint.pt", RUN)["seen"]
+    assert seen == [True, True, True, False, False]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        train(tmp_path / "other", workers=0, classes=names[:3])
+        train(tmp_path / "other", classes=names[:3])
 
 
 def test_what_an_interrupted_run_has_seen_is_not_forgotten():
@@ -162,49 +249,26 @@ def test_what_an_interrupted_run_has_seen_is_not_forgotten():
         late.warn(4)
 
 
-def losses_of(model: nn.Module, image, mask):
-    loss, scalars = model.losses(image, mask)
+@pytest.mark.parametrize("kind", ["gss", "pixel"])
+def test_a_crop_without_a_label_costs_nothing_and_teaches_nothing(kind):
+    model = create_model("scenes-tiny", model=kind).train()
+    loss, scalars = model.losses(torch.randn(2, 3, 32, 32), torch.full((2, 32, 32), 255))
     loss.backward()
     network = model.network if isinstance(model, PixelTwin) else model.prior
-    return loss, scalars, [p.grad for p in network.parameters() if p.grad is not None]
-
-
-@pytest.mark.parametrize("build", [build_gss, build_twin])
-def test_a_crop_without_a_label_costs_nothing_and_teaches_nothing(build):
-    torch.manual_seed(0)
-    model = build(get_preset("scenes-tiny")).train()
-    loss, scalars, gradients = losses_of(
-        model, torch.randn(2, 3, 32, 32), torch.full((2, 32, 32), 255)
-    )
-    assert (
-        loss == 0
-        and scalars["pixel"] == 0
-        and gradients
-        and all(bool((g == 0).all()) for g in gradients)
-    )
+    gradients = [p.grad for p in network.parameters() if p.grad is not None]
+    assert loss == 0 and scalars["pixel"] == 0 and gradients
+    assert all(bool((gradient == 0).all()) for gradient in gradients)
 
 
 def test_beside_a_labelled_crop_an_empty_one_changes_nothing_but_batch_norm():
-    """In eval mode the batch's statistics play no part, so the loss is that of the labelled crop alone."""
-    torch.manual_seed(0)
-    gss = build_gss(get_preset("scenes-tiny")).eval()
-    image, mask = torch.randn(2, 3, 32, 32), torch.randint(11, (2, 32, 32))
+    """In eval mode the batch's statistics play no part: the loss is the labelled crop's alone."""
+    gss = create_model("scenes-tiny").eval()
+    image = torch.randn(2, 3, 32, 32)
+    mask = torch.randint(11, (2, 32, 32))
     mask[1] = 255
     both, _ = gss.losses(image, mask)
     alone, _ = gss.losses(image[:1], mask[:1])
     torch.testing.assert_close(both, alone)
-
-
-def test_an_accuracy_over_nothing_is_left_out_of_the_log(tmp_path):
-    class Blind(Line):
-        def forward(self, values, classes):
-            loss, _ = super().forward(values, classes)
-            return loss, {
-                "accuracy": torch.tensor(float("nan")) if self.calls == 10 else torch.tensor(0.5)
-            }
-
-    _, log = train(tmp_path, Blind(), workers=0, save_every=60)
-    assert [e.get("accuracy") for e in log] == [None, 0.5, 0.5, 0.5, 0.5, 0.5]
 
 
 def test_a_crop_is_drawn_again_where_nothing_is_labelled():
@@ -217,15 +281,14 @@ def test_a_crop_is_drawn_again_where_nothing_is_labelled():
         empty += bool((part == 255).all())
     assert empty == 0  # 13 of 33 places are empty: ten draws in a row fail once in 11,000
     _, part = ClassShareCrop(40, 8)(torch.zeros(3, 40, 40), torch.full((40, 40), 255))
-    assert part.shape == (40, 8)  # and where all of it is unlabelled, the last draw is taken
+    assert part.shape == (40, 8)  # where all of it is unlabelled, the last draw is taken
 
 
 def test_a_data_set_without_any_label_is_refused_at_the_door():
-    image, empty = torch.zeros(5, 3, 4, 4), torch.full((5, 4, 4), 255)
-    with pytest.raises(
-        ValueError,
-        match=r"no pixel of the 5 training masks is labelled, all are 255.*mapped to 0…K−1",
-    ):
+    image = torch.zeros(5, 3, 4, 4)
+    empty = torch.full((5, 4, 4), 255)
+    said = r"no pixel of the 5 training masks is labelled, all are 255.*mapped to 0…K−1"
+    with pytest.raises(ValueError, match=said):
         check_labelled(TensorDataset(image, empty))
     empty[4, 3, 3] = 7
     check_labelled(TensorDataset(image, empty))

@@ -1,286 +1,157 @@
-"""The loop: a killed run resumes to the same weights, schedules, records, damaged files, errors."""
+"""A run that was stopped ends as one that was not. A checkpoint belongs to its own run."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
+from forks import kill_when, run
 from safetensors.torch import load_file, save_file
-from torch import nn
+from training_toys import RUN, Line, Stop, stop_at, train
 
-from gss_lite.factory import build_gss, load_gss, load_tokenizer
+from gss_lite.factory import create_model
 from gss_lite.presets import get_preset
-from gss_lite.presets.parts import Schedule
-from gss_lite.storage import (
-    load_checkpoint,
-    load_weights,
-    replace_file,
-    run_record,
-    save_checkpoint,
-    save_weights,
-)
-from gss_lite.training.loop import adamw, fit, poly_with_warmup
-from gss_lite.training.prior import train_prior
-from gss_lite.training.tokenizer import train_vqvae
+from gss_lite.storage import load_checkpoint, save_checkpoint
+from gss_lite.training import LoopOptions
+from gss_lite.training import train as train_stage
 
-ROOT = Path(__file__).resolve().parents[1]
+QUIET = LoopOptions(progress=False)
+STAGES = ("vqvae", "prior")
 
 
-def command(folder: Path, steps: int) -> list[str]:
-    return [
-        sys.executable,
-        "-m",
-        "gss_lite",
-        "train",
-        "--preset",
-        "scenes-tiny",
-        "--steps",
-        str(steps),
-        "--save-every",
-        "3",
-        "--out",
-        str(folder),
-    ]
-
-
-def environment() -> dict:
-    return {**os.environ, "OMP_NUM_THREADS": "1"}
-
-
+@pytest.mark.slow
 def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path):
-    """kill −9 in the middle of either stage, several times, then started again until it is through."""
+    """kill −9 in the middle of either stage, then started again until it is through."""
     steps = 40
-    subprocess.run(
-        command(tmp_path / "whole", steps),
-        check=True,
-        cwd=ROOT,
-        env=environment(),
-        capture_output=True,
-    )
-    kills = 0
-    for stage in ("vqvae", "prior"):
-        process = subprocess.Popen(
-            command(tmp_path / "killed", steps),
-            cwd=ROOT,
-            env=environment(),
-            stderr=subprocess.DEVNULL,
-        )
-        while not (tmp_path / "killed" / stage / "checkpoint.pt").exists():
-            assert process.poll() is None
-            time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
-        kills += process.wait() == -signal.SIGKILL
-        state = torch.load(tmp_path / "killed" / stage / "checkpoint.pt", weights_only=True)
-        assert 0 < state["step"] < steps
-    assert kills == 2
-    subprocess.run(
-        command(tmp_path / "killed", steps),
-        check=True,
-        cwd=ROOT,
-        env=environment(),
-        capture_output=True,
-    )
-    for stage in ("vqvae", "prior"):
+    whole = tmp_path / "whole"
+    killed = tmp_path / "killed"
+    command = ["train", "--preset", "scenes-tiny", "--save-every", "3", "--steps", str(steps)]
+    run([*command, "--out", str(whole)])
+    for stage in STAGES:
+        checkpoint = killed / stage / "checkpoint.pt"
+        kill_when(checkpoint.exists, run, [*command, "--out", str(killed)])
+        assert 0 < torch.load(checkpoint, weights_only=True)["step"] < steps
+    run([*command, "--out", str(killed)])
+    for stage in STAGES:
         name = f"scenes-tiny.{stage}"
-        whole, killed = (
-            load_file(tmp_path / run / f"{name}.safetensors") for run in ("whole", "killed")
-        )
-        assert whole.keys() == killed.keys()
-        assert all(torch.equal(whole[k], killed[k]) for k in whole), stage
-        logs = [
-            json.loads((tmp_path / run / f"{name}.json").read_text())["log"]
-            for run in ("whole", "killed")
-        ]
+        ours, theirs = (load_file(f / f"{name}.safetensors") for f in (killed, whole))
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[k], theirs[k]) for k in ours), stage
+        logs = [json.loads((f / f"{name}.json").read_text())["log"] for f in (killed, whole)]
         assert [e["loss"] for e in logs[0]] == [e["loss"] for e in logs[1]]
+    assert not list(killed.rglob("*.part"))  # the killed processes may have left some
+
+
+def log_of(entries: list[dict]) -> list[dict]:
+    """A log without the seconds."""
+    return [{k: v for k, v in entry.items() if k != "seconds"} for entry in entries]
+
+
+@pytest.mark.parametrize("changes", [{}, {"ema": 0.9, "clip": 1.0, "workers": 1}])
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_run_that_stopped_goes_on_with_the_same_samples_numbers_and_steps(
+    tmp_path, parts, changes
+):
+    """Dropout and the order of the pictures are those of the run that was not stopped."""
+    changes = {"accumulate": parts, "save_every": 2, **changes}
+    whole, log = train(tmp_path / "whole", Line(dropout=0.5), **changes)
+    sixth = 5 * parts + 1
+    with pytest.raises(Stop):
+        train(tmp_path / "cut", Line(stop_at(sixth), dropout=0.5), **changes)
+    assert load_checkpoint(tmp_path / "cut" / "checkpoint.pt", RUN)["step"] == 4
+    line = Line(dropout=0.5)
+    again, log_again = train(tmp_path / "cut", line, **changes)
+    assert line.calls == 4 * parts
+    assert torch.equal(again.layer.weight, whole.layer.weight)
+    assert log_of(log_again) == log_of(log)
+    # What is finished is not trained again.
+    line = Line(dropout=0.5)
+    finished, log_finished = train(tmp_path / "cut", line, **changes)
+    assert line.calls == 0 and log_finished == log_again
+    assert torch.equal(finished.layer.weight, whole.layer.weight)
+
+
+def test_the_best_score_is_not_forgotten(tmp_path):
+    """After the stop all scores are lower, so the best model is still that of the second step."""
+    scores = iter([0.7, 0.3, 0.5, 0.6])
+    options = {"validate": lambda model: next(scores), "validate_every": 2, "save_every": 2}
+    with pytest.raises(Stop):
+        train(tmp_path, Line(stop_at(5)), **options)
+    best = load_checkpoint(tmp_path / "best.pt", RUN)
+    assert best["step"] == 2 and best["score"] == 0.7
+    _, log = train(tmp_path, **options)
+    assert [e["score"] for e in log if "score" in e] == [0.7, 0.3, 0.5, 0.6]
+    again = load_checkpoint(tmp_path / "best.pt", RUN)
+    assert again["step"] == 2 and again["score"] == 0.7
+    assert torch.equal(again["model"]["layer.weight"], best["model"]["layer.weight"])
+    last = load_checkpoint(tmp_path / "checkpoint.pt", RUN)
+    assert last["best"] == {"step": 2, "score": 0.7}
 
 
 def test_seeds_change_the_run_and_equal_seeds_repeat_it(tmp_path):
-    preset = get_preset("scenes-tiny")
     weights = {}
     for name, seed in [("a", 0), ("b", 0), ("c", 1)]:
-        train_vqvae(replace(preset, seed=seed), tmp_path / name, progress=False)
+        train_stage("scenes-tiny", tmp_path / name, stage="vqvae", seed=seed, options=QUIET)
         weights[name] = load_file(tmp_path / name / "scenes-tiny.vqvae.safetensors")
     key = "decoder.0.weight"
     assert torch.equal(weights["a"][key], weights["b"][key])
     assert not torch.equal(weights["a"][key], weights["c"][key])
 
 
-def test_schedule_warms_up_then_decays_to_zero():
-    schedule = Schedule(steps=100, batch=1, crop=(8, 8), lr=1.0, warmup=10)
-    factors = [poly_with_warmup(s, schedule) for s in range(101)]
-    assert factors[0] == pytest.approx(1e-6) and factors[100] == 0
-    assert factors[50] == pytest.approx(0.5) and max(factors) == pytest.approx(
-        factors[10]
-    ) == pytest.approx(0.9)
+@pytest.mark.parametrize(
+    "there, now, said",
+    [
+        ({"preset": "a", "seed": 0}, {"preset": "a", "seed": 1}, "seed: 0 there, 1 now"),
+        ({"preset": "a", "data": "x"}, {"preset": "a"}, "data: 'x' there, None now"),
+        ({"preset": "a"}, {"preset": "a", "data": "x"}, "data: None there, 'x' now"),
+        ({"a": 1, "b": 2}, {"a": 3, "b": 4}, "a: 1 there, 3 now; b: 2 there, 4 now"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused(tmp_path, there, now, said):
+    save_checkpoint(tmp_path / "c.pt", {"run": there})
+    with pytest.raises(ValueError, match=rf"belongs to another run \({said}\)"):
+        load_checkpoint(tmp_path / "c.pt", now)
+    assert load_checkpoint(tmp_path / "c.pt", there)["run"] == there
 
 
-def test_no_weight_decay_on_norms_and_relative_positions():
-    gss = build_gss(get_preset("scenes-tiny"))
-    optimizer = adamw(gss.prior, get_preset("scenes-cpu").prior)
-    decayed, free = ({id(p) for p in g["params"]} for g in optimizer.param_groups)
-    assert (
-        optimizer.param_groups[0]["weight_decay"] == 0.05
-        and optimizer.param_groups[1]["weight_decay"] == 0
-    )
-    named = dict(gss.prior.named_parameters())
-    assert (
-        id(named["to_tokens.weight"]) in decayed
-        and id(named["blocks.0.attn.qkv.weight"]) in decayed
-    )
-    assert (
-        id(named["norm.weight"]) in free
-        and id(named["blocks.0.attn.relative_position_bias_table"]) in free
-    )
-    assert len(decayed) + len(free) == len(named)
-
-
-class Diverging(nn.Module):
-    """A stage whose loss is finite for three steps, then NaN."""
-
-    def __init__(self):
-        super().__init__()
-        self.weight, self.calls = nn.Parameter(torch.ones(1)), 0
-
-    def forward(self, image, mask):
-        self.calls += 1
-        return self.weight.sum() * (float("nan") if self.calls > 3 else 1.0), {}
-
-
-class Blank(torch.utils.data.Dataset):
-    def __len__(self):
-        return 8
-
-    def __getitem__(self, item):
-        return torch.zeros(3, 8, 8), torch.zeros(8, 8).long()
-
-
-def test_a_loss_that_is_not_finite_stops_with_the_checkpoint_intact(tmp_path):
-    stage, run = Diverging(), {"preset": "x", "stage": "y", "seed": 0}
-    with pytest.raises(FloatingPointError, match="became nan at step 4; lower the learning rate"):
-        fit(
-            stage,
-            stage,
-            Blank(),
-            Schedule(10, 2, (8, 8), 1e-3, warmup=0),
-            run=run,
-            folder=tmp_path,
-            save_every=2,
-            progress=False,
-        )
-    assert load_checkpoint(tmp_path / "checkpoint.pt", run)["step"] == 2
-
-
-def test_a_checkpoint_of_another_run_is_refused(tmp_path):
-    save_checkpoint(tmp_path / "c.pt", {"run": {"preset": "a", "seed": 0}})
-    with pytest.raises(ValueError, match="another run.*seed: 0 there, 1 now"):
-        load_checkpoint(tmp_path / "c.pt", {"preset": "a", "seed": 1})
-
-
-def test_a_damaged_checkpoint_is_refused(tmp_path):
-    (tmp_path / "c.pt").write_bytes(b"half a file")
+@pytest.mark.parametrize("content", [b"half a file", b""])
+def test_a_damaged_checkpoint_is_refused(tmp_path, content):
+    (tmp_path / "c.pt").write_bytes(content)
     with pytest.raises(ValueError, match="cannot be read.*delete it"):
         load_checkpoint(tmp_path / "c.pt", {})
 
 
-def test_a_write_that_fails_leaves_the_old_file(tmp_path):
-    (tmp_path / "a").write_text("old")
-
-    def broken(path):
-        path.write_text("ne")
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        replace_file(tmp_path / "a", broken)
-    assert (tmp_path / "a").read_text() == "old" and list(tmp_path.iterdir()) == [tmp_path / "a"]
-
-
-def test_weights_round_trip_in_full_and_half_precision(tmp_path):
-    tokenizer = load_tokenizer_like()
-    for half, tolerance in [(False, 0.0), (True, 1e-3)]:
-        save_weights(tmp_path / "w.safetensors", tokenizer, half=half)
-        other = load_tokenizer_like(seed=1)
-        load_weights(tmp_path / "w.safetensors", other)
-        for k, v in other.state_dict().items():
-            torch.testing.assert_close(v, tokenizer.state_dict()[k], atol=tolerance, rtol=tolerance)
+def test_a_checkpoint_of_another_plan_or_another_stage_one_is_refused(tmp_path):
+    tiny = get_preset("scenes-tiny")
+    train_stage(tiny, tmp_path, stage="vqvae", options=QUIET)
+    changed = tiny.with_schedule("vqvae", lr=1e-4)
+    with pytest.raises(ValueError, match="another run .plan: "):
+        train_stage(changed, tmp_path, stage="vqvae", options=QUIET)
+    unread = replace(tiny.with_schedule("prior", lr=1e-4), notes="words change nothing")
+    train_stage(unread, tmp_path, stage="vqvae", options=QUIET)
+    train_stage(tiny, tmp_path, stage="prior", options=QUIET)
+    path = tmp_path / "scenes-tiny.vqvae.safetensors"
+    weights = load_file(path)
+    save_file({k: v + 1 if v.is_floating_point() else v for k, v in weights.items()}, path)
+    with pytest.raises(ValueError, match="another run .tokenizer_sha256: "):
+        train_stage(tiny, tmp_path, stage="prior", options=QUIET)
 
 
-def load_tokenizer_like(seed: int = 0):
-    torch.manual_seed(seed)
-    return build_gss(get_preset("scenes-tiny")).tokenizer
-
-
-def test_truncated_missing_and_foreign_weights(tiny_run, tmp_path):
-    preset = get_preset("scenes-tiny")
-    with pytest.raises(FileNotFoundError, match="no weights at .*python -m gss_lite train"):
-        load_tokenizer(preset, tmp_path)
-    name = "scenes-tiny.vqvae.safetensors"
-    whole = (tiny_run / name).read_bytes()
-    for cut in (4, 100, len(whole) // 2):
-        (tmp_path / name).write_bytes(whole[:cut])
-        with pytest.raises(ValueError, match="damaged or cut short"):
-            load_tokenizer(preset, tmp_path)
-    (tmp_path / name).write_bytes(whole)
-    other = replace(preset, tokenizer={**preset.tokenizer, "vocab_size": 64})
-    with pytest.raises(ValueError, match="another architecture.*tensors differ"):
-        load_tokenizer(other, tmp_path)
+def test_a_prior_trained_elsewhere_has_its_stage_one_beside_it(tmp_path):
+    tiny = replace(get_preset("scenes-tiny"), palette="by-neighbours")
+    one = tmp_path / "one"
+    two = tmp_path / "two"
+    train_stage(tiny, one, stage="vqvae", options=QUIET)
+    train_stage(tiny, two, stage="prior", stage_one=one, options=QUIET)
+    create_model(tiny, pretrained=two)
+    for end in ("palette.json", "vqvae.safetensors", "vqvae.json"):
+        name = f"scenes-tiny.{end}"
+        assert (two / name).read_bytes() == (one / name).read_bytes()
 
 
 def test_training_leaves_weights_and_a_full_record(tiny_run):
     record = json.loads((tiny_run / "scenes-tiny.prior.json").read_text())
-    assert {
-        "preset",
-        "seed",
-        "steps",
-        "hardware",
-        "seconds",
-        "metrics",
-        "command",
-        "commit",
-        "torch",
-        "parameters",
-        "log",
-    } <= record.keys()
+    expected = "preset seed steps hardware seconds metrics command commit torch parameters log"
+    assert set(expected.split()) <= record.keys()
     assert record["steps"] == record["log"][-1]["step"] == 12 and record["seconds"] > 0
-    assert load_gss(get_preset("scenes-tiny"), tiny_run).training is False
-
-
-def test_records_name_the_hardware():
-    record = run_record(
-        kind="k", preset="p", seed=0, steps=1, seconds=1.23, metrics={}, command="c"
-    )
-    assert "CPU threads" in record["hardware"] or torch.cuda.is_available()
-    assert record["seconds"] == 1.2
-
-
-def test_a_checkpoint_of_another_plan_or_another_stage_one_is_refused(tmp_path):
-    tiny = get_preset("scenes-tiny")
-    train_vqvae(tiny, tmp_path, progress=False)
-    with pytest.raises(ValueError, match="another run .plan: "):
-        train_vqvae(replace(tiny, vqvae=replace(tiny.vqvae, lr=1e-4)), tmp_path, progress=False)
-    train_vqvae(
-        replace(tiny, notes="words change nothing", prior=replace(tiny.prior, lr=1e-4)),
-        tmp_path,
-        progress=False,
-    )
-    train_prior(tiny, tmp_path, progress=False)
-    path = tmp_path / "scenes-tiny.vqvae.safetensors"
-    weights = load_file(path)
-    save_file({k: v + 1 if v.is_floating_point() else v for k, v in weights.items()}, path)
-    with pytest.raises(ValueError, match="another run .frozen: "):
-        train_prior(tiny, tmp_path, progress=False)
-
-
-def test_a_prior_trained_elsewhere_has_its_stage_one_beside_it(tmp_path):
-    tiny = replace(get_preset("scenes-tiny"), palette="assigned")
-    train_vqvae(tiny, tmp_path / "one", progress=False)
-    train_prior(tiny, tmp_path / "two", stage_one=tmp_path / "one", progress=False)
-    load_gss(tiny, tmp_path / "two")
-    for end in ("palette.json", "vqvae.safetensors", "vqvae.json"):
-        name = f"scenes-tiny.{end}"
-        assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+    assert create_model("scenes-tiny", pretrained=tiny_run).training is False
