@@ -1,4 +1,4 @@
-"""Beyond the likeliest tokens: sampling from the prior, how sure it is, and expected codes."""
+"""Beyond the likeliest tokens: samples of the prior, how sure it is, expected codes, damage."""
 
 from __future__ import annotations
 
@@ -156,3 +156,34 @@ def expected_maskige(
             vectors.append(F.embedding(which, codes).mul_(weight[:, :, None]).sum(1))
     grid = torch.cat(vectors).view(batch, height, width, -1).movedim(-1, 1)  # (B, C, h, w)
     return tokenizer.decode_vectors(grid)
+
+
+def noisy_pixels(maskige: Tensor, sigma: float, seed: int = 0) -> Tensor:
+    """Maskige (B, D, H, W) plus Gaussian noise of standard deviation `sigma` on every channel.
+
+    The values are not cut to [0, 1].
+    """
+    noise = torch.randn(maskige.shape, generator=torch.Generator().manual_seed(seed))
+    return maskige + sigma * noise.to(maskige.device)
+
+
+def wrong_tokens(tokens: Tensor, rate: float, seed: int = 0) -> Tensor:
+    """Tokens (B, h, w), of which a share is replaced by tokens of random places of the batch.
+
+    For one seed, what is wrong at a low rate is wrong in the same way at a higher one.
+
+    Args:
+        tokens: (B, h, w).
+        rate: probability that a token is replaced.
+        seed: of the places.
+
+    Raises:
+        ValueError: the rate lies outside 0…1.
+    """
+    if not 0 <= rate <= 1:
+        raise ValueError(f"the rate is a share of the tokens, in 0…1; got {rate}")
+    generator = torch.Generator().manual_seed(seed)
+    hit = torch.rand(tokens.shape, generator=generator) < rate
+    other = torch.randint(tokens.numel(), tokens.shape, generator=generator)
+    replaced = tokens.flatten()[other.to(tokens.device)]
+    return torch.where(hit.to(tokens.device), replaced, tokens)

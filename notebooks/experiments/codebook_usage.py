@@ -1,44 +1,35 @@
-"""python -m notebooks.experiments.codebook_usage: does the codebook of notebook 04's live training collapse? Several seeds.
+"""Does the codebook collapse in the live training of notebook 04? Several seeds.
 
 Usage is counted in two ways. At every step: the share of all codes that occur among the tokens of
-    that step's batch
-(16 masks, 12,288 tokens). After the last step: the share that occurs among the tokens of held-out
-masks, always the same ones.
+that step's batch (16 masks, 12,288 tokens). After the last step: the share that occurs among the
+tokens of held-out masks, which are always the same.
 """
 
 from __future__ import annotations
 
-import argparse
-import time
 from collections.abc import Iterator
-from pathlib import Path
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from gss_lite.data.scenes import Scenes
-from gss_lite.evaluation import evaluate_palette
-from gss_lite.factory import build_palette
-from gss_lite.palette import Palette
-from gss_lite.presets import get_preset
-from gss_lite.storage import run_record, write_json
-from gss_lite.training.tokenizer import VQVAEStage
-from gss_lite.vqvae import VQVAE, Codebook
+import gss_lite as gss
+from gss_lite.data import load_masks
+from gss_lite.training.tokenizer import VQVAELoss
+from gss_lite.vqvae import Codebook
+from notebooks.experiments.runner import Run, new_parser
 
-PRESET = "scenes-cpu"
-
-
-CODES = 256  # not the preset's 1,024: those take thousands of steps to find their places
-
-
-PICTURES, HELD_OUT = 256, 48
+PRESET = gss.get_preset("scenes-cpu")
+CODES = 256  # the preset's 1,024 codes take thousands of steps to find their places
+PICTURES = 256
+HELD_OUT = 48
 
 
 def train(
     stage: nn.Module, masks: Tensor, steps: int = 150, batch: int = 16, lr: float = 3e-3
 ) -> Iterator[dict]:
-    """Notebook 04's live training of `stage.tokenizer` on masks (N, H, W), the same line by line (a test compares them).
+    """Train `stage.tokenizer` on masks (N, H, W), line by line as notebook 04 does it.
 
     Yields step, loss, reconstruction, usage, perplexity and readback after every step.
     """
@@ -55,19 +46,13 @@ def train(
         yield {"step": step, "loss": loss.item()} | {k: float(s) for k, s in scalars.items()}
 
 
-def live_tokenizer() -> VQVAE:
+def live_tokenizer() -> gss.VQVAE:
     """The preset's VQ-VAE with `CODES` codes, untrained."""
-    return VQVAE(**{**get_preset(PRESET).tokenizer, "vocab_size": CODES})
-
-
-def load_masks(count: int, split: str) -> Tensor:
-    """The first masks of a split of Scenes, long (N, 96, 128)."""
-    scenes = Scenes(count, split=split)
-    return torch.stack([scenes[i][1] for i in range(count)]).long()
+    return gss.VQVAE(**{**PRESET.tokenizer.arguments, "vocab_size": CODES})
 
 
 @torch.no_grad()
-def held_out_tokens(tokenizer: VQVAE, palette: Palette, masks: Tensor) -> Tensor:
+def held_out_tokens(tokenizer: gss.VQVAE, palette: gss.Palette, masks: Tensor) -> Tensor:
     """Masks (N, H, W) → tokens (N, h, w)."""
     return torch.cat([tokenizer.encode(palette(part)) for part in masks.split(8)])
 
@@ -75,18 +60,13 @@ def held_out_tokens(tokenizer: VQVAE, palette: Palette, masks: Tensor) -> Tensor
 def run_seed(
     seed: int, masks: Tensor, held_out: Tensor, *, steps: int, progress: bool = True
 ) -> dict:
-    """Train once; usage and perplexity of every step's batch, and usage, perplexity and mIoU on the held-out masks."""
-    preset = get_preset(PRESET)
-    palette = build_palette(preset)
+    """Train once → usage and perplexity of each batch and of held-out masks, and their mIoU."""
+    palette = gss.create_palette(PRESET)
     torch.manual_seed(seed)
     tokenizer = live_tokenizer()
-    bar = tqdm(
-        train(VQVAEStage(tokenizer, palette, preset.readback), masks, steps),
-        total=steps,
-        desc=f"seed {seed}",
-        disable=not progress,
-    )
-    log = list(bar)
+    stage = VQVAELoss(tokenizer, palette, PRESET.tokenizer.readback).to(masks.device)
+    entries = train(stage, masks, steps)
+    log = list(tqdm(entries, total=steps, desc=f"seed {seed}", disable=not progress))
     tokens = held_out_tokens(tokenizer.eval(), palette, held_out)
     usage, perplexity = Codebook.usage(tokens, CODES)
     return {
@@ -94,53 +74,41 @@ def run_seed(
         "held_out": {
             "usage": round(usage, 4),
             "perplexity": round(perplexity, 2),
-            "miou": round(evaluate_palette(palette, tokenizer, held_out).scores.miou, 4),
+            "miou": round(gss.evaluate_palette(palette, tokenizer, held_out).scores.miou, 4),
         },
         "usage": [round(entry["usage"], 3) for entry in log],
         "perplexity": [round(entry["perplexity"], 1) for entry in log],
     }
 
 
+parser = partial(
+    new_parser, __file__, __doc__, seeds=5, steps=150, record="runs/codebook-usage.json"
+)
+
+
 def main(argv: list[str] | None = None) -> None:
     """Train every seed, print the held-out figures, write the record."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=5, help="how many, from 0 on")
-    parser.add_argument("--steps", type=int, default=150)
-    parser.add_argument("--record", type=Path, required=True)
-    given = parser.parse_args(argv)
-    started = time.perf_counter()
-    masks, held_out = load_masks(PICTURES, "train"), load_masks(HELD_OUT, "test")
+    run = Run(parser(), argv)
+    given = run.given
+    masks = load_masks("scenes", "train", PICTURES).long().to(given.device)
+    held_out = load_masks("scenes", "test", HELD_OUT).long().to(given.device)
     runs = []
     for seed in range(given.seeds):
-        runs.append(run_seed(seed, masks, held_out, steps=given.steps))
+        runs.append(run_seed(seed, masks, held_out, steps=given.steps, progress=not given.quiet))
+        found = runs[-1]["held_out"]
         print(
-            f"seed {seed}: held-out masks: usage {100 * runs[-1]['held_out']['usage']:.1f} % of "
-            f"{CODES} codes, "
-            f"perplexity {runs[-1]['held_out']['perplexity']:.0f}, mIoU "
-            f"{100 * runs[-1]['held_out']['miou']:.1f}",
+            f"seed {seed}: held-out masks: usage {100 * found['usage']:.1f} % of {CODES} codes, "
+            f"perplexity {found['perplexity']:.0f}, mIoU {100 * found['miou']:.1f}",
             flush=True,
         )
-    write_json(
-        given.record,
-        run_record(
-            kind="codebook usage",
-            preset=PRESET,
-            seed=0,
-            steps=given.steps,
-            seconds=time.perf_counter() - started,
-            device=held_out.device,
-            metrics={
-                "codes": CODES,
-                "pictures": PICTURES,
-                "held_out_pictures": HELD_OUT,
-                "held_out_tokens": HELD_OUT * 24 * 32,
-                "runs": runs,
-            },
-            command=f"python -m notebooks.experiments.codebook_usage --seeds {given.seeds} --steps "
-            f"{given.steps} --record {given.record}",
-        ),
-    )
-    print(f"run record: {given.record}")
+    metrics = {
+        "codes": CODES,
+        "pictures": PICTURES,
+        "held_out_pictures": HELD_OUT,
+        "held_out_tokens": HELD_OUT * 24 * 32,
+        "runs": runs,
+    }
+    run.write(PRESET.name, metrics)
 
 
 if __name__ == "__main__":

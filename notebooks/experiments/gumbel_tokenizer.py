@@ -1,84 +1,63 @@
-"""python -m notebooks.experiments.gumbel_tokenizer: DALL·E's training of a tokenizer beside the VQ-VAE's, with one small budget.
+"""DALL·E's training of a tokenizer beside the VQ-VAE's, with one small budget.
 
-Five tokenizers of the same networks and 256 codes learn the same masks of street scenes in the same
-number of steps, from their own loss alone (no read-back of the classes), and are judged on held-out
-ones: the VQ-VAE, the Gumbel-softmax dVAE, and the dVAE without each of its two departures from
-DALL·E, then with DALL·E's weight of the KL.
+Five tokenizers with the same networks and 256 codes learn the same masks of street scenes in the
+same number of steps, from their own loss alone (no read-back of the classes), and are judged on
+held-out masks: the VQ-VAE, the Gumbel-softmax dVAE, the dVAE without each of its two departures
+from DALL·E, and the dVAE with DALL·E's weight of the KL.
 """
 
 from __future__ import annotations
 
-import argparse
-import shlex
-import sys
 import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from types import MappingProxyType
+from functools import partial
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from gss_lite.evaluation import evaluate_palette
-from gss_lite.factory import build_palette
-from gss_lite.palette import Palette
-from gss_lite.presets import get_preset
-from gss_lite.storage import run_record, write_json
-from gss_lite.training.tokenizer import VQVAEStage
-from gss_lite.vqvae import VQVAE, Codebook
-from notebooks.experiments.codebook_usage import (
-    CODES,
-    HELD_OUT,
-    PICTURES,
-    PRESET,
-    held_out_tokens,
-    load_masks,
-    train,
-)
+import gss_lite as gss
+from gss_lite.cli import whole_number
+from gss_lite.data import load_masks
+from gss_lite.training.tokenizer import VQVAELoss
+from gss_lite.vqvae import Codebook
+from notebooks.experiments import codebook_usage as live
 from notebooks.experiments.gumbel_vae import GumbelVAE
+from notebooks.experiments.runner import Run, new_parser, option
 
-NETWORKS = {"vocab_size": CODES, "stride": 4, "width": 32, "code_dim": 16}
-
-
+NETWORKS = {"vocab_size": live.CODES, "stride": 4, "width": 32, "code_dim": 16}
 BATCH = 8
 
 
 class RandomStart(GumbelVAE):
-    """Its codes start where chance puts them, as DALL·E's."""
+    """A dVAE whose codes start at random, as DALL·E's do."""
 
     def start_on(self, features: Tensor) -> None:
-        """Leaves the logits as they are."""
+        """Leave the logits as they are."""
 
 
-Build = Callable[[int], VQVAE | GumbelVAE]
+VARIANTS = {
+    "VQ-VAE": (gss.VQVAE, {}),
+    "dVAE": (GumbelVAE, {}),
+    "dVAE, hard pixels given up": (GumbelVAE, {"beta": 0.0}),
+    "dVAE, codes started at random": (RandomStart, {}),
+    "dVAE, KL weight 6.6": (GumbelVAE, {"kl_weight": 6.6}),
+}
 
 
-VARIANTS: Mapping[str, Build] = MappingProxyType(
-    {
-        "VQ-VAE": lambda steps: VQVAE(**NETWORKS),
-        "dVAE": lambda steps: GumbelVAE(**NETWORKS, anneal=annealing(steps)),
-        "dVAE, hard pixels given up": lambda steps: GumbelVAE(
-            **NETWORKS, anneal=annealing(steps), beta=0.0
-        ),
-        "dVAE, codes started at random": lambda steps: RandomStart(
-            **NETWORKS, anneal=annealing(steps)
-        ),
-        "dVAE, KL weight 6.6": lambda steps: GumbelVAE(
-            **NETWORKS, anneal=annealing(steps), kl_weight=6.6
-        ),
-    }
-)
+def build(name: str, steps: int) -> gss.VQVAE:
+    """A variant, untrained, for a training of so many steps.
 
-
-def annealing(steps: int) -> int:
-    """Three quarters of the training; the last quarter learns with nearly hard tokens."""
-    return max(1, 3 * steps // 4)
+    The annealing takes three quarters of them; the last quarter learns with nearly hard tokens.
+    """
+    kind, arguments = VARIANTS[name]
+    if kind is not gss.VQVAE:
+        arguments = {**arguments, "anneal": max(1, 3 * steps // 4)}
+    return kind(**NETWORKS, **arguments)
 
 
 def run_variant(
     name: str,
-    palette: Palette,
+    palette: gss.Palette,
     masks: Tensor,
     held_out: Tensor,
     *,
@@ -86,22 +65,17 @@ def run_variant(
     seed: int = 0,
     progress: bool = False,
 ) -> dict:
-    """Train one; scores on the held-out masks, seconds, and the stage's scalars of every tenth step."""
+    """Train a variant → held-out scores, seconds, and the scalars of every tenth step."""
     torch.manual_seed(seed)
-    tokenizer = VARIANTS[name](steps)
+    tokenizer = build(name, steps)
+    stage = VQVAELoss(tokenizer, palette, 0.0).to(masks.device)
     started = time.perf_counter()
-    log = list(
-        tqdm(
-            train(VQVAEStage(tokenizer, palette, 0.0), masks, steps, BATCH),
-            total=steps,
-            desc=name,
-            disable=not progress,
-            mininterval=1.0,
-        )
-    )
+    entries = live.train(stage, masks, steps, BATCH)
+    log = list(tqdm(entries, total=steps, desc=name, disable=not progress, mininterval=1.0))
     seconds = time.perf_counter() - started
-    scores = evaluate_palette(palette, tokenizer.eval(), held_out).scores
-    usage, perplexity = Codebook.usage(held_out_tokens(tokenizer, palette, held_out), CODES)
+    scores = gss.evaluate_palette(palette, tokenizer.eval(), held_out).scores
+    tokens = live.held_out_tokens(tokenizer, palette, held_out)
+    usage, perplexity = Codebook.usage(tokens, live.CODES)
     return {
         "miou": round(scores.miou, 4),
         "aacc": round(scores.aacc, 4),
@@ -113,59 +87,38 @@ def run_variant(
     }
 
 
+parser = partial(
+    new_parser,
+    __file__,
+    __doc__,
+    steps=600,
+    seed=option(0, "of the training", type=whole_number(0)),
+    pictures=option(live.PICTURES, "training masks"),
+    held_out=option(live.HELD_OUT, "masks that judge"),
+    record="runs/gumbel-tokenizer.json",
+)
+
+
 def main(argv: list[str] | None = None) -> None:
-    """Train and judge the variants, print a table, write the record."""
-    parser = argparse.ArgumentParser(
-        prog="python -m notebooks.experiments.gumbel_tokenizer", description=__doc__.splitlines()[0]
-    )
-    parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pictures", type=int, default=PICTURES, help="training masks")
-    parser.add_argument("--held-out", type=int, default=HELD_OUT, help="masks that judge")
-    parser.add_argument("--record", type=Path, default=Path("runs/gumbel-tokenizer.json"))
-    given = parser.parse_args(argv)
-    if min(given.steps, given.pictures, given.held_out) < 1:
-        parser.error("--steps, --pictures and --held-out must be 1 or more")
-    palette, started = build_palette(get_preset(PRESET)), time.perf_counter()
-    masks, held_out = load_masks(given.pictures, "train"), load_masks(given.held_out, "test")
+    """Train and judge the variants, print their scores, write the record."""
+    run = Run(parser(), argv)
+    given = run.given
+    palette = gss.create_palette(live.PRESET).to(given.device)
+    masks = load_masks("scenes", "train", given.pictures).long().to(given.device)
+    held_out = load_masks("scenes", "test", given.held_out).long().to(given.device)
+    how = {**run.values("steps", "seed"), "progress": not given.quiet}
     results = {}
-    print(f"{'':32s} {'mIoU':>6s} {'aAcc':>6s} {'usage':>6s} {'perplexity':>10s} {'seconds':>8s}")
     for name in VARIANTS:
-        results[name] = r = run_variant(
-            name, palette, masks, held_out, steps=given.steps, seed=given.seed, progress=True
-        )
+        results[name] = run_variant(name, palette, masks, held_out, **how)
+        found = results[name]
         print(
-            f"{name:32s} {100 * r['miou']:6.2f} {100 * r['aacc']:6.2f} {100 * r['usage']:5.1f}% "
-            f"{r['perplexity']:10.1f} {r['seconds']:8.1f}",
+            f"{name:32s} mIoU {100 * found['miou']:6.2f}  aAcc {100 * found['aacc']:6.2f}  "
+            f"usage {100 * found['usage']:5.1f} %  perplexity {found['perplexity']:6.1f}  "
+            f"{found['seconds']:8.1f} s",
             flush=True,
         )
-    line = shlex.join(
-        [
-            "python",
-            "-m",
-            "notebooks.experiments.gumbel_tokenizer",
-            *(sys.argv[1:] if argv is None else argv),
-        ]
-    )
-    write_json(
-        given.record,
-        run_record(
-            kind="gumbel tokenizer",
-            preset=PRESET,
-            seed=given.seed,
-            steps=given.steps,
-            seconds=time.perf_counter() - started,
-            command=line,
-            metrics={
-                "networks": NETWORKS,
-                "batch": BATCH,
-                "pictures": given.pictures,
-                "held_out": given.held_out,
-                "variants": results,
-            },
-        ),
-    )
-    print(f"run record: {given.record}")
+    sizes = {"networks": NETWORKS, "batch": BATCH, **run.values("pictures", "held_out")}
+    run.write(live.PRESET.name, {**sizes, "variants": results}, seed=given.seed)
 
 
 if __name__ == "__main__":

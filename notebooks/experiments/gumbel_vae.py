@@ -1,13 +1,13 @@
-"""DALL·E's way to train a tokenizer (Ramesh et al., 2021, §2.1, A.2 and A.3), on the small networks of `vqvae`.
+"""DALL·E's way to train a tokenizer (Ramesh et al., 2021, §2.1, A.2 and A.3), on small networks.
 
 Where the VQ-VAE takes the nearest code and lets the gradient jump over the choice, here every token
-is a soft mixture of all codes, drawn with Gumbel noise and sharpened as training goes on. The loss
-is an evidence bound: the likelihood of pixels that lie in an interval, and the KL from the tokens'
-distribution to the uniform one.
+is a soft mixture of all codes. It is drawn with Gumbel noise and sharpened as training goes on. The
+loss is an evidence bound: the likelihood of pixels that lie in an interval, and the KL divergence
+of the tokens' distribution from the uniform one.
 
-Two things are not DALL·E's. Both are needed on maskige with hundreds of steps in place of its
-3,000,000, and the experiment `gumbel_tokenizer` measures what happens without them: the codes start
-on data, and hard pixels keep their weight (`losses`).
+Two things are not DALL·E's: the codes start on data, and hard pixels keep their weight (`losses`).
+Both are needed on maskige with hundreds of steps in place of its 3,000,000, and the experiment
+`gumbel_tokenizer` measures what happens without them.
 """
 
 from __future__ import annotations
@@ -24,43 +24,45 @@ from gss_lite.dalle import map_pixels, unmap_pixels
 from gss_lite.vqvae import VQVAE, Codebook
 
 LAST_TEMPERATURE = 1 / 16
-
-
 KL_RAMP = 1 / 30  # of the annealing: 5,000 of DALL·E's 150,000 steps
-
-
-# A maskige's flat colours can be met exactly, and the likelihood would grow without end as the
+# The flat colours of a maskige can be met exactly, and the likelihood would grow without end as the
 # scale shrinks. One step of an 8-bit pixel, seen through the logit at mid grey, is about 1/80.
 LEAST_LOG_SCALE = -math.log(80)
-
-
-# Of the logits at the start: the mean squared distance between two codes' vectors counts about
-# 2·SHARPNESS nats.
+# Of the logits at the start: the mean squared distance of two codes' vectors counts about
+# 2 · SHARPNESS nats.
 SHARPNESS = 30.0
 
 
 class Relaxed(NamedTuple):
-    """What the encoder and decoder gave: token logits (B, V, h, w), means and log-scales (B, 3, H, W) of the pixels' logits."""
+    """What encoder and decoder gave.
+
+    Attributes:
+        logits: of the tokens, (B, V, h, w).
+        means: of the pixels' logits, (B, 3, H, W).
+        log_scales: of the pixels' logits, (B, 3, H, W).
+    """
 
     logits: Tensor
     means: Tensor
     log_scales: Tensor
 
 
-class GumbelVAE(nn.Module):
-    """A discrete VAE; meets the Tokenizer contract (encode, decode, vocab_size, stride) and trains as `VQVAE` does.
+class GumbelVAE(VQVAE):
+    """A discrete VAE on the networks of `VQVAE`, but for the last layers; it trains as that does.
 
-    In train mode each call of `forward` is one step of the annealing: the temperature falls along a
-        cosine from 1 to 1/16
-    in `anneal` steps, and the KL's weight rises to its full value in the first thirtieth of them.
+    In train mode each call of `forward` is one step of the annealing. The temperature falls along a
+    cosine from 1 to 1/16 in `anneal` steps, and the KL's weight rises to its full value in the
+    first thirtieth of them.
 
     Args:
-        vocab_size, stride, width, code_dim, depth: as for `VQVAE`, whose encoder and decoder these
-            are but for the last layers.
+        vocab_size, stride, width, code_dim, depth: as for `VQVAE`.
         anneal: steps until the last temperature; three quarters of a short training.
         kl_weight: of the KL, at stride 8 in DALL·E's units (it took 6.6; see `losses`).
-        beta: how far hard pixels keep their weight: 0, the likelihood as it is (DALL·E); 1, all
-            pixels alike.
+        beta: how far hard pixels keep their weight: 0 is the likelihood as it is (DALL·E), 1 takes
+            all pixels alike.
+
+    Raises:
+        ValueError: anneal, kl_weight or beta is out of range.
     """
 
     def __init__(
@@ -74,21 +76,17 @@ class GumbelVAE(nn.Module):
         kl_weight: float = 2.0,
         beta: float = 1.0,
     ) -> None:
-        super().__init__()
+        super().__init__(vocab_size, stride, width, code_dim, depth)
         if anneal < 1 or not 0 <= beta <= 1 or kl_weight < 0:
             raise ValueError(
                 f"anneal must be 1 or more, beta within 0…1, kl_weight 0 or more; got {anneal}, "
                 f"{beta}, {kl_weight}"
             )
-        networks = VQVAE(vocab_size, stride, width, code_dim, depth)
-        self.vocab_size, self.stride, self.anneal, self.kl_weight, self.beta = (
-            vocab_size,
-            stride,
-            anneal,
-            kl_weight,
-            beta,
-        )
-        self.encoder, self.decoder = networks.encoder[:-1], networks.decoder
+        self.anneal = anneal
+        self.kl_weight = kl_weight
+        self.beta = beta
+        del self.codebook  # tokens are the arg-max of logits here, not the nearest code
+        self.encoder = self.encoder[:-1]
         self.to_logits = nn.Conv2d(width, vocab_size, 1)
         self.decoder[-1] = nn.ConvTranspose2d(self.decoder[-1].in_channels, 6, 4, 2, 1)
         self.codes = nn.Embedding(vocab_size, code_dim)
@@ -96,51 +94,49 @@ class GumbelVAE(nn.Module):
 
     @property
     def progress(self) -> float:
-        """Share of the annealing done, 0 … 1."""
+        """The share of the annealing that is done, 0 … 1."""
         return min(1.0, int(self.steps) / self.anneal)
 
     @property
     def temperature(self) -> float:
         """Of the Gumbel soft-max, 1 … 1/16."""
-        return (
-            LAST_TEMPERATURE + (1 - LAST_TEMPERATURE) * (1 + math.cos(math.pi * self.progress)) / 2
-        )
+        cosine = (1 + math.cos(math.pi * self.progress)) / 2
+        return LAST_TEMPERATURE + (1 - LAST_TEMPERATURE) * cosine
 
     def forward(self, maskige: Tensor) -> tuple[Tensor, Relaxed]:
-        """Maskige (B, 3, H, W) → reconstruction (B, 3, H, W) and what it came from; from sampled mixtures in train mode, else from arg-max."""
-        features = self._features(maskige)
+        """Maskige (B, 3, H, W) → reconstruction (B, 3, H, W), and what it came from.
+
+        The tokens are sampled mixtures in train mode, and the arg-max otherwise.
+        """
+        features = self._to_vectors(maskige)  # (B, width, h, w)
         if self.training and not int(self.steps):
             self.start_on(features.detach())
-        logits = self.to_logits(features)
+        logits = self.to_logits(features)  # (B, V, h, w)
         if self.training:
-            # (B, V, h, w), sums to one
-            mixture = F.gumbel_softmax(logits, tau=self.temperature, dim=1)
-            vectors = torch.einsum("bvhw,vc->bchw", mixture, self.codes.weight)
+            mixture = F.gumbel_softmax(logits, tau=self.temperature, dim=1)  # sums to 1 over V
+            vectors = torch.einsum("bvhw,vc->bchw", mixture, self.codes.weight)  # (B, C, h, w)
             self.steps += 1
         else:
-            vectors = self.codes(logits.argmax(1)).movedim(-1, 1)
-        means, log_scales = self.decoder(vectors).chunk(2, dim=1)
-        return unmap_pixels(means.sigmoid()), Relaxed(
-            logits, means, log_scales.clamp(min=LEAST_LOG_SCALE)
-        )
+            vectors = self.codes(logits.argmax(1)).movedim(-1, 1)  # (B, C, h, w)
+        means, log_scales = self.decoder(vectors).chunk(2, dim=1)  # (B, 3, H, W) each
+        relaxed = Relaxed(logits, means, log_scales.clamp(min=LEAST_LOG_SCALE))
+        return unmap_pixels(means.sigmoid()), relaxed
 
     @torch.no_grad()
     def start_on(self, features: Tensor) -> None:
-        """Let the codes share out these features (B, width, h, w): the logits become −s·‖feature − v_k‖², up to a constant.
+        """Share these features (B, width, h, w) out among the codes.
 
-        The v_k are drawn from them in proportion to their squared distance from the mean, as most
-        of a mask is flat and alike. With random logits hardly a code means anything at first: in
-        the same number of steps the tokens end more evenly spread and the pictures much worse
-        (`gumbel_tokenizer` has the figures).
+        The logits become −s·‖feature − v_k‖² up to a constant. The v_k are drawn from the features
+        in proportion to their squared distance from the mean, as most of a mask is flat and alike.
+        With random logits hardly a code means anything at first, and after the same number of steps
+        the tokens are more evenly spread but the pictures much worse.
         """
         flat = features.movedim(1, -1).flatten(0, 2)  # (B·h·w, width)
-        distance = (flat - flat.mean(0)).square().sum(1)
-        picked = flat[
-            torch.multinomial(
-                distance + 1e-12, self.vocab_size, replacement=len(flat) < self.vocab_size
-            )
-        ]
-        # equal patches would give equal codes
+        distance = (flat - flat.mean(0)).square().sum(1)  # (B·h·w,)
+        again = len(flat) < self.vocab_size
+        chosen = torch.multinomial(distance + 1e-12, self.vocab_size, replacement=again)
+        picked = flat[chosen]  # (V, width)
+        # Equal patches would give equal codes.
         picked = picked + 0.05 * flat.std() * torch.randn_like(picked)
         sharpness = SHARPNESS / (picked - picked.mean(0)).square().sum(1).mean()
         self.to_logits.weight.copy_((2 * sharpness * picked)[:, :, None, None])
@@ -148,51 +144,50 @@ class GumbelVAE(nn.Module):
 
     @torch.no_grad()
     def encode(self, maskige: Tensor) -> Tensor:
-        """Maskige (B, 3, H, W) in [0, 1] → tokens (B, H/stride, W/stride), the arg-max of q_φ(z|x)."""
-        features = self._features(maskige)
-        # in float32 also where the encoder runs in bf16
+        """Maskige (B, 3, H, W) in [0, 1] → tokens (B, h, w), the arg-max of q_φ(z|x)."""
+        features = self._to_vectors(maskige)  # (B, width, h, w)
+        # In float32, also where the encoder runs in bf16.
         with torch.autocast(features.device.type, enabled=False):
             return self.to_logits(features.float()).argmax(1)
 
     @torch.no_grad()
     def decode(self, tokens: Tensor) -> Tensor:
-        """Tokens (B, h, w) → maskige (B, 3, h·stride, w·stride) in [0, 1]: the means.
-
-        Raises:
-            ValueError: see `check_tokens`.
-        """
-        return self.decode_vectors(self.codes(check_tokens(tokens, self.vocab_size)).movedim(-1, 1))
+        """Tokens (B, h, w) → maskige (B, 3, h·stride, w·stride) in [0, 1]: the means."""
+        vectors = self.codes(check_tokens(tokens, self.vocab_size)).movedim(-1, 1)  # (B, C, h, w)
+        return self.decode_vectors(vectors)
 
     def code_vectors(self) -> Tensor:
         """The vectors that tokens stand for, (V, C)."""
         return self.codes.weight
 
     def decode_vectors(self, vectors: Tensor) -> Tensor:
-        """D_θ of any vectors where `decode` takes codes: (B, C, h, w) → maskige (B, 3, h·stride, w·stride) in [0, 1]."""
+        """D_θ for any vectors (B, C, h, w) → maskige (B, 3, h·stride, w·stride) in [0, 1]."""
         return unmap_pixels(self.decoder(vectors)[:, :3].sigmoid())
 
     def losses(
         self, maskige: Tensor, picture: Tensor, relaxed: Relaxed
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """What forward(maskige) gave → loss and scalars: −log p(x|z) + kl_weight · KL, in nats a colour value.
+        """−log p(x|z) + kl_weight · KL, in nats a colour value, and scalars.
 
         The sum over a picture is divided by its 3·H·W colour values, so that the mean KL of a token
         counts kl_weight/(3·stride²): 6.6/192 for DALL·E.
 
-        A likelihood that learns its own scale b divides every pixel's gradient by b. Where the
+        A likelihood that learns its own scale b divides the gradient of each pixel by b. Where the
         decoder errs it learns to be vague, so that thin and rare things are given up instead of
         learned. Each pixel is therefore weighed with b^beta, brought to mean one and not
         differentiated (Seitzer et al., 2022, "On the pitfalls of heteroscedastic uncertainty
         estimation"). The scalar `reconstruction` is without those weights.
+
+        Args:
+            maskige: what `forward` was given; `picture` and `relaxed` are what it gave.
         """
         likelihood = logit_laplace_nll(map_pixels(maskige), relaxed.means, relaxed.log_scales)
         weight = (self.beta * relaxed.log_scales.detach()).exp()
         kl = kl_to_uniform(relaxed.logits).mean()
         ramp = min(1.0, self.progress / KL_RAMP)
+        share = ramp * self.kl_weight / (3 * self.stride**2)
+        loss = (likelihood * weight / weight.mean()).mean() + share * kl
         used, perplexity = Codebook.usage(relaxed.logits.detach().argmax(1), self.vocab_size)
-        loss = (likelihood * weight / weight.mean()).mean() + ramp * self.kl_weight / (
-            3 * self.stride**2
-        ) * kl
         return loss, {
             "reconstruction": likelihood.mean().detach(),
             "kl": kl.detach(),
@@ -201,33 +196,17 @@ class GumbelVAE(nn.Module):
             "temperature": torch.tensor(self.temperature),
         }
 
-    def _features(self, maskige: Tensor) -> Tensor:
-        if (
-            maskige.ndim != 4
-            or maskige.shape[1] != 3
-            or maskige.shape[2] % self.stride
-            or maskige.shape[3] % self.stride
-        ):
-            raise ValueError(
-                "a maskige must be (B, 3, H, W) with H and W multiples of the stride "
-                f"{self.stride}; got {tuple(maskige.shape)}"
-            )
-        return self.encoder(2 * maskige - 1)
-
 
 def logit_laplace_nll(mapped: Tensor, means: Tensor, log_scales: Tensor) -> Tensor:
-    """−log f(x | μ, b) with f = exp(−|logit x − μ|/b) / (2b·x·(1 − x)): the density on (0, 1) of the sigmoid of a Laplace variable (A.3).
+    """−log f(x | μ, b), where f = exp(−|logit x − μ|/b) / (2b·x·(1 − x)) (A.3).
 
-    All of one shape; x = `mapped` within (0, 1). Unlike a squared error's Gaussian it puts no mass
-    where no pixel can be.
+    It is the density on (0, 1) of the sigmoid of a Laplace variable. Unlike the Gaussian of a
+    squared error, it puts no mass where no pixel can be. All arguments have one shape; x = `mapped`
+    lies within (0, 1).
     """
     distance = (torch.logit(mapped) - means).abs()
-    return (
-        distance * torch.exp(-log_scales)
-        + log_scales
-        + math.log(2)
-        + torch.log(mapped * (1 - mapped))
-    )
+    jacobian = torch.log(mapped * (1 - mapped))
+    return distance * torch.exp(-log_scales) + log_scales + math.log(2) + jacobian
 
 
 def kl_to_uniform(logits: Tensor) -> Tensor:

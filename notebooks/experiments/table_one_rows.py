@@ -1,402 +1,282 @@
-"""The rows of Table 1, each a palette and a way to read tokens, built for one seed."""
+"""The rows of Table 1, each a model with its palette and its X⁻¹, built for one seed."""
 
 from __future__ import annotations
 
 import copy
-import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from functools import partial
+from itertools import islice
 
 import torch
-from gss_lite.presets.plans import plan_for, shortened
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from gss_lite.contracts import IGNORE
-from gss_lite.data import dataset_for
-from gss_lite.data.transforms import InMemory, SeededAugmentation, eval_transform, train_transform
-from gss_lite.gss import GSS, expected_maskige
-from gss_lite.inverse import NearestColor
-from gss_lite.inverse_fitted import CodeTable, ConvInverse, count_codes
-from gss_lite.palette import JointResult, Palette, learn_palette, random_palette, train_jointly
-from gss_lite.presets.parts import Preset
-from gss_lite.training.inverse import (
-    count_parameters,
-    fingerprint,
-    measure_gaussians,
-    stage_name,
-    train_inverse,
-)
+import gss_lite as gss
+from gss_lite.contracts import IGNORE, Inverse
+from gss_lite.data import tiles
+from gss_lite.data.transforms import eval_transform
+from gss_lite.inference import ExpectedGSS
+from gss_lite.inverse_fitted import count_codes
+from gss_lite.palette import JointResult, learn_palette, random_palette, train_jointly
+from gss_lite.storage import read_json
+from gss_lite.training.inverse import fingerprint, measure_gaussians, stage_name, train_inverse
 from gss_lite.training.loop import fit
-from gss_lite.training.prior import PriorStage
-from notebooks.experiments.palette_ablation import TILE, tiles
+from gss_lite.training.prior import SegmenterLoss
+from gss_lite.training.run import Job
+from gss_lite.training.tokenizer import augmented
+from gss_lite.views import Answers, resize_to_image
+
+NETWORKS = {"ft": "three convolutions", "ft-w": "Swin blocks"}
 
 
-class ByMaskige:
-    """The paper's reading: arg-max tokens → maskige → X⁻¹."""
+class CountedGSS(gss.GSS):
+    """A GSS that reads classes from tokens by a table of counts, without colours.
 
-    def __init__(self, tokenizer: nn.Module, inverse: nn.Module) -> None:
-        self.tokenizer, self.inverse = tokenizer, inverse
+    The classes behind the codes are averaged over the tokens' probabilities.
+    """
 
-    def tokens(self, tokens: Tensor) -> Tensor:
-        """Tokens (B, h, w) → ids (B, h·stride, w·stride)."""
-        return self.inverse.classify(self.tokenizer.decode(tokens))
+    table: gss.CodeTable
 
-    def logits(self, token_logits: Tensor) -> Tensor:
-        """Token logits (B, V, h, w) → ids (B, h·stride, w·stride)."""
-        return self.tokens(token_logits.argmax(1))
+    def scores(self, image: Tensor) -> Answers:
+        """Photographs (B, 3, H, W) → one-hot votes (B, K, H, W)."""
+        logits = self.outputs(image).token_logits  # (B, V, h, w)
+        ids = self.table.expected(logits).argmax(1)  # (B, h·stride, w·stride)
+        votes = F.one_hot(ids, self.num_classes).movedim(-1, 1).float()
+        return {"prediction": resize_to_image(votes, image.shape[2:])}
 
-
-class ByExpectedCode(ByMaskige):
-    """The expected code vector is decoded in place of the likeliest; where tokens are certain, nothing changes."""
-
-    def logits(self, token_logits: Tensor) -> Tensor:
-        """Token logits (B, V, h, w) → ids (B, h·stride, w·stride)."""
-        return self.inverse.classify(expected_maskige(token_logits, self.tokenizer))
+    def reconstruct(self, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Mask (B, H, W) → (the classes read back (B, H, W), the tokens)."""
+        _, tokens = super().reconstruct(mask)  # (B, h, w)
+        return self.table.read(tokens)[:, : mask.shape[1], : mask.shape[2]], tokens
 
 
-class ByCodeTable:
-    """Classes counted behind codes, averaged over the token probabilities; nothing is decoded."""
+@dataclass(frozen=True)
+class Budget:
+    """How long the rows are trained, and on how many pictures.
 
-    def __init__(self, table: CodeTable) -> None:
-        self.table = table
+    Attributes:
+        steps: of FT and FT-W; None takes those of the preset's schedules.
+        palette_steps: of TF.
+        joint_steps: of TT.
+        prior_steps: of stage II on the tokens of FF-R, TF and TT; with 0 no prior predicts them.
+        fit_pictures: training pictures for TF, TT and what is measured.
+    """
 
-    def tokens(self, tokens: Tensor) -> Tensor:
-        """Tokens (B, h, w) → ids (B, h·stride, w·stride)."""
-        return self.table.read(tokens)
-
-    def logits(self, token_logits: Tensor) -> Tensor:
-        """Token logits (B, V, h, w) → ids (B, h·stride, w·stride)."""
-        return self.table.expected(token_logits).argmax(1)
+    steps: int | None = None
+    palette_steps: int = 300
+    joint_steps: int = 400
+    prior_steps: int = 0
+    fit_pictures: int = 200
 
 
 @dataclass
 class Row:
-    """One variant. `x` and `inverse` say in words what X and X⁻¹ are; numbers in X and X⁻¹ beyond β, trained or measured;
-    seconds of training both (data decoded for it included); the prior that predicts its tokens,
-    None where there is none.
+    """One variant.
+
+    Attributes:
+        model: its prior is None where none predicts the variant's tokens.
+        x: in words, what X is; `inverse` likewise.
+        x_parameters: numbers in X that were trained; `inverse_parameters` are those in X⁻¹ beyond
+            β, trained or measured.
+        seconds: of making both, with the decoding of data for it.
+        joint: what TT did on its way.
     """
 
     name: str
-    palette: Palette
-    reading: ByMaskige | ByCodeTable
-    x: str
-    inverse: str
+    model: gss.GSS
+    x: str = "maximal distance"
+    inverse: str = "nearest colour"
     x_trained: bool = False
     inverse_trained: bool = False
     x_parameters: int = 0
     inverse_parameters: int = 0
     seconds: float = 0.0
-    prior: nn.Module | None = None
     prior_seconds: float = 0.0
-    film: JointResult | None = field(default=None, repr=False)
+    joint: JointResult | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Builder:
+    """Builds rows from a trained GSS-FF, for the seed of the job's preset.
+
+    Where the model has no prior, no row has one.
+    """
+
+    model: gss.GSS
+    job: Job
+    budget: Budget
+
+    def random(self, name: str) -> Row:
+        """FF-R."""
+        return self._with_prior(Row(name, self._model(self._start()), "random colours"))
+
+    def fixed(self, name: str) -> Row:
+        """FF."""
+        return Row(name, self.model)
+
+    def trained(self, name: str, kind: str, maskige: str) -> Row:
+        """FT or FT-W, by the schedule of the preset."""
+        schedule = self.job.preset.schedule(f"inverse-{kind}")
+        schedule = replace(schedule, steps=self.budget.steps or schedule.steps)
+        model = self.model
+        inverse = train_inverse(self.job, kind, model, maskige=maskige, schedule=schedule)
+        card = read_json(self.job.path(f"{stage_name(kind, maskige)}.json"))
+        return Row(
+            name,
+            model.with_inverse(inverse),
+            inverse=f"{NETWORKS[kind]}, {maskige} maskige",
+            inverse_trained=True,
+            inverse_parameters=card["parameters"],
+            seconds=card["seconds"],
+        )
+
+    def learned(self, name: str) -> Row:
+        """TF."""
+        masks = self._masks()
+        started = time.perf_counter()
+        how = {"steps": self.budget.palette_steps, "seed": self.job.preset.seed}
+        palette = learn_palette(self._start(), self.model.tokenizer, masks, **how).palette
+        seconds = time.perf_counter() - started
+        row = Row(name, self._model(palette), "learned", x_trained=True, seconds=seconds)
+        row.x_parameters = palette.colors.numel()
+        return self._with_prior(row)
+
+    def jointly(self, name: str) -> Row:
+        """TT."""
+        masks = self._masks()
+        width = self.job.preset.schedule("inverse-ft").network["width"]
+
+        def build(colors: Tensor) -> Inverse:
+            return gss.ConvInverse(colors, width).to(colors.device)
+
+        started = time.perf_counter()
+        how = {"steps": self.budget.joint_steps, "seed": self.job.preset.seed}
+        joint = train_jointly(self._start(), self.model.tokenizer, masks, build, **how)
+        seconds = time.perf_counter() - started
+        model = self._model(gss.Palette(joint.colors, "learned jointly"), joint.inverse)
+        row = Row(name, model, "learned", "convolutions, jointly", True, True, seconds=seconds)
+        row.x_parameters = joint.colors.numel()
+        row.inverse_parameters = sum(p.numel() for p in joint.inverse.parameters())
+        row.joint = joint
+        return self._with_prior(row)
+
+    def gaussian(self, name: str, maskige: str) -> Row:
+        """A Gaussian for each class."""
+        started = time.perf_counter()
+        pictures = self.job.pictures(transform=eval_transform())
+        count = self.budget.fit_pictures
+        inverse = measure_gaussians(self.model, pictures, maskige=maskige, count=count)
+        seconds = time.perf_counter() - started
+        model = self.model.with_inverse(inverse)
+        words = f"a Gaussian a class, measured on {maskige} maskige"
+        classes, channels = inverse.colors.shape
+        parameters = classes * (channels + channels * (channels + 1) // 2)
+        return Row(name, model, inverse=words, inverse_parameters=parameters, seconds=seconds)
+
+    def expected(self, name: str) -> Row:
+        """Expected codes."""
+        words = "nearest colour, of the expected code's maskige"
+        return Row(name, ExpectedGSS.of(self.model), inverse=words)
+
+    def counted(self, name: str) -> Row:
+        """A table of the classes behind each code."""
+        started = time.perf_counter()
+        model = self._model(self.model.palette, prior=self.model.prior, kind=CountedGSS)
+        pictures = DataLoader(self.job.pictures(transform=eval_transform()), batch_size=8)
+        stride = model.tokenizer.stride
+
+        def pairs() -> Iterator[tuple[Tensor, Tensor]]:
+            for _, mask in islice(pictures, -(-self.budget.fit_pictures // 8)):
+                height, width = mask.shape[1:]
+                padding = (0, -width % stride, 0, -height % stride)
+                mask = F.pad(mask.to(model.colors.device), padding, value=IGNORE)
+                yield model.tokenizer.encode(model.palette(mask)), mask
+
+        table = count_codes(model.tokenizer, model.num_classes, pairs())
+        model.table = table.to(model.colors.device)
+        row = Row(name, model, inverse="classes counted behind each code")
+        row.inverse_parameters = table.probability.numel()
+        row.seconds = time.perf_counter() - started
+        return row
+
+    def _start(self) -> gss.Palette:
+        palette = random_palette(self.model.num_classes, self.job.preset.seed)
+        return palette.to(self.model.colors.device)
+
+    def _masks(self) -> Tensor:
+        """Training masks for TF and TT, cut into tiles (N, h, w)."""
+        pictures = self.job.pictures()
+        count = min(self.budget.fit_pictures, len(pictures))
+        return tiles(torch.stack([torch.as_tensor(pictures[i][1]) for i in range(count)]))
+
+    def _model(
+        self,
+        palette: gss.Palette,
+        inverse: Inverse | None = None,
+        prior: nn.Module | None = None,
+        kind: type[gss.GSS] = gss.GSS,
+    ) -> gss.GSS:
+        inverse = inverse or gss.NearestColor(palette.colors)
+        model = kind(palette, self.model.tokenizer, prior, inverse)
+        return model.to(self.model.colors.device).eval()
+
+    def _with_prior(self, row: Row) -> Row:
+        """The row with a copy of the prior, trained on with the row's tokens, if that is asked."""
+        steps = self.budget.prior_steps
+        if not steps or self.model.prior is None:
+            return row
+        preset = self.job.preset
+        prior = copy.deepcopy(self.model.prior)
+        model = self._model(row.model.palette, row.model.inverse, prior)
+        schedule = preset.schedule("prior")
+        warmup = min(schedule.warmup, steps // 10)
+        schedule = replace(schedule, steps=steps, warmup=warmup, ema=None)
+        data = augmented(self.job, schedule, self.job.pictures())
+        run = {
+            "preset": preset.name,
+            "stage": f"prior-{row.name}",
+            "seed": preset.seed,
+            "steps": steps,
+            "frozen": fingerprint(model),
+        }
+        folder = self.job.folder / run["stage"]
+        options = self.job.options
+        log = fit(
+            SegmenterLoss(model), prior, data, schedule, run=run, folder=folder, options=options
+        )
+        model.to(self.model.colors.device).eval()  # Accelerate moves what it trains
+        return replace(row, model=model, prior_seconds=log[-1]["seconds"])
+
+
+ROWS: dict[str, Callable[[Builder, str], Row]] = {
+    "FF-R": Builder.random,
+    "FF": Builder.fixed,
+    "FT": partial(Builder.trained, kind="ft", maskige="clean"),
+    "FT, noisy": partial(Builder.trained, kind="ft", maskige="noisy"),
+    "TF": Builder.learned,
+    "TT": Builder.jointly,
+    "FT-W, clean": partial(Builder.trained, kind="ft-w", maskige="clean"),
+    "FT-W": partial(Builder.trained, kind="ft-w", maskige="noisy"),
+    "Gaussian": partial(Builder.gaussian, maskige="clean"),
+    "Gaussian, noisy": partial(Builder.gaussian, maskige="noisy"),
+    "expected code": Builder.expected,
+    "code table": Builder.counted,
+}
+NOISY = ("FT, noisy", "FT-W", "Gaussian, noisy", "expected code")  # they read a prior's predictions
 
 
 def build_rows(
-    gss: GSS,
-    preset: Preset,
-    folder: Path,
-    *,
-    steps: int | None = None,
-    palette_steps: int = 300,
-    joint_steps: int = 400,
-    prior_steps: int = 0,
-    fit_pictures: int = 200,
-    data: str | Path | None = None,
-    progress: bool = False,
-    only: tuple[str, ...] = (),
+    model: gss.GSS, job: Job, budget: Budget, only: tuple[str, ...] = ()
 ) -> Iterator[Row]:
-    """Every row for one seed (the preset's), one after the other; `only` names those wanted (default: all).
+    """The rows for one seed, one after the other; `only` names those wanted, by default all.
 
-    Args:
-        gss: the trained GSS-FF; with None for a prior, the rows that need one are left out, and no
-            row has one.
-        folder: for checkpoints and weights; what is there already is not trained again. steps: of
-            FT and FT-W instead of their plans'. fit_pictures: training pictures for everything
-            else.
+    What the job's folder holds already is not trained again. Without a prior, the rows that read
+    its predictions are left out.
     """
-    context = _Context(
-        gss,
-        preset,
-        folder,
-        steps,
-        palette_steps,
-        joint_steps,
-        prior_steps,
-        fit_pictures,
-        data,
-        progress,
-    )
+    builder = Builder(model, job, budget)
     for name, build in ROWS.items():
-        if (not only or name in only) and not (gss.prior is None and name in NOISY):
-            yield build(context, name)
-
-
-@dataclass
-class _Context:
-    gss: GSS
-    preset: Preset
-    folder: Path
-    steps: int | None
-    palette_steps: int
-    joint_steps: int
-    prior_steps: int
-    fit_pictures: int
-    data: str | Path | None
-    progress: bool
-
-    def pictures(self, transform: Callable | None = None) -> Dataset:
-        return dataset_for(self.preset, "train", folder=self.data, transform=transform)
-
-    def masks(self) -> Tensor:
-        """Training masks for TF and TT, cut into tiles (N, 48, 64)."""
-        dataset = self.pictures()
-        return tiles(
-            torch.stack(
-                [
-                    torch.as_tensor(dataset[i][1])
-                    for i in range(min(self.fit_pictures, len(dataset)))
-                ]
-            ),
-            *TILE,
-        )
-
-    def with_prior(self, row: Row) -> Row:
-        """The row with a copy of the prior trained on for `prior_steps` on the row's own tokens, if any are asked for."""
-        if not self.prior_steps or self.gss.prior is None:
-            return row
-        preset = self.preset
-        gss = GSS(
-            row.palette,
-            self.gss.tokenizer,
-            copy.deepcopy(self.gss.prior),
-            NearestColor(row.palette.colors),
-        )
-        schedule = replace(
-            preset.prior,
-            steps=self.prior_steps,
-            warmup=min(preset.prior.warmup, self.prior_steps // 10),
-            ema=0.0,
-        )
-        transform = train_transform(
-            *schedule.crop,
-            scales=schedule.scales,
-            image_size=preset.size,
-            distortion=schedule.distortion,
-        )
-        dataset = SeededAugmentation(InMemory(self.pictures()), transform, preset.seed)
-        name = f"prior-{row.name}"
-        run = {
-            "preset": preset.name,
-            "stage": name,
-            "seed": preset.seed,
-            "steps": schedule.steps,
-            "frozen": fingerprint(gss),
-        }
-        log = fit(
-            PriorStage(gss),
-            gss.prior,
-            dataset,
-            schedule,
-            run=run,
-            folder=self.folder / name,
-            progress=self.progress,
-        )
-        # Accelerate moves what it trains, and the tokenizer is shared
-        gss.to(self.gss.colors.device)
-        row.prior, row.prior_seconds = gss.prior.eval(), log[-1]["seconds"]
-        return row
-
-
-def _random(context: _Context, name: str) -> Row:
-    palette = random_palette(len(context.gss.colors), context.preset.seed)
-    return context.with_prior(
-        Row(name, palette, _nearest(context, palette), "random colours", "nearest colour")
-    )
-
-
-def _fixed(context: _Context, name: str) -> Row:
-    gss = context.gss
-    return Row(
-        name,
-        gss.palette,
-        _nearest(context, gss.palette),
-        "maximal distance",
-        "nearest colour",
-        prior=gss.prior,
-    )
-
-
-def _trained(kind: str, maskige: str) -> Callable[[_Context, str], Row]:
-    def build(context: _Context, name: str) -> Row:
-        gss, preset, plan = context.gss, context.preset, plan_for(context.preset, kind)
-        inverse = train_inverse(
-            preset,
-            context.folder,
-            kind,
-            maskige=maskige,
-            gss=gss,
-            plan=shortened(plan, context.steps or plan.schedule.steps),
-            data=context.data,
-            progress=context.progress,
-        )
-        record = json.loads(
-            (context.folder / f"{preset.name}.{stage_name(kind, maskige)}.json").read_text()
-        )
-        return Row(
-            name,
-            gss.palette,
-            ByMaskige(gss.tokenizer, inverse),
-            "maximal distance",
-            f"{DESCRIPTION[kind]}, {maskige} maskige",
-            inverse_trained=True,
-            inverse_parameters=count_parameters(inverse),
-            seconds=record["seconds"],
-            prior=gss.prior,
-        )
-
-    return build
-
-
-def _learned(context: _Context, name: str) -> Row:
-    masks, started = context.masks(), time.perf_counter()
-    start = random_palette(len(context.gss.colors), context.preset.seed)
-    palette = learn_palette(
-        start, context.gss.tokenizer, masks, steps=context.palette_steps, seed=context.preset.seed
-    ).palette
-    seconds = time.perf_counter() - started
-    return context.with_prior(
-        Row(
-            name,
-            palette,
-            _nearest(context, palette),
-            "learned",
-            "nearest colour",
-            x_trained=True,
-            x_parameters=palette.colors.numel(),
-            seconds=seconds,
-        )
-    )
-
-
-def _joint(context: _Context, name: str) -> Row:
-    masks, started, width = (
-        context.masks(),
-        time.perf_counter(),
-        plan_for(context.preset, "ft").size["width"],
-    )
-    start = random_palette(len(context.gss.colors), context.preset.seed)
-    joint = train_jointly(
-        start,
-        context.gss.tokenizer,
-        masks,
-        lambda colors: ConvInverse(colors, width),
-        steps=context.joint_steps,
-        seed=context.preset.seed,
-    )
-    seconds = time.perf_counter() - started
-    return context.with_prior(
-        Row(
-            name,
-            Palette(joint.colors, "learned jointly"),
-            ByMaskige(context.gss.tokenizer, joint.inverse),
-            "learned",
-            "convolutions, jointly",
-            x_trained=True,
-            inverse_trained=True,
-            x_parameters=joint.colors.numel(),
-            inverse_parameters=count_parameters(joint.inverse),
-            seconds=seconds,
-            film=joint,
-        )
-    )
-
-
-def _gaussian(maskige: str) -> Callable[[_Context, str], Row]:
-    def build(context: _Context, name: str) -> Row:
-        gss, started = context.gss, time.perf_counter()
-        inverse = measure_gaussians(
-            gss, context.pictures(eval_transform()), maskige=maskige, count=context.fit_pictures
-        )
-        classes, channels = gss.colors.shape
-        return Row(
-            name,
-            gss.palette,
-            ByMaskige(gss.tokenizer, inverse),
-            "maximal distance",
-            f"a Gaussian a class, measured on {maskige} maskige",
-            inverse_parameters=classes * (channels + channels * (channels + 1) // 2),
-            seconds=time.perf_counter() - started,
-            prior=gss.prior,
-        )
-
-    return build
-
-
-def _expected(context: _Context, name: str) -> Row:
-    gss = context.gss
-    reading = ByExpectedCode(gss.tokenizer, NearestColor(gss.colors))
-    return Row(
-        name,
-        gss.palette,
-        reading,
-        "maximal distance",
-        "nearest colour, of the expected code's maskige",
-        prior=gss.prior,
-    )
-
-
-def _table(context: _Context, name: str) -> Row:
-    gss, started, stride = context.gss, time.perf_counter(), context.gss.tokenizer.stride
-    loader = DataLoader(context.pictures(eval_transform()), batch_size=8)
-    batches = (mask for _, (_, mask) in zip(range(-(-context.fit_pictures // 8)), loader))
-    padded = (
-        nn.functional.pad(
-            mask, (0, -mask.shape[2] % stride, 0, -mask.shape[1] % stride), value=IGNORE
-        )
-        for mask in batches
-    )
-    table = count_codes(
-        gss.tokenizer,
-        len(gss.colors),
-        ((gss.tokenizer.encode(gss.palette(mask)), mask) for mask in padded),
-    )
-    return Row(
-        name,
-        gss.palette,
-        ByCodeTable(table),
-        "maximal distance",
-        "classes counted behind each code",
-        inverse_parameters=table.probability.numel(),
-        seconds=time.perf_counter() - started,
-        prior=gss.prior,
-    )
-
-
-def _nearest(context: _Context, palette: Palette) -> ByMaskige:
-    return ByMaskige(context.gss.tokenizer, NearestColor(palette.colors))
-
-
-DESCRIPTION = {"ft": "three convolutions", "ft-w": "Swin blocks"}
-
-
-ROWS: dict[str, Callable[[_Context, str], Row]] = {
-    "FF-R": _random,
-    "FF": _fixed,
-    "FT": _trained("ft", "clean"),
-    "FT, noisy": _trained("ft", "noisy"),
-    "TF": _learned,
-    "TT": _joint,
-    "FT-W, clean": _trained("ft-w", "clean"),
-    "FT-W": _trained("ft-w", "noisy"),
-    "Gaussian": _gaussian("clean"),
-    "Gaussian, noisy": _gaussian("noisy"),
-    "expected code": _expected,
-    "code table": _table,
-}
-
-
-# rows that read what a prior predicts
-NOISY = ("FT, noisy", "FT-W", "Gaussian, noisy", "expected code")
+        if (not only or name in only) and not (model.prior is None and name in NOISY):
+            yield build(builder, name)

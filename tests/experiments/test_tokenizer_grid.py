@@ -1,4 +1,4 @@
-"""experiments.tokenizer_grid: both designs against plain formulas, the command at toy size, and what its record claims."""
+"""Both designs against plain formulas, the command taken up again, and what its record claims."""
 
 from __future__ import annotations
 
@@ -25,24 +25,19 @@ from notebooks.experiments.tokenizer_grid import (
     build_stage,
     crop_and_flip,
     judge,
-    load_masks,
+    masks_of,
     palette_for,
     run_cell,
     step_cpu_seconds,
 )
 
-RECORD = Path(__file__).resolve().parents[1] / "notebooks" / "records" / "tokenizer-grid.json"
+RECORD = Path(__file__).resolve().parents[2] / "notebooks" / "records" / "tokenizer-grid.json"
 TOY = Budget(steps=2, batch=2, pictures=6, held_out=5, width=8, code_dim=4)
 FEW = (
     Cell("scenes", "maskige", 8, 16),
     Cell("scenes", "channels", 8, 16),
     Cell("many-scenes", "channels", 8, 16),
 )
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
 
 
 def one_hot_stage(K: int = 3) -> OneHotStage:
@@ -95,7 +90,7 @@ def test_k_channels_are_read_by_the_largest_even_where_decode_would_clamp_two():
 @pytest.mark.parametrize("design", ["maskige", "channels"])
 def test_judge_against_the_other_measures(design):
     cell = Cell("scenes", design, 4, 16)
-    stage, masks = build_stage(cell, TOY), load_masks("scenes", "test", 5)
+    stage, masks = build_stage(cell, TOY), masks_of("scenes", "test", 5)
     result = judge(stage, masks, cell.classes)
     assert (result["tokens"], result["bits"]) == (24 * 32, 24 * 32 * 4) and len(result["iou"]) == 11
     ids = torch.cat([stage.read(mask[None].long())[0] for mask in masks])
@@ -113,14 +108,14 @@ def test_judge_against_the_other_measures(design):
 
 
 def test_many_classes_are_painted_with_far_colours():
-    masks, palette = load_masks("many-scenes", "train", 6), palette_for("many-scenes", 6)
+    masks, palette = masks_of("many-scenes", "train", 6), palette_for("many-scenes", 6)
     assert masks.shape == (2, 192, 256) and len(palette) == MANY
     assert palette.least_distance() > 70  # a greedy palette of 64 has less
     assert build_stage(Cell("many-scenes", "channels", 8, 16), TOY).tokenizer.channels == MANY
 
 
 def test_pieces_are_cut_from_the_mask():
-    mask = load_masks("many-scenes", "train", 6)[0]
+    mask = masks_of("many-scenes", "train", 6)[0]
     torch.manual_seed(3)
     image, piece = crop_and_flip(mask)
     assert image.numel() == 0 and piece.shape == CROP and piece.dtype == torch.long
@@ -133,7 +128,7 @@ def test_pieces_are_cut_from_the_mask():
 
 
 def test_measuring_a_step_leaves_the_model_as_it_was():
-    stage, mask = build_stage(FEW[0], TOY), load_masks("scenes", "train", 6)[:2].long()
+    stage, mask = build_stage(FEW[0], TOY), masks_of("scenes", "train", 6)[:2].long()
     before = {k: v.clone() for k, v in stage.state_dict().items()}
     assert step_cpu_seconds(stage, mask, repeats=2) > 0
     assert all(torch.equal(v, before[k]) for k, v in stage.state_dict().items())
@@ -142,7 +137,6 @@ def test_measuring_a_step_leaves_the_model_as_it_was():
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("grid")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tokenizer_grid, "CELLS", FEW)
