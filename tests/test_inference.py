@@ -62,12 +62,12 @@ def test_frequencies_of_samples_are_the_models_probabilities(tiny_gss):
     gss = GSS(tiny_gss.palette, direct, prior, tiny_gss.inverse).eval()
     image = torch.randn(1, 3, 32, 32)
     for temperature in (0.5, 2.0):
-        masks = sample_masks(gss, image, 800, temperature, torch.Generator().manual_seed(0))
+        masks = sample_masks(gss, image, 2000, temperature, torch.Generator().manual_seed(0))
         shares = class_frequencies(masks, 11)
         exact = (prior(image).token_logits / temperature).softmax(1).detach()
         exact = exact.repeat_interleave(4, 2).repeat_interleave(4, 3)
-        # five standard errors of a share
-        torch.testing.assert_close(shares, exact, atol=0.09, rtol=0)
+        # Five standard errors of a share, and of an entropy.
+        torch.testing.assert_close(shares, exact, atol=0.056, rtol=0)
         assert float((shares - exact).abs().mean()) < 0.01
         torch.testing.assert_close(entropy_map(shares), entropy_map(exact), atol=0.15, rtol=0)
 

@@ -292,12 +292,17 @@ class TestLeastSquares:
         torch.testing.assert_close(scores, by_hand, rtol=1e-5, atol=1e-6)
         assert torch.equal(inverse.classify(maskige), scores.argmax(1))
 
-    @pytest.mark.parametrize(("classes", "right"), [(19, 6), (150, 6), (194, 7)])
-    def test_is_not_a_classifier(self, classes: int, right: int) -> None:
-        """The palette's own colours, one pixel a class: nearest colour is right for all of them."""
-        colors = torch.rand(classes, 3, generator=numbers(17))
+    @pytest.mark.parametrize(("classes", "most"), [(19, 12), (150, 18), (194, 18)])
+    @pytest.mark.parametrize("seed", range(6))
+    def test_is_not_a_classifier(self, classes: int, most: int, seed: int) -> None:
+        """The palette's own colours, one pixel a class: nearest colour is right for all of them.
+
+        Of 300 random palettes least squares has 10, 14 and 15 classes right at most.
+        """
+        colors = torch.rand(classes, 3, generator=numbers(seed))
         maskige, ids = as_maskige(colors), torch.arange(classes)
-        assert int((LeastSquares(colors).classify(maskige).flatten() == ids).sum()) == right
+        right = int((LeastSquares(colors).classify(maskige).flatten() == ids).sum())
+        assert 0 < right <= most
         assert torch.equal(NearestColor(colors).classify(maskige).flatten(), ids)
 
     def test_palette_must_span_the_channels(self) -> None:
