@@ -48,9 +48,24 @@ def learning_rate(optimizer: AdamW, schedule: Schedule) -> LambdaLR:
     return LambdaLR(optimizer, lambda step: poly_with_warmup(step, schedule))
 
 
-def averaged(module: nn.Module, schedule: Schedule) -> AveragedModel | None:
+class Average(AveragedModel):
+    """An average of weights and statistics that leaves a module's constants alone.
+
+    torch also averages buffers of whole numbers, and cuts off the fractions. The table of indices
+    of an attention layer would then drift. Such constants are not in the module's state_dict.
+    """
+
+    def update_parameters(self, model: nn.Module) -> None:
+        """Move the average towards the model's weights."""
+        super().update_parameters(model)
+        weights = model.state_dict().keys()
+        for (name, ours), theirs in zip(self.module.named_buffers(), model.buffers()):
+            if name not in weights:
+                ours.copy_(theirs)
+
+
+def averaged(module: nn.Module, schedule: Schedule) -> Average | None:
     """An exponential moving average of the weights, if the schedule asks for one."""
     if not schedule.ema:
         return None
-    mean = get_ema_multi_avg_fn(schedule.ema)
-    return AveragedModel(module, multi_avg_fn=mean, use_buffers=True)
+    return Average(module, multi_avg_fn=get_ema_multi_avg_fn(schedule.ema), use_buffers=True)
