@@ -4,11 +4,13 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 from gss_lite.contracts import CodeTokenizer, Tokenizer
 from gss_lite.dalle import DalleDVAE
 from gss_lite.palette.maxmin import farthest_point_palette
-from gss_lite.vqvae import VQVAE, Codebook
+from gss_lite.vqvae import VQVAE, Codebook, ResidualBlock
 from notebooks.experiments.gumbel_vae import GumbelVAE
 
 
@@ -243,6 +245,32 @@ def test_the_networks_work_between_minus_one_and_one():
     vectors = torch.randn(1, 2, 2, 3)
     assert model.decode_vectors(vectors)[0, 0, 0].tolist() == [0, 0, 0.5, 1, 1, 0.75]
     assert torch.equal(model.decoder.given, vectors)
+
+
+def test_a_residual_block_adds_to_its_input():
+    block = ResidualBlock(4)
+    x = torch.randn(2, 4, 5, 6)
+    wide, narrow = block.body[1], block.body[3]
+    added = F.conv2d(x.relu(), wide.weight, wide.bias, padding=1).relu()
+    added = F.conv2d(added, narrow.weight, narrow.bias)
+    torch.testing.assert_close(block(x), x + added)
+    assert wide.kernel_size == (3, 3) and narrow.kernel_size == (1, 1)
+
+
+def test_the_layers_of_a_tokenizer():
+    model = VQVAE(vocab_size=8, stride=8, width=16, code_dim=4, depth=1, decay=0.9)
+    layers = [[type(layer).__name__ for layer in net] for net in (model.encoder, model.decoder)]
+    down = ["Conv2d", "ReLU"] * 2 + ["Conv2d"]
+    up = ["ReLU", "ConvTranspose2d"] * 3
+    assert layers == [[*down, "ResidualBlock", "ReLU", "Conv2d"], ["Conv2d", "ResidualBlock", *up]]
+    widths = [layer.out_channels for layer in model.encoder if isinstance(layer, nn.Conv2d)]
+    assert widths == [8, 8, 16, 4]
+    widths = [layer.out_channels for layer in model.decoder if hasattr(layer, "out_channels")]
+    assert widths == [16, 8, 8, 3]
+    assert (model.codebook.decay, model.codebook.codes.shape) == (0.9, (8, 4))
+    standard = VQVAE()
+    assert (standard.codebook.decay, standard.codebook.restart_below) == (0.99, 1.0)
+    assert standard.codebook.codes.shape == (256, 16)
 
 
 def test_the_vq_vae_meets_the_contracts_and_its_tokens_stand_for_its_code_vectors():
