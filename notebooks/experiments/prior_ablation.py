@@ -14,7 +14,6 @@ checkpoint of the one that was interrupted.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -35,12 +34,9 @@ from gss_lite.prior import ConvBNReLU
 from gss_lite.storage import read_json
 from gss_lite.tables import spread, text_table
 from gss_lite.token_loss import token_cross_entropy
-from gss_lite.training.loop import fit
-from gss_lite.training.prior import SegmenterLoss
 from gss_lite.training.run import Job, schedule_hash
-from gss_lite.training.tokenizer import augmented
 from gss_lite.views import resize_mask
-from notebooks.experiments.runner import Run, new_parser, option
+from notebooks.experiments.runner import Run, fit_prior, new_parser, option
 
 
 class Cell(NamedTuple):
@@ -156,25 +152,11 @@ def train_cell(
     cell: Cell, job: Job, pictures: InMemory, weights: str | Path
 ) -> tuple[gss.GSS, list[dict]]:
     """Train one cell on `pictures` by the preset's schedule → its model, and the log."""
-    preset = job.preset
-    schedule = preset.schedule("prior")
-    torch.manual_seed(preset.seed)
-    model = build(preset, weights, cell)
+    torch.manual_seed(job.preset.seed)
+    model = build(job.preset, weights, cell)
     model.prior.to(memory_format=torch.channels_last)
-    run = {
-        "preset": preset.name,
-        "stage": cell.name,
-        "seed": preset.seed,
-        "steps": schedule.steps,
-        "pictures": len(pictures),
-        "plan": schedule_hash(preset, "prior", schedule),
-        **stage_one_hashes(model.palette, model.tokenizer),
-    }
-    loss_fn = SegmenterLoss(model) if cell.auxiliary else TokensOnly(model)
-    data = augmented(job, schedule, pictures)
-    folder = job.folder / re.sub("[^0-9a-z]+", "-", cell.name)
-    log = fit(loss_fn, model.prior, data, schedule, run=run, folder=folder, options=job.options)
-    return model, log
+    loss_fn = None if cell.auxiliary else TokensOnly(model)
+    return model, fit_prior(model, job, cell.name, pictures, loss_fn)
 
 
 @torch.no_grad()

@@ -1,8 +1,9 @@
-"""What all experiments share: options, and the run record."""
+"""What the experiments share: options, the run record, and the training of a prior."""
 
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 import sys
 import time
@@ -10,13 +11,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import nn
 from torch.utils.data import Dataset, Subset
 
 from gss_lite.cli import device, whole_number
 from gss_lite.data.masks import MASK_SETS, evenly_spaced
 from gss_lite.factory import SHIPPED
+from gss_lite.gss import GSS
 from gss_lite.presets import list_presets
 from gss_lite.storage import check_replaceable, run_record, write_json
+from gss_lite.training import SegmenterLoss, fingerprint, fit
+from gss_lite.training.run import Job, schedule_hash
+from gss_lite.training.tokenizer import augmented
 
 REQUIRED = object()  # in place of a default
 COUNT = {"type": whole_number(1)}
@@ -127,6 +133,37 @@ class Run:
         )
         write_json(self.record, {**record, **fields})
         print(f"run record: {self.record}", flush=True)
+
+
+def fit_prior(
+    model: GSS, job: Job, stage: str, pictures: Dataset, loss_fn: nn.Module | None = None
+) -> list[dict]:
+    """Train a model's prior by the schedule of the job's preset → the log.
+
+    A run that was interrupted goes on, and one that is finished is taken up.
+
+    Args:
+        stage: names the run and its folder.
+        pictures: (picture, mask) pairs as they are on disk, or as they are drawn.
+        loss_fn: in place of the model's own `losses`.
+    """
+    preset = job.preset
+    schedule = preset.schedule("prior")
+    run = {
+        "preset": preset.name,
+        "stage": stage,
+        "seed": preset.seed,
+        "steps": schedule.steps,
+        "plan": schedule_hash(preset, "prior", schedule),
+        "frozen": fingerprint(model),
+    }
+    device = model.colors.device
+    loss_fn = loss_fn or SegmenterLoss(model)
+    data = augmented(job, schedule, pictures)
+    how = {"folder": job.folder / re.sub("[^0-9A-Za-z]+", "-", stage), "options": job.options}
+    log = fit(loss_fn, model.prior, data, schedule, run=run, **how)
+    model.to(device).eval()  # Accelerate moves what it trains
+    return log
 
 
 def subset(dataset: Dataset, count: int | None) -> Dataset:

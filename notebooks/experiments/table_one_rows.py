@@ -22,12 +22,10 @@ from gss_lite.inference import ExpectedGSS
 from gss_lite.inverse_fitted import count_codes
 from gss_lite.palette import JointResult, learn_palette, random_palette, train_jointly
 from gss_lite.storage import read_json
-from gss_lite.training.inverse import fingerprint, measure_gaussians, stage_name, train_inverse
-from gss_lite.training.loop import fit
-from gss_lite.training.prior import SegmenterLoss
+from gss_lite.training.inverse import measure_gaussians, stage_name, train_inverse
 from gss_lite.training.run import Job
-from gss_lite.training.tokenizer import augmented
 from gss_lite.views import Answers, resize_to_image
+from notebooks.experiments.runner import fit_prior
 
 NETWORKS = {"ft": "three convolutions", "ft-w": "Swin blocks"}
 
@@ -228,26 +226,12 @@ class Builder:
         steps = self.budget.prior_steps
         if not steps or self.model.prior is None:
             return row
+        model = self._model(row.model.palette, row.model.inverse, copy.deepcopy(self.model.prior))
         preset = self.job.preset
-        prior = copy.deepcopy(self.model.prior)
-        model = self._model(row.model.palette, row.model.inverse, prior)
-        schedule = preset.schedule("prior")
-        warmup = min(schedule.warmup, steps // 10)
-        schedule = replace(schedule, steps=steps, warmup=warmup, ema=None)
-        data = augmented(self.job, schedule, self.job.pictures())
-        run = {
-            "preset": preset.name,
-            "stage": f"prior-{row.name}",
-            "seed": preset.seed,
-            "steps": steps,
-            "frozen": fingerprint(model),
-        }
-        folder = self.job.folder / run["stage"]
-        options = self.job.options
-        log = fit(
-            SegmenterLoss(model), prior, data, schedule, run=run, folder=folder, options=options
-        )
-        model.to(self.model.colors.device).eval()  # Accelerate moves what it trains
+        warmup = min(preset.schedule("prior").warmup, steps // 10)
+        preset = preset.with_schedule("prior", steps=steps, warmup=warmup, ema=None)
+        job = replace(self.job, preset=preset)
+        log = fit_prior(model, job, f"prior-{row.name}", job.pictures())
         return replace(row, model=model, prior_seconds=log[-1]["seconds"])
 
 

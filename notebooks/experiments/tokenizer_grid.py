@@ -107,8 +107,8 @@ class MaskigeStage(VQVAELoss):
     @torch.no_grad()
     def read(self, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Mask (B, H, W) → (class ids (B, H, W), tokens (B, h, w))."""
-        tokens = self.tokenizer.encode(self.palette(mask))
-        return self.inverse.classify(self.tokenizer.decode(tokens)), tokens
+        maskige, tokens = gss.rebuild(self.palette, self.tokenizer, mask)
+        return self.inverse.classify(maskige), tokens
 
 
 class OneHotStage(nn.Module):
@@ -240,14 +240,8 @@ def run_cell(cell: Cell, budget: Budget, work: Path, *, progress: bool = True) -
         return kept["result"]
     stage = build_stage(cell, budget)
     masks = masks_of(cell.data, "train", budget.pictures)
-    schedule = Schedule(
-        steps=budget.steps,
-        batch=budget.batch,
-        crop=CROP,
-        lr=budget.lr,
-        warmup=budget.warmup,
-        weight_decay=0.0,
-    )
+    values = {"lr": budget.lr, "warmup": budget.warmup, "weight_decay": 0.0}
+    schedule = Schedule(budget.steps, budget.batch, CROP, **values)
     dataset = SeededAugmentation(TensorDataset(masks), crop_and_flip, budget.seed)
     options = gss.LoopOptions(progress=progress)
     log = fit(stage, stage.tokenizer, dataset, schedule, run=run, folder=folder, options=options)
@@ -266,16 +260,12 @@ def run_cell(cell: Cell, budget: Budget, work: Path, *, progress: bool = True) -
 
 def table(results: Sequence[dict]) -> str:
     """The cells as lines of text."""
-    facts = ("stride", "codes", "tokens", "bits", "parameters", "step_cpu_seconds")
+    facts = ("perplexity", "tokens", "bits", "parameters", "step_cpu_seconds")
     lines = {}
     for r in results:
+        name = f"{r['data']}, {r['design']}, s{r['stride']}, {r['codes']}"
         shares = [f"{100 * r[key]:.2f}" for key in ("miou", "boundary_iou", "usage")]
-        name = f"{r['data']}, {r['design']}"
-        lines[f"{name}, s{r['stride']}, {r['codes']}"] = [
-            *shares,
-            f"{r['perplexity']:.1f}",
-            *(str(r[fact]) for fact in facts[2:]),
-        ]
+        lines[name] = [*shares, *(str(r[fact]) for fact in facts)]
     head = ("cell", "mIoU", "boundary", "usage", "perplexity", "tokens", "bits", "parameters")
     return text_table((*head, "CPU s/step"), lines)
 
