@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+from functools import partial
 from pathlib import Path
 
 import torch
-from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, PngImagePlugin
 from torch import Tensor
 
 from gss_lite.contracts import IGNORE
 from gss_lite.data.pictures import read_image
 from gss_lite.gss import GSS
 from gss_lite.palette import paint
-from gss_lite.storage import replace_file
+from gss_lite.storage import check_replaceable, replace_file
 
 OUTPUTS = ("mask", "maskige", "overlay")
-MADE_BY = "gss_lite predict"  # stands in every file that is written here
+MADE_BY = "gss_lite predict"  # stands in every file that is written here, see `is_ours`
 
 
 def predict_file(gss: GSS, picture: Path, folder: Path) -> list[Path]:
@@ -36,10 +38,10 @@ def predict_file(gss: GSS, picture: Path, folder: Path) -> list[Path]:
     laid_over = overlay(image.float() / 255, ids.long(), colors)
     pictures = (indexed, to_pil(found.maskige), to_pil(laid_over))
     paths = output_paths(picture, folder)
-    note = PngImagePlugin.PngInfo()
-    note.add_text("Software", MADE_BY)
     for path, output in zip(paths, pictures):
-        replace_file(path, lambda file, output=output: output.save(file, "png", pnginfo=note))
+        note = PngImagePlugin.PngInfo()
+        note.add_text("Software", _signature(output))
+        replace_file(path, partial(output.save, format="png", pnginfo=note))
     return paths
 
 
@@ -55,9 +57,14 @@ def check_outputs(pictures: list[Path], folder: Path, overwrite: bool = False) -
         overwrite: also replace files that `predict` did not make.
 
     Raises:
+        FileNotFoundError: a picture is not there.
         FileExistsError: `folder` is a file, or a result would replace a file that is not ours.
         ValueError: a result would overwrite another result, or a picture that is given.
+        OSError: a result would replace a folder or a device.
     """
+    for picture in pictures:
+        if not picture.is_file():
+            raise FileNotFoundError(f"no picture file at {picture}; nothing is segmented")
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file; results need a folder, as --out predictions")
     given = {picture.resolve(): picture for picture in pictures}
@@ -79,16 +86,22 @@ def check_outputs(pictures: list[Path], folder: Path, overwrite: bool = False) -
                     f"{path} is there and was not made by this command; choose another --out, "
                     "or give --overwrite to replace it"
                 )
+            check_replaceable(path)
             owner[path] = picture
 
 
 def is_ours(path: Path) -> bool:
-    """Whether `predict_file` wrote this file."""
+    """Whether the file is as `predict_file` wrote it, and was not edited since."""
     try:
-        with Image.open(path) as image:
-            return image.info.get("Software") == MADE_BY
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError):
+        with Image.open(path) as picture:
+            return picture.info.get("Software") == _signature(picture)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return False
+
+
+def _signature(picture: Image.Image) -> str:
+    """What stands in a result: who made it, and a hash of its pixels."""
+    return f"{MADE_BY} {hashlib.sha256(picture.tobytes()).hexdigest()[:16]}"
 
 
 def overlay(image: Tensor, mask: Tensor, colors: Tensor, strength: float = 0.55) -> Tensor:
