@@ -1,5 +1,6 @@
 """The published files: parity with OpenAI's own code, containers, damage, wrong tensors."""
 
+import pickle
 import random
 import struct
 import zipfile
@@ -138,6 +139,19 @@ def test_compressed_doubled_and_oversized_zip_members_are_refused(tmp_path):
         read(path)
     with pytest.raises(RefusedFile, match="not little-endian"):
         read(wrap(b"}.", path, "zip", {"archive/byteorder": b"big"}))
+
+
+def test_a_legacy_file_of_another_version_or_byte_order_is_refused(tmp_path):
+    whole = wrap(b"}.", tmp_path / "x.pkl", "legacy").read_bytes()
+    version, order = (pickle.dumps(value, 2) for value in (1001, {"little_endian": True}))
+    assert whole.count(version) == whole.count(order) == 1
+    (tmp_path / "x.pkl").write_bytes(whole.replace(version, pickle.dumps(1000, 2)))
+    with pytest.raises(RefusedFile, match="of another version"):
+        read(tmp_path / "x.pkl")
+    big = pickle.dumps({"little_endian": False}, 2)
+    (tmp_path / "x.pkl").write_bytes(whole.replace(order, big))
+    with pytest.raises(RefusedFile, match="not little-endian"):
+        read(tmp_path / "x.pkl")
 
 
 @pytest.mark.parametrize("container", ["zip", "legacy"])

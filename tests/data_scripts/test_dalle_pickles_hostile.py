@@ -126,6 +126,25 @@ ENCODER = b"cdall_e.encoder\nEncoder\n"
             ENCODER + b")\x81q\x00}" + text("_modules") + b"}" + text("m" * 70_000) + b"h\x00ssb.",
             "too many modules, or nested too deeply (mmm",
         ),
+        (
+            ENCODER
+            + b")\x81}"
+            + text("_modules")
+            + b"}("
+            + b"".join(text(str(n)) + ENCODER + b")\x81" for n in range(1000))
+            + b"usb.",
+            "too many modules",
+        ),
+        (
+            ENCODER
+            + b")\x81}"
+            + text("_modules")
+            + b"}"
+            + text("m" * 200)
+            + ENCODER
+            + b")\x81ssb.",
+            "nested too deeply (mmm",
+        ),
         # Python crashes when it takes the hash of a tuple that is nested so deeply.
         (b"}" + b")" + b"\x85" * 190_000 + b"Ns.", "longer or nested deeper than a published"),
         (b"N" * 200_002 + b".", "longer or nested deeper than a published"),
