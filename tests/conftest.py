@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 from live_models import live
@@ -21,6 +22,16 @@ ROOT = Path(__file__).resolve().parents[1]
 # The tests hold for any number of threads and for any seed; these two variables try others.
 THREADS = int(os.environ.get("GSS_TEST_THREADS", "1"))
 SEED = int(os.environ.get("GSS_TEST_SEED", "0"))
+
+# Hypothesis tries the same examples every time, and new ones with another seed. Its limits of time
+# are off: on a busy machine nothing may fail by time alone.
+hypothesis.settings.register_profile(
+    "steady",
+    derandomize=SEED == 0,
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("steady")
 
 
 @pytest.hookimpl(wrapper=True)
