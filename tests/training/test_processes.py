@@ -97,6 +97,7 @@ def runs(tmp_path_factory):
     return one, two
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one_after_twenty_steps(runs):
     one, two = runs
     assert [r["processes"] for r in two] == [2, 2]
@@ -107,6 +108,7 @@ def test_two_processes_equal_one_after_twenty_steps(runs):
     assert all(torch.equal(v, two[1]["prior"][k]) for k, v in two[0]["prior"].items())
 
 
+@pytest.mark.slow
 def test_stage_one_too_is_that_of_one_process_on_the_whole_batch(runs):
     """Codes follow all vectors, restarts are drawn from all, classes weigh by the whole batch."""
     one, two = runs
@@ -117,6 +119,7 @@ def test_stage_one_too_is_that_of_one_process_on_the_whole_batch(runs):
     assert all(torch.equal(v, two[1]["vqvae"][k]) for k, v in two[0]["vqvae"].items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training", [False, True])
 def test_their_models_give_the_same_logits(runs, training):
     """In eval mode too.
@@ -135,6 +138,7 @@ def test_their_models_give_the_same_logits(runs, training):
     torch.testing.assert_close(*logits, atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_that_bias_has_no_effect_in_training(runs):
     """The batch's mean is taken away behind it, so any value of it gives the same logits."""
     one, _ = runs
@@ -149,6 +153,7 @@ def test_that_bias_has_no_effect_in_training(runs):
     torch.testing.assert_close(*logits, atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_both_processes_get_the_evaluation_of_the_whole_set(runs):
     one, two = runs
     for name, matrices in two[0]["matrices"].items():

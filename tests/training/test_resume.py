@@ -137,6 +137,7 @@ def test_a_checkpoint_of_another_plan_or_another_stage_one_is_refused(tmp_path):
         train_stage(tiny, tmp_path, stage="prior", options=QUIET)
 
 
+@pytest.mark.slow
 def test_a_prior_trained_elsewhere_has_its_stage_one_beside_it(tmp_path):
     tiny = replace(get_preset("scenes-tiny"), palette="by-neighbours")
     one = tmp_path / "one"
