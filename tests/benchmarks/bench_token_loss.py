@@ -1,4 +1,8 @@
-"""Token loss of a 128 × 128 grid, 2048 → 8192, forward and backward: ≤ 1/4 of the plain version's extra memory, ≤ 1.3× its time."""
+"""Token loss, forward and backward, against the logits of the whole grid at once.
+
+On a 128 × 128 grid, 2048 → 8192, it takes at most 1/4 of the plain version's extra memory and 1.3
+times its time.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,10 @@ LAPTOP = (16, 192, 24, 32, 1024)  # batch, channels, grid, codes of the preset s
 def problem(
     batch: int, dim: int, height: int, width: int, vocab: int
 ) -> tuple[list[Tensor], Tensor, Tensor]:
-    """Features in channels_last as the prior gives them, weight and bias; tokens; a tenth of them ignored."""
+    """Features in channels_last as the prior gives them, weight, bias; tokens; what is ignored.
+
+    A tenth of the tokens is ignored.
+    """
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(batch, height, width, dim, generator=generator).movedim(-1, 1)
     weight = torch.randn(vocab, dim, 1, 1, generator=generator) / dim**0.5
@@ -31,7 +38,10 @@ def problem(
 def plain(
     features: Tensor, weight: Tensor, bias: Tensor, tokens: Tensor, ignored: Tensor
 ) -> Tensor:
-    """All logits at once, soft-max over the last axis (several times faster than over the channels)."""
+    """All logits at once.
+
+    The soft-max is over the last axis, which is several times faster than over the channels.
+    """
     rows = F.conv2d(features, weight, bias).movedim(1, -1).flatten(0, 2).float()
     loss = F.cross_entropy(rows, tokens.flatten(), reduction="none").view_as(tokens)
     return loss.masked_fill(ignored, 0).sum() / (~ignored).sum()
@@ -51,13 +61,12 @@ def gradients(way, leaves: list[Tensor], tokens: Tensor, ignored: Tensor) -> lis
 
 
 def compare(title: str, shape: tuple[int, ...], repeats: int) -> tuple[float, float]:
-    """Check that both agree, print the table, and return chunked ÷ plain of the processor seconds and of the memory.
+    """Check that both agree, print the table → chunked ÷ plain of the seconds and of the memory.
 
-    One thread, and its processor time instead of the clock's: what other programs take of the
-    machine falls out, and so does the waiting of threads for each other, which on a busy machine is
-    most of the time of the many small steps of a chunk. One call does for agreement, memory and a
-    first time, since a call on the large grid takes 0.8 · 10¹² multiplications; `repeats` more
-    follow, in turns, and the fastest of each way counts.
+    It is the processor time of one thread. So neither other programs count nor threads that wait
+    for each other, which on a busy machine is most of the time of the many small steps. One call
+    gives agreement, memory and a first time, since a call on the large grid takes 0.8 · 10¹²
+    multiplications. `repeats` more follow, in turns, and the fastest of each way counts.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -88,7 +97,7 @@ def compare(title: str, shape: tuple[int, ...], repeats: int) -> tuple[float, fl
 
 
 class Clock:
-    """Calls `run`, notes wall-clock and processor seconds of each call, and keeps the last result."""
+    """Calls `run`, notes the seconds of each call, and keeps the last result."""
 
     def __init__(self, run: Callable[[], list[Tensor]]) -> None:
         self.run, self.seconds, self.processor, self.result = run, [], [], None

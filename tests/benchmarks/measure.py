@@ -1,4 +1,4 @@
-"""Seconds and memory of a callable, for benchmarks that compare with a plain baseline in the same run."""
+"""Seconds and memory of a callable, for benchmarks that compare with a plain baseline."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ from torch.profiler import ProfilerActivity, profile
 
 
 def measure(run: Callable[[], object], repeats: int = 5) -> float:
-    """Median seconds of `repeats` calls of `run()`, after one call that is not counted. Waits for the GPU if there is one."""
+    """Median seconds of `repeats` calls of `run()`, after one call that is not counted.
+
+    Waits for the GPU if there is one.
+    """
     seconds = []
     for _ in range(repeats + 1):
         _synchronize()
@@ -28,7 +31,9 @@ def measure(run: Callable[[], object], repeats: int = 5) -> float:
 
 
 def peak_extra_bytes(run: Callable[[], object]) -> int:
-    """The most bytes of CPU tensors alive at once during `run()`, beyond those alive before; its result counts too.
+    """The most bytes of CPU tensors alive at once during `run()`, beyond those alive before.
+
+    Its result counts too.
 
     Added up from every allocation and release that torch's own profiler records, so the figure
     repeats exactly and does not depend on what the process has freed earlier, as its resident
@@ -60,7 +65,7 @@ def peak_extra_bytes(run: Callable[[], object]) -> int:
 
 
 def report(title: str, rows: dict[str, tuple[float, int]]) -> None:
-    """Print {name: (seconds, bytes)} as a table with each row's ratio to the first, the baseline."""
+    """Print {name: (seconds, bytes)} as a table; ratios are to the first row, the baseline."""
     base_seconds, base_bytes = next(iter(rows.values()))
     print(
         f"\n{title} ({torch.get_num_threads()} threads)\n{'':32} {'seconds':>9} {'faster':>9} "
@@ -75,7 +80,7 @@ def report(title: str, rows: dict[str, tuple[float, int]]) -> None:
 
 @contextmanager
 def _silent_stderr() -> Iterator[None]:
-    """The profiler's C++ part logs its start and stop to file descriptor 2, in the midst of the tables."""
+    """The profiler's C++ part would log its start and stop to file descriptor 2, amid tables."""
     kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 2)
     try:
