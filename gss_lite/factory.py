@@ -6,6 +6,7 @@ folder that `train` wrote to.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -95,9 +96,11 @@ def create_model(
 
 def _create_gss(preset: Preset, pretrained: Weights) -> GSS:
     folder = weights_folder(pretrained)
-    palette = create_palette(preset, folder)
-    shared = isinstance(preset.tokenizer, str)
-    tokenizer = create_tokenizer(preset, pretrained=pretrained or shared)
+    if pretrained:
+        palette, tokenizer = create_stage_one(preset, folder)
+    else:
+        palette = create_palette(preset, folder)
+        tokenizer = create_tokenizer(preset, pretrained=isinstance(preset.tokenizer, str))
     prior = create_prior(preset, tokenizer.vocab_size)
     if len(palette) != preset.data.num_classes:
         raise ValueError(
@@ -134,31 +137,40 @@ def weights_folder(pretrained: Weights) -> Path:
     return SHIPPED if isinstance(pretrained, bool) else Path(pretrained)
 
 
+def palette_hash(palette: Palette) -> dict[str, str]:
+    """What a tokenizer rests on: the hash of the colours that it was trained in."""
+    return {"palette_sha256": tensors_hash([palette.colors])}
+
+
 def stage_one_hashes(palette: Palette, tokenizer: Tokenizer) -> dict[str, str]:
-    """What a prior rests on: the hashes of its palette's colours and of its tokenizer's weights."""
-    return {
-        "palette_sha256": tensors_hash([palette.colors]),
-        "tokenizer_sha256": weights_hash(tokenizer),
-    }
+    """What a prior and an X⁻¹ rest on: the hashes of the palette and of the tokenizer's weights."""
+    return {**palette_hash(palette), "tokenizer_sha256": weights_hash(tokenizer)}
 
 
-def check_rests_on(path: Path, hashes: dict[str, str]) -> None:
-    """Raise ValueError if the weights in `path` were trained on another palette or tokenizer."""
+def check_rests_on(path: Path, hashes: Mapping[str, str]) -> None:
+    """Raise ValueError unless the weights in `path` were trained with what has these hashes.
+
+    Args:
+        hashes: a part's name and "_sha256" → its hash, see `stage_one_hashes`.
+    """
     trained_on = what_it_rests_on(path)
-    unknown = hashes.keys() - trained_on.keys()
+    unknown = _named(name for name in hashes if name not in trained_on)
     if unknown:
         raise ValueError(
-            f"{path} does not say which palette and tokenizer it was trained on: an earlier "
-            "version of gss_lite made it, or another program. Train the prior again in a new folder"
+            f"{path} does not say which {unknown} it was trained with: an earlier version of "
+            "gss_lite made it, or another program. Train it again in a new folder"
         )
-    other = [name for name, value in hashes.items() if trained_on[name] != value]
+    other = _named(name for name, value in hashes.items() if trained_on[name] != value)
     if other:
-        what = " and ".join(name.removesuffix("_sha256") for name in other)
         raise ValueError(
-            f"{path} was trained on another {what} than the one beside it, whose tokens mean "
-            "something else; together they would predict nonsense. Put the files of one run "
-            "together, or train the prior again in a new folder"
+            f"{path} was trained with another {other} than the one it is used with, so together "
+            "they would predict nonsense. Put the files of one run together, or train it again in "
+            "a new folder"
         )
+
+
+def _named(hashes: Iterable[str]) -> str:
+    return " and ".join(name.removesuffix("_sha256") for name in hashes)
 
 
 def owns_palette(preset: Preset) -> bool:
@@ -230,9 +242,31 @@ def create_tokenizer(preset: str | Preset, *, pretrained: Weights = False) -> To
     tokenizer = VQVAE(**owner.tokenizer.arguments)
     if not pretrained:
         return tokenizer
-    folder = weights_folder(pretrained) if owner is preset else SHIPPED
-    load_weights(folder / f"{owner.name}.vqvae.safetensors", tokenizer)
+    load_weights(tokenizer_path(preset, pretrained), tokenizer)
     return tokenizer.eval()
+
+
+def tokenizer_path(preset: Preset, weights: Weights) -> Path:
+    """Where the VQ-VAE of a preset lies; one that is shared comes with the package."""
+    owner = tokenizer_owner(preset)
+    folder = weights_folder(weights) if owner is preset else SHIPPED
+    return folder / f"{owner.name}.vqvae.safetensors"
+
+
+def create_stage_one(preset: str | Preset, weights: Weights) -> tuple[Palette, Tokenizer]:
+    """A preset's palette and its trained tokenizer, which belong together.
+
+    Raises:
+        ValueError: the tokenizer was trained in another palette.
+        FileNotFoundError: one of them is not there.
+    """
+    preset = get_preset(preset)
+    palette = create_palette(preset, weights)
+    tokenizer = create_tokenizer(preset, pretrained=weights)
+    owner = tokenizer_owner(preset)
+    if owner.needs_masks:  # its palette lies in a file, which could be exchanged
+        check_rests_on(tokenizer_path(preset, weights), palette_hash(palette))
+    return palette, tokenizer
 
 
 def create_prior(
@@ -272,8 +306,12 @@ def with_inverse(gss: GSS, preset: Preset, choice: str | Path, weights: Weights 
         return gss
     if choice == "expected":
         return ExpectedGSS.of(gss)
-    inverse, _ = load_inverse(inverse_path(preset, choice, weights))
-    return gss.with_inverse(inverse)
+    path = inverse_path(preset, choice, weights)
+    inverse, _ = load_inverse(path)
+    merged = gss.with_inverse(inverse)
+    # The colours were compared. An X⁻¹ serves every prior that predicts the same tokenizer's codes.
+    check_rests_on(path, {"tokenizer_sha256": weights_hash(gss.tokenizer)})
+    return merged
 
 
 def inverse_path(preset: Preset, choice: str | Path, weights: Weights = True) -> Path:

@@ -13,6 +13,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -34,54 +35,65 @@ def replace_file(path: str | Path, write: Callable[[Path], object]) -> None:
         OSError: `path` is there and is no regular file, or the new file could not be written, as on
             a full disk. The old file is intact, and nothing half-written stays.
     """
-    target = Path(os.path.realpath(path))
     check_replaceable(path)
+    target = Path(os.path.realpath(path))
     temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
         os.replace(temporary, target)
-    except (OSError, SafetensorError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch raises RuntimeError here
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise OSError(
-            f"{path} could not be written ({str(error).splitlines()[0]}). What was there before is "
-            "intact. Make room or choose another place, and run the same command again."
+            f"{path} could not be written ({reason}). What was there before is intact. Make room "
+            "or choose another place, and run the same command again."
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def check_replaceable(path: str | Path) -> None:
-    """Raise OSError if `path` is something that must not be replaced: a folder, device or pipe."""
-    if os.path.exists(path) and not os.path.isfile(path):
+    """Raise OSError if `path` must not be replaced: a folder, a device, a pipe, our own output."""
+    if os.path.islink(os.path.realpath(path)):
+        raise OSError(f"{path} is a link that leads back to itself; name a file to write to")
+    if not os.path.exists(path):
+        return
+    if not os.path.isfile(path):
         kind = "a folder" if os.path.isdir(path) else "a device or a pipe, no regular file"
         raise OSError(f"{path} is {kind}; name a file to write to")
+    for stream in (1, 2):
+        with suppress(OSError):
+            if os.path.samestat(os.stat(path), os.fstat(stream)):
+                raise FileExistsError(f"{path} is where this command prints to; name another file")
 
 
 def check_writable(folder: str | Path) -> None:
-    """Raise OSError unless files can be made in `folder`, which is made if it is not there."""
-    folder = Path(folder)
-    probe = folder / f".gss-lite.{os.getpid()}.part"
+    """Raise OSError unless files can be made in `folder`, or in the folder it would be made in."""
+    place = Path(folder)
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    probe = place / f".gss-lite.{os.getpid()}.part"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         probe.touch()
+        probe.unlink()
     except OSError as error:
         raise OSError(
             f"nothing can be written to {folder} ({error.strerror}); choose another folder"
         ) from error
-    finally:
-        if folder.is_dir():
-            probe.unlink(missing_ok=True)
 
 
 def remove_leftovers(folder: str | Path) -> None:
     """Delete the half-written files that killed processes left in `folder`."""
     for path in Path(folder).glob(".*.part"):
         owner = path.name.removesuffix(".part").rpartition(".")[2]
-        if not owner.isdecimal() or not _is_running(int(owner)):
+        if owner.isdecimal() and not _is_running(int(owner)):
             path.unlink(missing_ok=True)
 
 
 def _is_running(process: int) -> bool:
+    if os.name == "nt":  # there os.kill would end the process
+        return True
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -146,14 +158,27 @@ def load_checkpoint(path: Path, run: Mapping) -> dict | None:
         raise ValueError(
             f"checkpoint {path} cannot be read ({type(error).__name__}); delete it to begin again"
         ) from error
-    differing = sorted(k for k in run.keys() | saved.keys() if run.get(k) != saved.get(k))
-    if differing:
-        shown = "; ".join(f"{k}: {saved.get(k)!r} there, {run.get(k)!r} now" for k in differing)
-        raise ValueError(
-            f"checkpoint {path} belongs to another run ({shown}). "
-            "Choose another folder, or delete it to begin again."
-        )
+    check_same_run(f"checkpoint {path}", saved, run)
     return state
+
+
+def check_same_run(what: str, there: Mapping, now: Mapping) -> None:
+    """Raise ValueError, naming every difference, unless both runs are the same one.
+
+    Args:
+        what: the file that the run `there` left.
+        there: what identifies that run.
+        now: what identifies the run that wants to go on.
+    """
+    differing = sorted(k for k in now.keys() | there.keys() if now.get(k) != there.get(k))
+    if not differing:
+        return
+    shown = "; ".join(f"{k}: {there.get(k)!r} there, {now.get(k)!r} now" for k in differing)
+    data = "The pictures, their classes or their masks are others. " if "data" in differing else ""
+    raise ValueError(
+        f"{what} belongs to another run ({shown}). {data}Choose another folder, or delete it to "
+        "begin again."
+    )
 
 
 def save_weights(
@@ -224,7 +249,7 @@ def load_weights(path: str | Path, module: nn.Module) -> None:
             f"(first: {wrong[0]}). Use the preset it was trained with."
         )
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+        if tensor.is_floating_point() and not bool(tensor.float().isfinite().all()):
             raise ValueError(
                 f"weights file {path} holds values in {name} that are not finite, so it cannot "
                 "predict anything; fetch it or train it again"
@@ -273,7 +298,8 @@ def hardware(device: str | torch.device | None = None) -> str:
 
 def _cpu_name() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        lines = text.splitlines()
     except OSError:
         lines = []
     for line in lines:
@@ -287,13 +313,16 @@ def commit() -> str | None:
 
     None where the package was installed without its repository, also inside another project's.
     """
-    package = Path(__file__).resolve().parent
-    git = ["git", "-C", str(package)]
+    here = Path(__file__).resolve()
+    git = ["git", "-C", str(here.parent)]
     try:
-        _answer([*git, "ls-files", "--error-unmatch", Path(__file__).name])
+        project = (here.parents[1] / "pyproject.toml").read_text(encoding="utf-8")
+        tracked = _answer([*git, "ls-files", "--full-name", "--error-unmatch", here.name])
         name = _answer([*git, "rev-parse", "--short=12", "HEAD"])
         dirty = _answer([*git, "status", "--porcelain"])
-    except (OSError, subprocess.CalledProcessError):
+    except (OSError, ValueError, subprocess.CalledProcessError):
+        return None
+    if 'name = "gss-lite"' not in project or tracked != f"{here.parent.name}/{here.name}":
         return None
     return name + ("+" if dirty else "")
 

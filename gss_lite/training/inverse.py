@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from gss_lite.data.transforms import SeededAugmentation, collate, eval_transform
 from gss_lite.distributed import is_main, wait_for_all
+from gss_lite.factory import stage_one_hashes
 from gss_lite.gss import GSS, rebuild
 from gss_lite.inverse_fitted import KINDS, GaussianInverse, LearnedInverse, fit_gaussians
 from gss_lite.palette import Palette
@@ -199,7 +200,7 @@ def train_inverse(
         schedule,
         SeededAugmentation(pictures, CropPair(*schedule.crop), job.preset.seed),
         pictures=pictures,
-        rests_on={"frozen": fingerprint(gss)},
+        rests_on={**stage_one_hashes(gss.palette, gss.tokenizer), "frozen": fingerprint(gss)},
         extra={
             "maskige": maskige,
             "pictures": len(pictures),
@@ -245,7 +246,8 @@ def train_gaussians(job: Job, gss: GSS, *, maskige: str = "noisy") -> GaussianIn
     name = stage_name("gaussian", maskige)
     classes, channels = inverse.colors.shape
     if is_main():
-        save_weights(job.path(f"{name}.safetensors"), inverse)
+        rests_on = stage_one_hashes(gss.palette, gss.tokenizer)
+        save_weights(job.path(f"{name}.safetensors"), inverse, rests_on=rests_on)
         record = run_record(
             kind=f"train {name}",
             preset=job.preset.name,

@@ -12,12 +12,7 @@ from gss_lite.contracts import Segmenter
 from gss_lite.data.transforms import eval_transform
 from gss_lite.distributed import wait_for_all
 from gss_lite.evaluation import validator
-from gss_lite.factory import (
-    create_palette,
-    create_prior,
-    create_tokenizer,
-    stage_one_hashes,
-)
+from gss_lite.factory import create_prior, create_stage_one, stage_one_hashes
 from gss_lite.gss import GSS
 from gss_lite.inverse import NearestColor
 from gss_lite.training.run import Job, bring_stage_one, check_stage_one, run_stage
@@ -50,8 +45,7 @@ def train_prior(job: Job, stage_one: Path | None = None) -> GSS:
     source = Path(stage_one or job.folder)
     check_stage_one(preset, source, job.folder)
     torch.manual_seed(preset.seed)
-    tokenizer = create_tokenizer(preset, pretrained=source)
-    palette = create_palette(preset, source)
+    palette, tokenizer = create_stage_one(preset, source)
     prior = create_prior(preset, tokenizer.vocab_size, pretrained_backbone=job.pretrained_backbone)
 
     def assembled(trained: nn.Module) -> GSS:

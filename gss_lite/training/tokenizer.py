@@ -17,7 +17,7 @@ from gss_lite.data import DATASETS
 from gss_lite.data.scenes import ManyScenes, Scenes
 from gss_lite.data.transforms import SeededAugmentation, train_transform
 from gss_lite.distributed import is_main, sum_over_processes, wait_for_all, world_size
-from gss_lite.factory import create_palette, create_tokenizer, owns_palette
+from gss_lite.factory import create_palette, create_tokenizer, owns_palette, palette_hash
 from gss_lite.inverse import TEMPERATURE, NearestColor
 from gss_lite.palette import Palette, by_neighbours, max_min_palette
 from gss_lite.presets import Preset
@@ -273,6 +273,7 @@ def train_tokenizer(job: Job) -> Tokenizer:
         pictures=pictures,
         # A tokenizer for any palette needs no class in particular.
         classes=pictures.dataset.classes if palette else (),
+        rests_on=palette_hash(palette) if palette else None,
     )
     return tokenizer.eval()
 
