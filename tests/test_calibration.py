@@ -60,6 +60,11 @@ def test_certainty_on_a_border_is_in_the_bin_below_and_one_in_the_last():
     assert calibration(probabilities, torch.zeros(1, 1, 2).long(), 2).share.tolist() == [0.5, 0.5]
 
 
+def test_there_are_fifteen_bins():
+    result = calibration(torch.full((1, 2, 3, 3), 0.5), torch.zeros(1, 3, 3).long())
+    assert [len(part) for part in result[:3]] == [15, 15, 15]
+
+
 def test_risk_falls_with_coverage_where_uncertainty_knows():
     wrong = torch.rand(50, 40, generator=torch.Generator().manual_seed(0)) < 0.2
     rate = float(wrong.float().mean())

@@ -80,6 +80,18 @@ def test_records_hold_no_nan():
     ]
 
 
+def test_records_keep_six_digits():
+    metrics = SegmentationMetrics(2)
+    metrics.update(torch.tensor([[[0, 0, 1, 1, 1, 1, 1]]]), torch.tensor([[[0, 1, 1, 1, 1, 1, 1]]]))
+    assert metrics.compute().as_dict() == {
+        "miou": 0.666667,  # of 1/2 and 5/6
+        "macc": 0.916667,  # of 1 and 5/6
+        "aacc": 0.857143,  # 6/7
+        "iou": [0.5, 0.833333],
+        "recall": [1.0, 0.833333],
+    }
+
+
 def test_table_names_every_class():
     metrics = SegmentationMetrics(2)
     metrics.update(torch.tensor([[[0, 1]]]), torch.tensor([[[0, 0]]]))
@@ -246,6 +258,7 @@ def test_paired_bootstrap_against_one_by_hand():
         expected.tolist(), abs=1e-12
     )
     assert 0 < paired_bootstrap(one, other)[0] < paired_bootstrap(one, other)[1]
+    assert paired_bootstrap(one, other) == paired_bootstrap(one, other, draws=1000, seed=0, block=1)
 
 
 def miou_of_both(one, other):
