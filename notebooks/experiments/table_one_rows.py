@@ -6,7 +6,7 @@ import copy
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
 
 import torch
@@ -16,8 +16,7 @@ from torch.utils.data import DataLoader
 
 import gss_lite as gss
 from gss_lite.contracts import IGNORE, Inverse
-from gss_lite.data import tiles
-from gss_lite.data.transforms import eval_transform
+from gss_lite.data import InMemory, eval_transform, tiles
 from gss_lite.inference import ExpectedGSS
 from gss_lite.inverse_fitted import count_codes
 from gss_lite.palette import JointResult, learn_palette, random_palette, train_jointly
@@ -107,6 +106,16 @@ class Builder:
     job: Job
     budget: Budget
 
+    @cached_property
+    def pictures(self) -> InMemory:
+        """Training pictures and masks as they are, each kept once it was read."""
+        return self.job.pictures()
+
+    @cached_property
+    def normalized(self) -> InMemory:
+        """The same with normalised pictures."""
+        return self.job.pictures(transform=eval_transform())
+
     def random(self, name: str) -> Row:
         """FF-R."""
         return self._with_prior(Row(name, self._model(self._start()), "random colours"))
@@ -164,9 +173,8 @@ class Builder:
     def gaussian(self, name: str, maskige: str) -> Row:
         """A Gaussian for each class."""
         started = time.perf_counter()
-        pictures = self.job.pictures(transform=eval_transform())
-        count = self.budget.fit_pictures
-        inverse = measure_gaussians(self.model, pictures, maskige=maskige, count=count)
+        how = {"maskige": maskige, "count": self.budget.fit_pictures}
+        inverse = measure_gaussians(self.model, self.normalized, **how)
         seconds = time.perf_counter() - started
         model = self.model.with_inverse(inverse)
         words = f"a Gaussian a class, measured on {maskige} maskige"
@@ -183,7 +191,7 @@ class Builder:
         """A table of the classes behind each code."""
         started = time.perf_counter()
         model = self._model(self.model.palette, prior=self.model.prior, kind=CountedGSS)
-        pictures = DataLoader(self.job.pictures(transform=eval_transform()), batch_size=8)
+        pictures = DataLoader(self.normalized, batch_size=8)
         stride = model.tokenizer.stride
 
         def pairs() -> Iterator[tuple[Tensor, Tensor]]:
@@ -206,9 +214,8 @@ class Builder:
 
     def _masks(self) -> Tensor:
         """Training masks for TF and TT, cut into tiles (N, h, w)."""
-        pictures = self.job.pictures()
-        count = min(self.budget.fit_pictures, len(pictures))
-        return tiles(torch.stack([torch.as_tensor(pictures[i][1]) for i in range(count)]))
+        count = min(self.budget.fit_pictures, len(self.pictures))
+        return tiles(torch.stack([torch.as_tensor(self.pictures[i][1]) for i in range(count)]))
 
     def _model(
         self,
@@ -231,7 +238,7 @@ class Builder:
         warmup = min(preset.schedule("prior").warmup, steps // 10)
         preset = preset.with_schedule("prior", steps=steps, warmup=warmup, ema=None)
         job = replace(self.job, preset=preset)
-        log = fit_prior(model, job, f"prior-{row.name}", job.pictures())
+        log = fit_prior(model, job, f"prior-{row.name}", self.pictures)
         return replace(row, model=model, prior_seconds=log[-1]["seconds"])
 
 

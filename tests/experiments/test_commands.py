@@ -183,7 +183,7 @@ TOYS = {
         palette_record,
     ),
     "joint_collapse": Toy(
-        "--seeds 1 --steps 2 --pictures 2 --held-out 2", joint_record, "generic-s4"
+        "--seeds 1 --steps 1 --pictures 2 --held-out 2", joint_record, "generic-s4"
     ),
     "learned_colors": Toy(
         "--data scenes --seeds 2 --steps 2 --pictures 2", learned_record, "generic-s4"
@@ -203,6 +203,7 @@ TOYS = {
         "--preset scenes-tiny --weights {tiny} --work {table_one_work} --seeds 2 --pictures 2 "
         "--fit-pictures 2",
         robustness_record,
+        patch={"SIGMAS": (0.0, 0.1), "RATES": (0.0, 0.1)},
     ),
     "twin_comparison": Toy(
         "--preset scenes-tiny --weights {twin_run} --twin {twin_run} --pictures 2", twin_record
@@ -211,7 +212,12 @@ TOYS = {
 }
 
 
-@pytest.mark.parametrize("name", TOYS)
+SLOW = {"palette_ablation"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in TOYS]
+)
 def test_the_command_leaves_its_record(name, request, tmp_path, monkeypatch, capsys):
     toy = TOYS[name]
     module = importlib.import_module(f"notebooks.experiments.{name}")

@@ -171,6 +171,7 @@ def test_cold_mixtures_are_the_tokens_where_the_encoder_is_sure():
     )
 
 
+@pytest.mark.slow
 def test_learns_flat_colours_with_several_codes():
     torch.manual_seed(0)
     model = small(anneal=180).train()

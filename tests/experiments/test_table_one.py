@@ -36,6 +36,7 @@ def record(tiny_run, tmp_path_factory):
     return json.loads((folder / "record.json").read_text())
 
 
+@pytest.mark.slow
 def test_every_row_has_every_column(record):
     rows = record["metrics"]["rows"]
     assert list(rows) == list(ROWS) and set(PAPER) <= set(rows)
@@ -51,6 +52,7 @@ def test_every_row_has_every_column(record):
     assert rows["Gaussian"]["inverse_parameters"] == 11 * 9
 
 
+@pytest.mark.slow
 def test_gains_carry_an_interval_over_the_pictures(record):
     rows = record["metrics"]["rows"]
     assert list(rows["FF"]["gain"]) == ["FT-W"] and list(rows["FT-W"]["gain"]) == ["FF"]
@@ -65,6 +67,7 @@ def test_gains_carry_an_interval_over_the_pictures(record):
         assert rows["FT-W"]["gain"]["FF"][column] == expected
 
 
+@pytest.mark.slow
 def test_the_record_says_how_it_was_made(record):
     command = "python -m notebooks.experiments.table_one --preset scenes-tiny"
     assert record["command"].startswith(command)
@@ -72,11 +75,13 @@ def test_the_record_says_how_it_was_made(record):
     assert record["metrics"]["prior_steps"] == 2
 
 
+@pytest.mark.slow
 def test_the_colours_of_the_first_seeds_joint_training(record):
     film = record["metrics"]["rows"]["TT"]["film"]
     assert film["steps"] == [0, 3] and len(film["colors"]) == 2 and len(film["colors"][0]) == 11
 
 
+@pytest.mark.slow
 def test_seeds_change_what_is_random_and_nothing_else(record):
     rows = record["metrics"]["rows"]
     assert rows["FF"]["reconstruction"][0] == rows["FF"]["reconstruction"][1]

@@ -144,7 +144,7 @@ def finished(tmp_path_factory):
             "--steps",
             "2",
             "--pictures",
-            "20",
+            "6",
             "--held-out",
             "5",
             "--width",
