@@ -6,10 +6,13 @@
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import TextIO
 
 import torch
 
@@ -23,8 +26,16 @@ from gss_lite.factory import INVERSES, create_model, load_inverse
 from gss_lite.gss import GSS
 from gss_lite.predict import check_outputs, predict_file
 from gss_lite.presets import Preset, get_preset
-from gss_lite.storage import check_replaceable, run_record, weights_hash, write_json
+from gss_lite.storage import (
+    check_replaceable,
+    check_writable,
+    read_json,
+    run_record,
+    weights_hash,
+    write_json,
+)
 from gss_lite.training import LoopOptions, train
+from gss_lite.training.checks import is_out_of_memory
 from gss_lite.training.tokenizer import owns_palette, trains_tokenizer
 
 EXPECTED = (ValueError, OSError, FloatingPointError, MemoryError, ImportError)
@@ -44,22 +55,36 @@ def main(argv: list[str] | None = None) -> int:
     line = shlex.join(["python", "-m", "gss_lite", *given])
     try:
         COMMANDS[arguments.command](arguments, line)
-    except torch.OutOfMemoryError as error:
-        # Training explains this itself. Here a model was placed, evaluated or asked to predict.
-        reason = str(error).splitlines()[0]
-        print(
-            f"error: the GPU ran out of memory ({reason}). End what else runs on it, take smaller "
-            "pictures, or --device cpu",
-            file=sys.stderr,
-        )
-        return 2
     except Exception as error:
         notes = getattr(error, "__notes__", [])
-        if not isinstance(error, EXPECTED) and not notes:
+        if is_out_of_memory(error) and not notes:  # training says more
+            said = _out_of_memory(error)
+        elif isinstance(error, EXPECTED) or notes:
+            said = " ".join([str(error), *notes])
+        else:
             raise
-        print(f"error: {' '.join([str(error), *notes])}", file=sys.stderr)
+        _say(f"error: {said}", sys.stderr)
         return 2
     return 0
+
+
+def _out_of_memory(error: BaseException) -> str:
+    """What to do where a model was placed, evaluated or asked to predict."""
+    where, remedy = "machine", "End what else runs on it, or take smaller pictures"
+    if isinstance(error, torch.OutOfMemoryError):
+        where, remedy = "GPU", f"{remedy}, or --device cpu"
+    reason = (str(error) or type(error).__name__).splitlines()[0]
+    return f"the {where} ran out of memory ({reason}). {remedy}"
+
+
+def _say(text: object, stream: TextIO | None = None) -> None:
+    """Print a line. The work goes on where nobody reads it, as behind a pipe that was closed."""
+    stream = stream or sys.stdout
+    try:
+        print(text, file=stream, flush=True)
+    except OSError:
+        # Or Python would complain when it ends, and the command would seem to have failed.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _preset(arguments: argparse.Namespace) -> Preset:
@@ -108,14 +133,16 @@ def _train(arguments: argparse.Namespace, line: str) -> None:
         shared = isinstance(preset.tokenizer, str)
         owner = f"the trained tokenizer of {preset.tokenizer}" if shared else "OpenAI's dVAE"
         done = "made its palette" if owns_palette(preset) else "took its palette too"
-        print(f"{preset.name} shares {owner}: stage I {done}, and trained nothing")
-    print(f"weights and records are in {folder}")
+        _say(f"{preset.name} shares {owner}: stage I {done}, and trained nothing")
+    _say(f"weights and records are in {folder}")
 
 
 def _evaluate(arguments: argparse.Namespace, line: str) -> None:
     preset = _preset(arguments)
     name, kind = _what_is_evaluated(arguments, preset)
     path = Path(arguments.record or f"runs/{preset.name}/{_record_name(arguments, kind)}.json")
+    if arguments.record:
+        _check_is_a_record(path)
     check_replaceable(path)
     dataset = create_dataset(preset, arguments.split, folder=arguments.data)
     device = init_distributed(torch.device(arguments.device))
@@ -125,20 +152,15 @@ def _evaluate(arguments: argparse.Namespace, line: str) -> None:
         inverse=arguments.inverse,
         model=arguments.model,
     )
+    check_writable(path.parent)
     result = evaluate(model, dataset, flip=arguments.flip, scales=arguments.scales, device=device)
     if not is_main():
         return
-    count = len(result)
-    print(f"{preset.name}, {arguments.split} split, {count} pictures, {result.seconds:.0f} s\n")
-    print(result.table(f"{name} prediction"))
     metrics = _metrics(result, model, preset, arguments)
-    left_out = _frames_to_leave_out(preset, dataset)
-    if left_out:
-        without = result.scores(leave_out=left_out)
+    broken = _frames_to_leave_out(preset, dataset)
+    without = result.scores(leave_out=broken)
+    if broken:
         metrics["without_corrupt_frame"] = {k: scores.miou for k, scores in without.items()}
-        names = ", ".join(dataset.names[i] for i in left_out)
-        miou = 100 * without["prediction"].miou
-        print(f"\nwithout {names}, whose mask is shifted: {name} prediction {miou:.2f} mIoU")
     record = run_record(
         kind=f"evaluate {arguments.split} {kind}".strip(),
         preset=preset.name,
@@ -149,8 +171,51 @@ def _evaluate(arguments: argparse.Namespace, line: str) -> None:
         command=line,
         device=device,
     )
+    if not arguments.record:
+        path = _free(path, record)
     write_json(path, record)
-    print(f"\nrun record: {path}")
+    count = len(result)
+    _say(f"{preset.name}, {arguments.split} split, {count} pictures, {result.seconds:.0f} s\n")
+    _say(result.table(f"{name} prediction"))
+    if broken:
+        names = ", ".join(dataset.names[i] for i in broken)
+        miou = 100 * without["prediction"].miou
+        _say(f"\nwithout {names}, whose mask is shifted: {name} prediction {miou:.2f} mIoU")
+    _say(f"\nrun record: {path}")
+
+
+def _check_is_a_record(path: Path) -> None:
+    """Raise FileExistsError if --record names a file that is there and is no run record."""
+    if not path.is_file():
+        return
+    try:
+        is_record = {"kind", "metrics"} <= read_json(path).keys()
+    except (ValueError, OSError):
+        is_record = False
+    if not is_record:
+        raise FileExistsError(
+            f"{path} is there and is no run record; name another file, or remove it first"
+        )
+
+
+def _free(path: Path, record: dict) -> Path:
+    """The path, or PATH-2, PATH-3 …: the first where no other result would be overwritten."""
+    number = 1
+    candidate = path
+    while candidate.exists() and not _says_the_same(candidate, record):
+        number += 1
+        candidate = path.with_name(f"{path.stem}-{number}.json")
+    return candidate
+
+
+def _says_the_same(path: Path, record: dict) -> bool:
+    """Whether a file is a record of the same command with the same result."""
+    try:
+        there = read_json(path)
+    except (ValueError, OSError):
+        return False
+    # What JSON makes of numbers and tuples, so that both can be compared.
+    return all(there.get(k) == json.loads(json.dumps(record[k])) for k in ("command", "metrics"))
 
 
 def _what_is_evaluated(arguments: argparse.Namespace, preset: Preset) -> tuple[str, str]:
@@ -210,16 +275,17 @@ def _predict(arguments: argparse.Namespace, line: str) -> None:
     folder = Path(arguments.out)
     pictures = [Path(path) for path in arguments.pictures]
     check_outputs(pictures, folder, arguments.overwrite)
+    check_writable(folder)
     model = create_model(arguments.preset, pretrained=arguments.weights, inverse=arguments.inverse)
     model = model.to(arguments.device)
     for picture in pictures:
         for path in predict_file(model, picture, folder):
-            print(path)
+            _say(path)
 
 
 def _export(arguments: argparse.Namespace, line: str) -> None:
     for path in export_weights(arguments.preset, arguments.run):
-        print(path)
+        _say(path)
 
 
 COMMANDS = {"train": _train, "evaluate": _evaluate, "predict": _predict, "export": _export}

@@ -1,33 +1,41 @@
 """Shipping: a run's weights, in 16 bits, and its records go into the package, or nothing does.
 
-Everything is read and checked before the first file changes. A prior whose tokenizer would be
-exchanged under it is named, and the export is refused.
+Everything is read and checked before the first file changes. Weights that stay in the package, and
+whose tokenizer would be exchanged under them, are named, and the export is refused.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from torch import nn
 
+from gss_lite.contracts import Tokenizer
 from gss_lite.data import DATASETS
 from gss_lite.factory import (
     SHIPPED,
+    check_rests_on,
     create_palette,
     create_prior,
     create_tokenizer,
     load_inverse,
     owns_palette,
+    palette_hash,
     stage_one_hashes,
+    tokenizer_path,
 )
 from gss_lite.palette import Palette
 from gss_lite.presets import PRESETS, Preset, get_preset, tokenizer_owner
 from gss_lite.storage import (
+    check_writable,
     load_weights,
     read_json,
     save_weights,
+    weights_hash,
     what_it_rests_on,
     write_json,
 )
@@ -46,20 +54,27 @@ def export_weights(
 
     Raises:
         FileNotFoundError: the run holds no weights of the preset, or a record is missing.
-        ValueError: a file is damaged; parts belong to different runs; or a prior in `folder` that
-            stays there rests on the tokenizer that would be replaced. Nothing is changed then.
+        ValueError: a file is damaged; parts belong to different runs; or weights that stay in
+            `folder` rest on the tokenizer that would be replaced. Nothing is changed then.
+        OSError: the files cannot be written. Nothing is changed then either.
     """
     preset = get_preset(preset)
     run = Path(run)
     folder = Path(folder)
     modules = _read_modules(preset, run)
     cards = {stage: _read_card(run / f"{preset.name}.{stage}.json") for stage in modules}
-    _check_belongs_together(preset, run, modules)
+    palette = _read_palette(preset, run)
+    _check_belongs_together(preset, run, folder, modules, palette)
+    check_writable(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=folder) as made:
         staged = Path(made)
-        _write_all(preset, run, modules, cards, staged)
-        _check_nothing_breaks(preset, modules, staged, folder)
+        hashes = _write_stage_one(preset, modules, cards, palette, staged, folder)
+        for stage in modules.keys() - {"vqvae"}:
+            # An X⁻¹ that goes where no tokenizer is keeps what it says.
+            known = what_it_rests_on(run / f"{preset.name}.{stage}.safetensors")
+            _write(preset, stage, modules[stage], cards[stage], staged, hashes or known)
+        _check_nothing_breaks(preset, modules, hashes, folder)
         return _exchange(sorted(staged.iterdir()), folder)
 
 
@@ -68,8 +83,7 @@ def _read_modules(preset: Preset, run: Path) -> dict[str, nn.Module]:
     vqvae = run / f"{preset.name}.vqvae.safetensors"
     prior = run / f"{preset.name}.prior.safetensors"
     if vqvae.exists() and tokenizer_owner(preset) is preset:
-        modules["vqvae"] = create_tokenizer(preset)
-        load_weights(vqvae, modules["vqvae"])
+        modules["vqvae"] = create_tokenizer(preset, pretrained=run)
     if prior.exists():
         modules["prior"] = create_prior(preset)
         load_weights(prior, modules["prior"])
@@ -95,81 +109,116 @@ def _read_card(path: Path) -> dict:
     return card
 
 
-def _check_belongs_together(preset: Preset, run: Path, modules: dict) -> None:
-    """A prior must rest on the palette and the tokenizer that are exported with it."""
-    if "prior" not in modules:
-        return
-    path = run / f"{preset.name}.prior.safetensors"
-    owned = tokenizer_owner(preset) is preset
-    tokenizer = modules.get("vqvae") or create_tokenizer(preset, pretrained=True)
-    if owned and "vqvae" not in modules and preset.tokenizer.kind == "vqvae":
+def _read_palette(preset: Preset, run: Path) -> Palette | None:
+    """The run's palette; None where the preset has none, or the run only an X⁻¹."""
+    stages = ("vqvae", "prior")
+    trained = any((run / f"{preset.name}.{s}.safetensors").exists() for s in stages)
+    return create_palette(preset, run) if preset.palette and trained else None
+
+
+def _check_belongs_together(
+    preset: Preset, run: Path, folder: Path, modules: Mapping, palette: Palette | None
+) -> None:
+    """What is exported must rest on the palette and tokenizer that are exported, or that stay."""
+    owned = tokenizer_owner(preset) is preset and preset.tokenizer.kind == "vqvae"
+    if "prior" in modules and owned and "vqvae" not in modules:
+        path = run / f"{preset.name}.prior.safetensors"
         raise ValueError(f"{path} is there without its tokenizer; a prior is exported with it")
-    hashes = stage_one_hashes(create_palette(preset, run), tokenizer)
-    if any(what_it_rests_on(path).get(name) != value for name, value in hashes.items()):
-        raise ValueError(
-            f"{path} was not trained on the palette and tokenizer in {run}; train the prior again"
-        )
+    if "vqvae" in modules and palette:
+        check_rests_on(run / f"{preset.name}.vqvae.safetensors", palette_hash(palette))
+    tokenizer = modules.get("vqvae") or _tokenizer_in(preset, folder)
+    if tokenizer is None:
+        return
+    hashes = {"tokenizer_sha256": weights_hash(tokenizer)}
+    for stage in modules.keys() - {"vqvae"}:
+        wanted = {**hashes, **palette_hash(palette)} if stage == "prior" else hashes
+        check_rests_on(run / f"{preset.name}.{stage}.safetensors", wanted)
 
 
-def _write_all(preset: Preset, run: Path, modules: dict, cards: dict, staged: Path) -> None:
-    palette = run / f"{preset.name}.palette.json"
-    if palette.exists() and owns_palette(preset):
-        Palette.load(palette).save(staged / palette.name)
-    for stage, module in modules.items():
-        path = staged / f"{preset.name}.{stage}.safetensors"
-        rests_on = None
-        if stage == "prior":
-            rests_on = _hashes_as_shipped(preset, run, modules, staged)
-        save_weights(path, module, half=True, rests_on=rests_on)
-        card = cards[stage]
-        card["log"] = card["log"][:: max(1, len(card["log"]) // LOG_LINES)]
-        card |= {"stored_as": "float16", "bytes": path.stat().st_size}
-        licence = _licence(preset)
-        if licence:
-            card["data_licence"] = licence
-        write_json(path.with_suffix(".json"), card)
+def _tokenizer_in(preset: Preset, folder: Path) -> Tokenizer | None:
+    """The tokenizer that the preset's weights in `folder` go with; None where there is none."""
+    if tokenizer_owner(preset).tokenizer.kind == "vqvae":
+        folder = folder if tokenizer_path(preset, folder).exists() else None
+    return create_tokenizer(preset, pretrained=folder) if folder else None
 
 
-def _hashes_as_shipped(preset: Preset, run: Path, modules: dict, staged: Path) -> dict[str, str]:
-    """The hashes that a reader of the shipped files will find, after rounding to 16 bits."""
+def _write_stage_one(
+    preset: Preset,
+    modules: Mapping,
+    cards: Mapping,
+    palette: Palette | None,
+    staged: Path,
+    folder: Path,
+) -> dict[str, str]:
+    """Palette and tokenizer → what the other weights rest on, once these are in 16 bits."""
+    if palette and preset.needs_masks and owns_palette(preset):
+        palette.save(staged / f"{preset.name}.palette.json")
     if "vqvae" in modules:
+        rests_on = palette_hash(palette) if palette else {}
+        _write(preset, "vqvae", modules["vqvae"], cards["vqvae"], staged, rests_on)
         tokenizer = create_tokenizer(preset, pretrained=staged)
     else:
-        tokenizer = create_tokenizer(preset, pretrained=True)
-    return stage_one_hashes(create_palette(preset, run), tokenizer)
+        tokenizer = _tokenizer_in(preset, folder)
+    if tokenizer is None:
+        return {}
+    if palette:
+        return stage_one_hashes(palette, tokenizer)
+    return {"tokenizer_sha256": weights_hash(tokenizer)}
+
+
+def _write(
+    preset: Preset,
+    stage: str,
+    module: nn.Module,
+    card: dict,
+    staged: Path,
+    rests_on: Mapping[str, str],
+) -> None:
+    path = staged / f"{preset.name}.{stage}.safetensors"
+    save_weights(path, module, half=True, rests_on=rests_on)
+    thinned = card["log"][:: max(1, len(card["log"]) // LOG_LINES)]
+    card = {**card, "log": thinned, "stored_as": "float16", "bytes": path.stat().st_size}
+    licence = _licence(preset)
+    if licence:
+        card["data_licence"] = licence
+    write_json(path.with_suffix(".json"), card)
 
 
 def _licence(preset: Preset) -> str | None:
     spec = tokenizer_owner(preset).tokenizer
     for name in (preset.data.name, spec.photographs):
-        entry = DATASETS.get(name)
-        if entry and entry.licence:
-            return entry.licence
+        if name in DATASETS and DATASETS[name].licence:
+            return DATASETS[name].licence
     return None
 
 
-def _check_nothing_breaks(preset: Preset, modules: dict, staged: Path, folder: Path) -> None:
-    """Refuse to exchange a tokenizer under a prior that stays."""
+def _check_nothing_breaks(
+    preset: Preset, modules: Mapping, hashes: Mapping[str, str], folder: Path
+) -> None:
+    """Refuse to exchange a tokenizer under a prior or an X⁻¹ that stays."""
     if "vqvae" not in modules:
         return
-    tokenizer = create_tokenizer(preset, pretrained=staged)
-    palette = create_palette(preset, staged) if preset.palette else None
-    hashes = stage_one_hashes(palette, tokenizer) if palette else {}
     broken = []
     for other in PRESETS.values():
-        path = folder / f"{other.name}.prior.safetensors"
-        replaced = other.name == preset.name and "prior" in modules
-        if tokenizer_owner(other).name != preset.name or replaced or not path.exists():
+        if tokenizer_owner(other).name != preset.name:
             continue
-        trained_on = what_it_rests_on(path)
-        if any(trained_on.get(name) != value for name, value in hashes.items()):
-            broken.append(path.name)
+        for path in sorted(folder.glob(f"{other.name}.*.safetensors")):
+            stage = path.stem.removeprefix(f"{other.name}.")
+            replaced = other.name == preset.name and stage in modules
+            rests = stage == "prior" or stage.startswith("inverse-")
+            if not replaced and rests and _rests_on_another(path, hashes):
+                broken.append(path.name)
     if broken:
         raise ValueError(
-            f"{folder} holds {', '.join(broken)}, trained on the tokenizer that this export would "
-            "replace; they would predict nonsense. Train them on the new tokenizer and export them "
-            "too, or remove them first"
+            f"{folder} holds {', '.join(broken)}, trained with the tokenizer that this export "
+            "would replace; they would predict nonsense. Train them on the new tokenizer and "
+            "export them too, or remove them first"
         )
+
+
+def _rests_on_another(path: Path, hashes: Mapping[str, str]) -> bool:
+    name = "tokenizer_sha256"
+    return what_it_rests_on(path).get(name) != hashes[name]
 
 
 def _exchange(files: list[Path], folder: Path) -> list[Path]:
@@ -180,15 +229,15 @@ def _exchange(files: list[Path], folder: Path) -> list[Path]:
         for file in files:
             target = folder / file.name
             if target.exists():
-                shutil.move(target, kept / file.name)
-            shutil.move(file, target)
+                os.replace(target, kept / file.name)
             moved.append(target)
-    except OSError:
+            os.replace(file, target)
+    except BaseException:
         for target in moved:
             target.unlink(missing_ok=True)
         for file in kept.iterdir():
-            shutil.move(file, folder / file.name)
+            os.replace(file, folder / file.name)
+        kept.rmdir()
         raise
-    finally:
-        shutil.rmtree(kept)
+    shutil.rmtree(kept)
     return moved

@@ -23,6 +23,7 @@ from gss_lite.data.transforms import InMemory
 from gss_lite.distributed import is_main, wait_for_all
 from gss_lite.presets import Preset, Schedule
 from gss_lite.storage import (
+    check_same_run,
     check_writable,
     load_checkpoint,
     load_weights,
@@ -77,7 +78,7 @@ def prepare(folder: Path) -> None:
     """Find out before the work whether its result can be written, and clear what was left over."""
     if is_main():
         check_writable(folder)
-        for place in (folder, *(path for path in folder.iterdir() if path.is_dir())):
+        for place in (folder, *folder.glob("*/")):
             remove_leftovers(place)
     wait_for_all()
 
@@ -181,6 +182,7 @@ def run_stage(
     if is_written(job, run, weights, card):
         load_weights(weights, model)
         return read_json(card)["log"]
+    check_not_anothers(weights, card, run, job.folder / stage / "checkpoint.pt")
     options = replace(
         job.options,
         classes=classes,
@@ -231,6 +233,23 @@ def is_written(job: Job, run: Mapping, weights: Path, card: Path) -> bool:
     return record.get("run") == dict(run) and same_choice
 
 
+def check_not_anothers(weights: Path, card: Path, run: Mapping, checkpoint: Path) -> None:
+    """Raise ValueError if training would overwrite what another run has trained.
+
+    Weights without a record are this run's if its checkpoint is there: it was killed between the
+    two. `fit` refuses the checkpoint of another run.
+    """
+    if not weights.is_file():
+        return
+    if card.is_file():
+        check_same_run(str(weights), read_json(card).get("run", {}), run)
+    elif not checkpoint.is_file():
+        raise ValueError(
+            f"{weights} has no record beside it and would be overwritten. Choose another folder, "
+            "or delete it to begin again."
+        )
+
+
 def keep_best(job: Job, stage: str, model: nn.Module, run: Mapping) -> dict:
     """Load the weights with the highest validation score into the model → what to record.
 
@@ -252,7 +271,7 @@ def check_stage_one(preset: Preset, source: Path, folder: Path) -> None:
     """Raise ValueError if bringing the stage I of `source` would overwrite another in `folder`."""
     if source.resolve() == folder.resolve():
         return
-    for end in STAGE_ONE[:2]:
+    for end in STAGE_ONE:
         theirs = source / f"{preset.name}.{end}"
         ours = folder / f"{preset.name}.{end}"
         if theirs.is_file() and ours.is_file() and theirs.read_bytes() != ours.read_bytes():
