@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from accelerate import PartialState, debug_launcher
+from accelerate.state import AcceleratorState
 
 from gss_lite import distributed
 
@@ -26,22 +29,31 @@ PLAIN = ["--mixed_precision", "no", "--dynamo_backend", "no"]
 TWO = [*PLAIN, "--num_processes", "2", "--num_machines", "1"]
 
 
+def work_alone() -> None:
+    """What a process that was not launched asks of the room."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    count = torch.arange(3)
+    device = torch.device("cpu")
+    assert distributed.init_distributed(device) == device
+    assert distributed.is_main() and not distributed.is_distributed()
+    assert distributed.world_size() == 1 and distributed.process_index() == 0
+    distributed.wait_for_all()
+    for function in (
+        distributed.sum_over_processes,
+        distributed.mean_over_processes,
+        distributed.all_gather,
+    ):
+        assert function(count) is count
+    distributed.broadcast_(count)
+    assert not PartialState._shared_state and not torch.distributed.is_initialized()
+
+
 def test_a_process_alone_initialises_nothing_and_gets_back_what_it_gave():
-    """In a fresh process, since others may have initialised something here."""
-    program = (
-        "import torch\n"
-        "from accelerate import PartialState\n"
-        "from gss_lite import distributed as d\n"
-        "count = torch.arange(3)\n"
-        "assert d.init_distributed(torch.device('cpu')) == torch.device('cpu')\n"
-        "assert d.is_main() and not d.is_distributed() and d.world_size() == 1\n"
-        "d.wait_for_all()\n"
-        "for function in (d.sum_over_processes, d.mean_over_processes, d.all_gather):\n"
-        "    assert function(count) is count\n"
-        "d.broadcast_(count)\n"
-        "assert not PartialState._shared_state and not torch.distributed.is_initialized()\n"
-    )
-    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
+    """In a process of its own, since others may have initialised something here."""
+    process = multiprocessing.get_context("fork").Process(target=work_alone)
+    process.start()
+    process.join()
+    assert process.exitcode == 0
 
 
 def exchange() -> None:
@@ -62,10 +74,6 @@ def exchange() -> None:
 
 
 def test_two_processes_exchange_counts_rows_and_random_numbers():
-    from accelerate import debug_launcher
-    from accelerate.state import AcceleratorState
-
-    AcceleratorState._reset_state(reset_partial_state=True)
     debug_launcher(exchange, num_processes=2)
 
 

@@ -213,7 +213,8 @@ def test_after_a_killed_data_process_the_run_goes_on_from_its_checkpoint(tmp_pat
     assert torch.equal(resumed.layer.weight, whole.layer.weight)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+# Torch waits five seconds for a process that has raised an error.
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_an_error_of_the_data_set_keeps_its_words(tmp_path, workers):
     class Broken(Pictures):
         def __getitem__(self, item):
