@@ -107,6 +107,43 @@ def test_token_logits_and_both_losses_equal_the_released_ones(released, dvae):
     assert float(0.2 * scalars["pixel"]) == pytest.approx(losses["loss_ce_pixel"], rel=1e-4)
 
 
+@pytest.mark.parametrize("depth", [0, 2, 6])
+def test_every_tensor_of_the_prior_has_one_released_name(depth):
+    features = [torch.zeros(1, 8, 16 // 2**i, 16 // 2**i) for i in range(4)]
+    sizes = {"level_dim": 8, "fuse_dim": 16, "token_dim": 8, "pixel_dim": 8, "heads": 2}
+    prior = Prior(FromFixture(features), 8, 3, **sizes, depth=depth, ffn_dim=16)
+    names = head_names(depth)
+    assert sorted(names.values()) == sorted(prior.state_dict())
+    assert head_depth(dict.fromkeys(names, torch.zeros(1))) == depth
+
+
+def test_released_names_mean_what_they_say():
+    names = head_names(2)
+    pairs = {
+        "convs.0.conv.weight": "aggregation.levels.0.0.weight",
+        "convs.3.bn.running_var": "aggregation.levels.3.1.running_var",
+        "convs_pixel.1.bn.bias": "pixel_aggregation.levels.1.1.bias",
+        "fusion_conv.conv.weight": "aggregation.fuse.0.weight",
+        "fusion_conv_pixel.bn.running_mean": "pixel_aggregation.fuse.1.running_mean",
+        "conv_before_seg.conv.weight": "before_tokens.0.weight",
+        "swin_ln.weight": "norm.weight",
+        "conv_seg.bias": "to_tokens.bias",
+        "conv_seg_pixel.weight": "to_classes.weight",
+    }
+    block = {
+        "norm1.weight": "norm1.weight",
+        "norm2.bias": "norm2.bias",
+        "attn.w_msa.qkv.weight": "attn.qkv.weight",
+        "attn.w_msa.proj.bias": "attn.proj.bias",
+        "attn.w_msa.relative_position_bias_table": "attn.relative_position_bias_table",
+        "ffn.layers.0.0.weight": "mlp.fc1.weight",
+        "ffn.layers.1.bias": "mlp.fc2.bias",
+    }
+    for theirs, ours in block.items():
+        pairs[f"transformer_block.blocks.1.{theirs}"] = f"blocks.1.{ours}"
+    assert {theirs: names[f"decode_head.{theirs}"] for theirs in pairs} == pairs
+
+
 @pytest.mark.parametrize(
     "change, match",
     [

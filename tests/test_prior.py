@@ -246,9 +246,15 @@ def test_the_bias_that_batch_norm_takes_away_is_held():
     assert bool(prior.norm.weight.grad.any())
 
 
-def test_backbone_that_does_not_start_at_a_quarter_is_refused():
-    with pytest.raises(ValueError, match="four feature levels beginning at 1/4"):
-        Prior(build_backbone("resnet18d", channels=(8, 8, 16, 16), stem_width=8), 8, 3)
+@pytest.mark.parametrize(
+    "levels, reductions",
+    [((0, 1, 2, 3, 4), "2, 4, 8, 16, 32"), ((0, 1, 2, 3), "2, 4, 8, 16"), ((1, 2, 3), "4, 8, 16")],
+)
+def test_backbone_that_does_not_start_at_a_quarter_is_refused(levels, reductions):
+    backbone = build_backbone("resnet18d", **TINY | {"out_indices": levels})
+    message = rf"four feature levels beginning at 1/4; .* gives \[{reductions}\]"
+    with pytest.raises(ValueError, match=message):
+        Prior(backbone, 8, 3)
 
 
 def test_unknown_backbone_names_similar_ones():
