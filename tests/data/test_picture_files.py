@@ -166,6 +166,12 @@ def test_twelve_bits_a_colour_are_said(tmp_path):
     assert int(read_image(full).max()) > 250  # and no warning
 
 
+def test_a_dark_picture_of_eight_bits_is_read_as_it_is(tmp_path):
+    values = some_picture() // 8
+    Image.fromarray(values).save(tmp_path / "a.png")
+    assert np.array_equal(read_image(tmp_path / "a.png").permute(1, 2, 0).numpy(), values)
+
+
 @pytest.mark.parametrize("kind", [np.float32, np.int32])
 def test_values_of_no_known_range_are_refused(tmp_path, kind):
     Image.fromarray(np.full((4, 4), 0.5 if kind is np.float32 else 70000, kind)).save(

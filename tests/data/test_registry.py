@@ -44,6 +44,8 @@ def test_what_the_sets_are():
         assert DATASETS[name] is kind
     assert Scenes.drawn and ManyScenes.drawn and not CamVid.drawn
     assert CamVid.licence.startswith("CC BY-NC 4.0") and Scenes.licence is None
+    assert CamVid.classes == Scenes.classes and CamVid.classes[3] == "Road"
+    assert dict(CamVid.splits) == {"train": 367, "val": 101, "test": 233}
     assert CamVid.leave_out == ("Seq05VD_f02610",) and Scenes.leave_out == ()
     with pytest.raises(TypeError):
         DATASETS["scenes"] = CamVid

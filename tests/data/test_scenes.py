@@ -396,6 +396,15 @@ def test_fold_merges_siblings_before_groups() -> None:
     assert [name.split(": ")[0] for name in fold(11)[1]] == list(CLASSES)
 
 
+@pytest.mark.parametrize(
+    "num_classes, digest",
+    [(33, "a9cc75f349a7ca8e"), (64, "a52da4241c9c992f"), (100, "62de07c76e9c9374")],
+)
+def test_folded_classes_are_what_they_always_were(num_classes: int, digest: str) -> None:
+    table, names = fold(num_classes)
+    assert hashlib.sha256(table.tobytes() + repr(names).encode()).hexdigest()[:16] == digest
+
+
 @pytest.mark.parametrize("num_classes", [0, 10, 151])
 def test_fold_outside_its_range(num_classes: int) -> None:
     with pytest.raises(ValueError, match="11…150"):
