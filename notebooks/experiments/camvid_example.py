@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> None:
     metrics.update(found.mask, mask[None])
     panels = (
         picture / 255,
-        model.palette(mask),
+        model.palette(mask.to(run.given.device)),
         found.maskige[0],
         model.palette(found.mask[0]),
     )

@@ -7,6 +7,7 @@ the validation split. The palette learned from random colours with seed 0 is kep
 
 from __future__ import annotations
 
+import copy
 import statistics
 from argparse import ArgumentTypeError
 from collections.abc import Mapping
@@ -49,7 +50,8 @@ def build_palettes(
     """
 
     def iou(palette: gss.Palette) -> tuple[float, ...]:
-        return gss.evaluate_palette(palette.to(fit.device), tokenizer, fit).scores.iou
+        its_copy = copy.deepcopy(palette).to(fit.device)  # the search goes on with its own
+        return gss.evaluate_palette(its_copy, tokenizer, fit).scores.iou
 
     def learn(start: gss.Palette, **how: object) -> gss.Palette:
         how |= {"steps": steps, "seed": seed}

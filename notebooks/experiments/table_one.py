@@ -133,7 +133,7 @@ def table(entries: Mapping[str, Mapping]) -> str:
     return text_table((*head, "seconds", "of the prior", "(paper)"), lines)
 
 
-rows_option = {"nargs": "+", "default": (), "choices": list(ROWS), "metavar": "ROW"}
+rows_option = {"nargs": "+", "choices": list(ROWS), "metavar": "ROW"}
 parser = partial(
     new_parser,
     __file__,
@@ -145,7 +145,7 @@ parser = partial(
     split="val",
     pictures=None,
     seeds=3,
-    rows={**rows_option, "help": f"some of {'; '.join(ROWS)}"},
+    rows={**rows_option, "help": f"some of {'; '.join(ROWS)} (default: all)"},
     steps={"help": "of FT and FT-W (default: those of the preset's schedules)"},
     palette_steps=option(300, "of TF; the paper takes 4,000"),
     joint_steps=option(400, "of TT; the paper takes 4,000"),
@@ -171,7 +171,7 @@ def main(argv: list[str] | None = None) -> None:
     for seed in range(given.seeds):
         folder = run.path(given.work) / f"seed-{seed}"
         job = Job(replace(preset, seed=seed), folder, data=given.data, options=options)
-        rows = list(build_rows(model, job, budget, tuple(given.rows)))
+        rows = list(build_rows(model, job, budget, tuple(given.rows or ())))
         matrices = judge(rows, dataset)
         for row in rows:
             collect(entries, row, matrices)
