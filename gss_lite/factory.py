@@ -102,11 +102,6 @@ def _create_gss(preset: Preset, pretrained: Weights) -> GSS:
         palette = create_palette(preset, folder)
         tokenizer = create_tokenizer(preset, pretrained=isinstance(preset.tokenizer, str))
     prior = create_prior(preset, tokenizer.vocab_size)
-    if len(palette) != preset.data.num_classes:
-        raise ValueError(
-            f"the palette in {folder} has {len(palette)} colours, but preset {preset.name} has "
-            f"{preset.data.num_classes} classes; use the palette of its own run"
-        )
     gss = GSS(
         palette,
         tokenizer,
@@ -190,7 +185,7 @@ def create_palette(preset: str | Preset, weights: Weights = True) -> Palette:
 
     Raises:
         ValueError: the preset is a tokenizer for any palette; the folder holds another palette
-            than that of the shared tokenizer.
+            than that of the shared tokenizer, or one with another number of classes.
         FileNotFoundError: the folder lacks the palette, which stage I makes.
     """
     preset = get_preset(preset)
@@ -199,7 +194,18 @@ def create_palette(preset: str | Preset, weights: Weights = True) -> Palette:
             f"preset {preset.name} has no palette of its own: its tokenizer serves any. "
             "Choose a palette and use create_tokenizer"
         )
-    path = weights_folder(weights) / f"{preset.name}.palette.json"
+    folder = weights_folder(weights)
+    palette = _find_palette(preset, folder)
+    if len(palette) != preset.data.num_classes:
+        raise ValueError(
+            f"the palette in {folder} has {len(palette)} colours, but preset {preset.name} has "
+            f"{preset.data.num_classes} classes; use the palette of its own run"
+        )
+    return palette
+
+
+def _find_palette(preset: Preset, folder: Path) -> Palette:
+    path = folder / f"{preset.name}.palette.json"
     if not owns_palette(preset):
         palette = create_palette(tokenizer_owner(preset))
         if path.is_file() and not Palette.load(path).colors.equal(palette.colors):
