@@ -335,6 +335,17 @@ def test_street_tables_against_a_pixel_by_pixel_decoder():
     ) == pytest.approx(0.40 * 0.45)
 
 
+def test_the_streets_photographs_predict_their_columns_independently():
+    street = elbo.street()
+    joint = street.world.prior.view(4, 4, 4)  # (photograph, left token, right token)
+    left, right = joint.sum(2), joint.sum(1)
+    assert_close(joint, left[:, :, None] * right[:, None])
+    shared = [[0.80, 0.12, 0.03, 0.05], [0.10, 0.70, 0.15, 0.05], [0.03, 0.22, 0.70, 0.05]]
+    assert_close(left, torch.tensor([*shared, [0.30, 0.40, 0.20, 0.10]], dtype=F64))
+    assert_close(right, torch.tensor([*shared, [0.45, 0.25, 0.15, 0.15]], dtype=F64))
+    assert street.image_probs.tolist() == [0.4, 0.3, 0.2, 0.1]
+
+
 # ---------------------------------------------------------------- errors
 
 UNIFORM, HALVES = torch.full((2, 3), 1 / 3, dtype=F64), torch.full((3, 2), 0.5, dtype=F64)
