@@ -99,12 +99,13 @@ def worker_that_died(error: BaseException) -> str | None:
     Torch notices the death in a signal handler, which raises an error in whatever code runs next.
     Here the handler gets the time to do so, or it would interrupt the caller's code later.
     """
+    said = [error, error.__cause__]
     try:
         time.sleep(0.2)
     except RuntimeError as late:
-        error = late
-    text = str(error).strip()
-    return text if text.startswith("DataLoader worker (pid") else None
+        said.append(late)
+    lines = [str(one).strip() for one in said]
+    return next((line for line in lines if line.startswith("DataLoader worker (pid")), None)
 
 
 def check_labelled(dataset: Dataset) -> None:
