@@ -62,10 +62,17 @@ def check_replaceable(path: str | Path) -> None:
     if not os.path.isfile(path):
         kind = "a folder" if os.path.isdir(path) else "a device or a pipe, no regular file"
         raise OSError(f"{path} is {kind}; name a file to write to")
+    if _is_a_stream(path):
+        raise FileExistsError(f"{path} is where this command prints to; name a file to write to")
+
+
+def _is_a_stream(path: str | Path) -> bool:
+    """Whether a file is what standard output or standard error are written to."""
     for stream in (1, 2):
         with suppress(OSError):
             if os.path.samestat(os.stat(path), os.fstat(stream)):
-                raise FileExistsError(f"{path} is where this command prints to; name another file")
+                return True
+    return False
 
 
 def check_writable(folder: str | Path) -> None:

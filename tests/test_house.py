@@ -1,76 +1,129 @@
-"""Imports go one way: a module knows what stands before it, and nothing that stands after it."""
+"""Imports go one way, and in no circle: who may know whom, read from the sources themselves."""
 
 from __future__ import annotations
 
 import ast
 from pathlib import Path
 
-PACKAGE = Path(__file__).resolve().parents[1] / "gss_lite"
-# A room's place; rooms of one place do not know each other, but for those of one folder.
-PLACES = (
+import pytest
+
+import gss_lite
+
+PACKAGE = Path(gss_lite.__file__).parent
+# A module knows what stands in the rows above its own, and nothing in its row but the same folder.
+ROWS = [
     ("contracts",),
-    ("color_table", "storage", "distributed", "presets", "metrics", "tables"),
-    ("token_loss", "palette", "vqvae", "prior", "data"),
-    ("inverse", "dalle", "views"),
-    ("inverse_fitted", "gss"),
+    ("color_table", "storage", "distributed", "presets", "metrics"),
+    ("palette", "inverse", "inverse_fitted", "vqvae", "dalle", "prior", "token_loss", "data"),
+    ("views",),
+    ("gss",),
     ("inference", "baselines"),
     ("factory", "evaluation"),
-    ("training", "export", "predict"),
+    ("export", "predict", "training"),
     ("cli",),
     ("__main__",),
-)
-ALONE = ("elbo", "official")  # they know no other room, and are known by none
-FIGURES = ("plotting", "plotting_palettes")  # they serve notebooks
-RANK = {room: rank for rank, rooms in enumerate(PLACES) for room in rooms}
+]
+ROW = {name: number for number, row in enumerate(ROWS) for name in row}
+ALONE = {"elbo", "official"}  # they know nothing of the package
+SIDE_BY_SIDE = {("inverse_fitted", "inverse"), ("inverse_fitted", "prior")}
+NOTEBOOKS_ONLY = ("plotting", "plotting_palettes", "tables", "widgets")
+FACE = "__init__"  # it gathers what there is
 
 
-def imports() -> list[tuple[str, str]]:
-    """(module, module that it imports at its top), both below gss_lite."""
-    found = []
+def modules() -> dict[str, Path]:
+    """A module's dotted name in the package → its file."""
+    found = {}
     for path in sorted(PACKAGE.rglob("*.py")):
-        module = ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.ImportFrom) and node.module:
-                targets = [node.module]
-            elif isinstance(node, ast.Import):
-                targets = [alias.name for alias in node.names]
-            else:
-                continue
-            found += [(module, target) for target in targets]
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        name = ".".join(parts[:-1] if len(parts) > 1 and parts[-1] == "__init__" else parts)
+        found[name] = path
     return found
 
 
-def room(module: str) -> str:
-    return module.split(".")[0]
+MODULES = modules()
 
 
-def test_no_arrow_runs_back_up() -> None:
-    wrong = []
-    for module, target in imports():
-        if not target.startswith("gss_lite.") or module == "__init__":
-            continue
-        here = room(module)
-        there = room(target.removeprefix("gss_lite."))
-        if here != there and here not in FIGURES and not RANK[there] < RANK[here]:
-            wrong.append(f"{module} imports {there}")
-    assert wrong == []
+def imports(name: str) -> set[str]:
+    """Every module that a file imports, also inside functions, by its full name."""
+    found = set()
+    for node in ast.walk(ast.parse(MODULES[name].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{name} imports relatively; name the module in full"
+            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
 
 
-def test_figures_and_lone_rooms_are_imported_by_no_other() -> None:
-    lone = (*ALONE, *FIGURES)
-    wrong = [
-        f"{module} imports {target}"
-        for module, target in imports()
-        if room(target.removeprefix("gss_lite.")) in lone and room(module) not in FIGURES
-    ]
-    assert wrong == []
+def ours(name: str) -> set[str]:
+    """The modules of the package that a file imports."""
+    found = set()
+    for module in imports(name):
+        inner = module.removeprefix("gss_lite.")
+        if module != inner and inner in MODULES:
+            found.add(inner)
+    return found
 
 
-def test_the_package_knows_neither_notebooks_nor_scripts() -> None:
-    outside = ("notebooks", "data_scripts", "tests")
-    assert [pair for pair in imports() if room(pair[1]) in outside] == []
+def room(name: str) -> str:
+    return name.split(".")[0]
 
 
-def test_every_room_has_a_place() -> None:
-    rooms = {room(module) for module, _ in imports()} - {"__init__"}
-    assert rooms - {*RANK, *ALONE, *FIGURES} == set()
+def may_know(name: str, other: str) -> bool:
+    mine, theirs = room(name), room(other)
+    if mine == theirs or (mine, theirs) in SIDE_BY_SIDE:
+        return True
+    return mine in ROW and theirs in ROW and ROW[theirs] < ROW[mine]
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name != FACE])
+def test_a_module_knows_only_what_stands_above_it(name):
+    if room(name) in NOTEBOOKS_ONLY:
+        return
+    assert room(name) in ROW or name in ALONE, f"give {name} its row"
+    wrong = [other for other in sorted(ours(name)) if not may_know(name, other)]
+    assert not wrong
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_what_serves_notebooks_is_imported_by_no_module(name):
+    """Only the face names plotting, and only when a figure is asked for."""
+    others = {"notebooks", "data_scripts", "tests"}
+    assert not others & {module.split(".")[0] for module in imports(name)}
+    if room(name) in NOTEBOOKS_ONLY:
+        return
+    drawn = {other for other in ours(name) if room(other) in NOTEBOOKS_ONLY}
+    if name == FACE:
+        top = ast.parse(MODULES[name].read_text(encoding="utf-8")).body
+        direct = [node for node in top if isinstance(node, (ast.Import, ast.ImportFrom))]
+        assert not any("plotting" in ast.unparse(node) for node in direct)
+    else:
+        assert not drawn
+
+
+def test_there_is_no_circle():
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, " → ".join((*path, name))
+        if name in done:
+            return
+        for other in ours(name):
+            # A folder's __init__ stands for the folder; its files import each other by their names.
+            if other != name and not name.startswith(f"{other}."):
+                visit(other, (*path, name))
+        done.add(name)
+
+    for name in MODULES:
+        if name != FACE:
+            visit(name, ())
+
+
+def test_the_face_names_what_is_there():
+    assert list(gss_lite.__all__) == sorted(set(gss_lite.__all__), key=gss_lite.__all__.index)
+    for name in gss_lite.__all__:
+        if name not in ("show", "plot_log"):
+            assert getattr(gss_lite, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = gss_lite.nonsense
