@@ -143,6 +143,11 @@ def test_colours_that_cannot_be_made_distinct_are_refused():
 # random and released
 
 
+def test_random_palettes_take_every_level():
+    seen = torch.cat([levels(random_palette(1000, seed)) for seed in range(5)])
+    assert all(seen[:, c].unique().tolist() == list(range(256)) for c in range(3))
+
+
 def test_random_palettes_fill_the_cube_evenly():
     colors = torch.cat([random_palette(1000, seed).colors for seed in range(5)]).double()
     assert float((colors.mean(0) - 0.5).abs().max()) < 0.02

@@ -31,6 +31,7 @@ from gss_lite.palette import (
 )
 from gss_lite.palette.maxmin import (
     _push,
+    _side,
     get_space,
     lattice_start,
     linear_to_srgb,
@@ -134,6 +135,35 @@ def test_the_search_keeps_the_best_of_its_starts_and_mixes_the_classes(space, se
     assert not torch.equal(palette.colors, best.float())
 
 
+@pytest.mark.parametrize("rounds", [1, 2, 5])
+def test_a_round_by_loops(rounds):
+    """The target, the pairs within 1.3 of it, five pushes a round, and the cube's walls."""
+    start = torch.rand(7, 2, generator=torch.Generator().manual_seed(rounds), dtype=torch.float64)
+
+    def least(rows):
+        return min(math.dist(a, b) for i, a in enumerate(rows) for b in rows[:i])
+
+    points = start.tolist()
+    best, kept = least(points), points
+    for step in range(rounds):
+        target = best * (1.0001 + 0.25 * (1 - step / rounds) ** 2)
+        pairs = [(i, j) for i in range(7) for j in range(i + 1, 7)]
+        near = [(i, j) for i, j in pairs if math.dist(points[i], points[j]) < 1.3 * target]
+        for _ in range(5):
+            moved = [list(row) for row in points]
+            for i, j in near:
+                length = math.dist(points[i], points[j])
+                for axis in range(2):
+                    push = 0.45 * max(0, target - length) / length
+                    push *= points[i][axis] - points[j][axis]
+                    moved[i][axis] += push
+                    moved[j][axis] -= push
+            points = [[min(1, max(0, value)) for value in row] for row in moved]
+        if least(points) > best:
+            best, kept = least(points), points
+    torch.testing.assert_close(spread(start, SPACES["RGB"], rounds), torch.tensor(kept).double())
+
+
 def test_more_rounds_spread_further():
     for seed in range(5):
         start = torch.rand(12, 3, generator=torch.Generator().manual_seed(seed)).double()
@@ -155,7 +185,7 @@ def test_the_lattice_is_the_best_chessboard_that_holds_k(k, seed):
     """Every a ≤ b ≤ c is tried here with its own distances, measured and not derived."""
     points = lattice_start(k, torch.Generator().manual_seed(seed), 3)
     assert points.shape == (k, 3) and len(points.unique(dim=0)) == k
-    best = 0.0
+    best, first = 0.0, None
     most = math.ceil((2 * k) ** (1 / 3)) + 2
     for a in range(2, most + 1):
         for b in range(a, most + 1):
@@ -163,7 +193,13 @@ def test_the_lattice_is_the_best_chessboard_that_holds_k(k, seed):
                 if (a * b * c + 1) // 2 >= k:
                     x, y, z = 1 / (a - 1), 1 / (b - 1), 1 / (c - 1)
                     steps = [(x * x + y * y), (x * x + z * z), (y * y + z * z), 4 * z * z]
-                    best = max(best, math.sqrt(min(steps)))
+                    least = math.sqrt(min(steps))
+                    if least > best + 1e-12:
+                        best, first = least, (a, b, c)
+    # whole numbers with an even sum, on the first of the best grids
+    numbers = points * (torch.tensor(first) - 1)
+    assert torch.allclose(numbers, numbers.round(), atol=1e-9)
+    assert bool((numbers.round().sum(1) % 2 == 0).all())
     assert float(torch.pdist(points).min()) >= best - 1e-9
     other = lattice_start(k, torch.Generator().manual_seed(seed + 1), 3)
     assert k < 9 or not torch.equal(points, other)
@@ -220,6 +256,14 @@ def test_a_grid_too_coarse_for_k_is_doubled():
     assert len(palette) == 30
     assert (palette.colors * 7).round().div(7).sub(palette.colors).abs().max() < 1e-6
     assert len(farthest_point_palette(6000, channels=1)) == 6000
+    # a grid of exactly K points is fine enough
+    assert farthest_point_palette(4, 2, channels=2).colors.unique().tolist() == [0, 1]
+
+
+def test_the_greedy_grid_grows_with_the_classes():
+    assert _side(3) == _side(3, 1728) == 18 and _side(1) == 18**3
+    for k in (1729, 2000, 4096, 10_000):
+        assert _side(3, k) == math.ceil(round(1.5 * k ** (1 / 3), 9))
 
 
 def test_three_channels_are_the_default_and_change_no_palette():
@@ -272,6 +316,13 @@ def test_oklab_there_and_back(color):
     assert oklab_to_srgb(srgb_to_oklab(rgb)).tolist() == pytest.approx(color, abs=1e-6)
 
 
+def test_oklab_keeps_the_sign_of_what_is_darker_than_black():
+    """The search may leave the cube for a moment; the way back must still be the same colour."""
+    dark = torch.tensor([[-0.3, -0.3, -0.3], [-0.02, -0.4, -0.1]], dtype=torch.float64)
+    assert float(srgb_to_oklab(dark)[0, 0]) < 0
+    torch.testing.assert_close(oklab_to_srgb(srgb_to_oklab(dark)), dark, atol=1e-6, rtol=0)
+
+
 def test_distances_are_in_the_units_people_quote():
     black_and_white = torch.tensor([[0.0, 0, 0], [1, 1, 1]])
     assert float(distances(black_and_white)) == pytest.approx(255 * math.sqrt(3))
@@ -279,9 +330,10 @@ def test_distances_are_in_the_units_people_quote():
 
 
 def test_srgb_is_linear_near_black_and_a_power_above():
-    values = torch.tensor([0.0, 0.02, 0.04045, 0.2, 0.5, 1.0], dtype=torch.float64)
+    values = torch.tensor([0.0, 0.02, 0.04045, 0.04046, 0.2, 0.5, 1.0], dtype=torch.float64)
     linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in values.tolist()]
-    assert srgb_to_linear(values).tolist() == pytest.approx(linear)
+    assert srgb_to_linear(values).tolist() == pytest.approx(linear, rel=1e-9)
+    assert float(linear_to_srgb(torch.tensor(0.00305).double())) == pytest.approx(12.92 * 0.00305)
     assert linear_to_srgb(srgb_to_linear(values)).tolist() == pytest.approx(values.tolist())
     assert float(linear_to_srgb(torch.tensor(-0.1))) == pytest.approx(-1.292)
 
