@@ -91,6 +91,21 @@ def test_new_colours_are_far_from_the_others_and_the_moved_class_does_not_count(
     assert len(torch.cat(found).round().unique(dim=0)) == 3  # yellow, magenta and cyan
 
 
+def test_a_new_colour_is_one_of_the_eight_farthest_vivid_ones(monkeypatch):
+    assert VIVID == 0.75
+    start = random_palette(9)
+
+    def drawn(shortlist: int) -> list[tuple[float, ...]]:
+        monkeypatch.setattr("gss_lite.palette.refinement._SHORTLIST", shortlist)
+        return [
+            refine_palette(start, separation, trials=1, seed=s).trials[0].color for s in range(20)
+        ]
+
+    one, eight, nine = drawn(1), drawn(8), drawn(9)
+    assert 10 < sum(a != b for a, b in zip(one, eight)) < 20
+    assert eight != nine
+
+
 def test_the_ignore_colour_stays():
     start = Palette(random_palette(6).colors, "six", (0.1, 0.2, 0.3))
     masks = torch.randint(6, (2, 8, 8))
