@@ -100,11 +100,14 @@ def palette_record(record, path, printed):
 
 def joint_record(record, path, printed):
     rows = record["metrics"]["rows"]
-    assert list(rows) == list(joint_collapse.VARIANTS)
+    assert list(rows) == ["TF", "TF, weight 50", "TT", "TT, weight 50"]
+    assert [row["weight"] for row in rows.values()] == [0, 50, 0, 50]
     assert len({json.dumps(row["start"]) for row in rows.values()}) == 1  # one start for all
     for row in rows.values():
         end = row["end"][0]
         assert 0 <= end["miou"] <= 100 and end["least"] <= end["mean"]
+        # TF's own X⁻¹ is the nearest colour
+        assert row["variant"] == "TT" or end["miou"] == end["nearest"]
     assert joint_collapse.table(rows) in printed
 
 
@@ -183,7 +186,7 @@ TOYS = {
         palette_record,
     ),
     "joint_collapse": Toy(
-        "--seeds 1 --steps 1 --pictures 2 --held-out 2", joint_record, "generic-s4"
+        "--seeds 1 --steps 1 --weights 0 50 --pictures 2 --held-out 2", joint_record, "generic-s4"
     ),
     "learned_colors": Toy(
         "--data scenes --seeds 2 --steps 2 --pictures 2", learned_record, "generic-s4"
