@@ -6,17 +6,16 @@ import copy
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
-import torch
-from live_models import live
 
-from gss_lite.data.folders import CamVid
-from gss_lite.factory import create_model
-from gss_lite.gss import GSS
-from gss_lite.training import train
-from gss_lite.training.loop import LoopOptions
+if TYPE_CHECKING:
+    from gss_lite.gss import GSS
+
+# The process that hands out the tests reads this file and runs none of them, so torch and gss_lite,
+# which take seconds to import, are imported where they are used.
 
 ROOT = Path(__file__).resolve().parents[1]
 # The tests hold for any number of threads and for any seed; these two variables try others.
@@ -40,6 +39,8 @@ def pytest_runtest_protocol() -> Iterator[None]:
 
     An autouse fixture would come too late for the fixtures of the module and of the session.
     """
+    import torch
+
     before = torch.get_num_threads()
     torch.set_num_threads(THREADS)
     torch.manual_seed(SEED)
@@ -51,6 +52,8 @@ def pytest_runtest_protocol() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def camvid() -> Path:
     """The real CamVid folder, or a skip that says where it was looked for."""
+    from gss_lite.data.folders import CamVid
+
     try:
         return CamVid.find()
     except FileNotFoundError as error:
@@ -71,6 +74,8 @@ def parity() -> Path:
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with both stages of the preset scenes-tiny, trained for a second each."""
+    from gss_lite.training import LoopOptions, train
+
     folder = tmp_path_factory.mktemp("tiny")
     train("scenes-tiny", folder, options=LoopOptions(progress=False), command="test")
     return folder
@@ -79,6 +84,8 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def live_tiny() -> GSS:
     """What `tiny_gss` copies."""
+    from live_models import live
+
     return live("scenes-tiny")
 
 
@@ -91,4 +98,6 @@ def tiny_gss(live_tiny: GSS) -> GSS:
 @pytest.fixture(scope="session")
 def scenes_gss() -> GSS:
     """The shipped model of Scenes. It serves many tests, so none may change it."""
+    from gss_lite.factory import create_model
+
     return create_model("scenes-cpu", pretrained=True)

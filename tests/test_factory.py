@@ -62,6 +62,7 @@ def uses(run, picture, out):
     ]
 
 
+@pytest.mark.slow
 class TestAnotherTokenizer:
     def assert_refused_everywhere(self, run, tmp_path, capsys, message):
         picture = tmp_path / "a.png"

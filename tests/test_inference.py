@@ -54,6 +54,7 @@ class Direct(nn.Module):
         return paint(tokens.repeat_interleave(4, 1).repeat_interleave(4, 2), self.colors)
 
 
+@pytest.mark.slow
 def test_frequencies_of_samples_are_the_models_probabilities(tiny_gss):
     prior = tiny_gss.prior
     prior.to_tokens = nn.Conv2d(prior.to_tokens.in_channels, 11, 1)

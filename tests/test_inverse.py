@@ -74,6 +74,7 @@ def probes(colors: Tensor, seed: int) -> Tensor:
 
 
 class TestNearestColor:
+    @pytest.mark.slow
     @settings(deadline=None, max_examples=60)
     @given(palettes(), st.integers(0, 2**31))
     def test_equals_brute_force_in_rgb(self, colors: Tensor, seed: int) -> None:

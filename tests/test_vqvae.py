@@ -296,6 +296,7 @@ def test_eval_mode_changes_no_buffer():
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_it_learns_to_reproduce_painted_masks():
     torch.manual_seed(0)
     palette = farthest_point_palette(4)

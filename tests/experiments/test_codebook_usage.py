@@ -45,6 +45,7 @@ def test_held_out_usage_is_the_share_of_codes_met(masks):
     assert 0 < found["usage"] <= 1 and found["perplexity"] <= CODES * found["usage"] + 0.01
 
 
+@pytest.mark.slow
 def test_a_seed_fixes_the_run(masks):
     one, again, other = (
         run_seed(seed, masks[:4], masks[4:], steps=2, progress=False) for seed in (3, 3, 4)

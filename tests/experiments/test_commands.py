@@ -215,12 +215,8 @@ TOYS = {
 }
 
 
-SLOW = {"palette_ablation"}
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in TOYS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TOYS)
 def test_the_command_leaves_its_record(name, request, tmp_path, monkeypatch, capsys):
     toy = TOYS[name]
     module = importlib.import_module(f"notebooks.experiments.{name}")

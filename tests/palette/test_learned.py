@@ -190,6 +190,7 @@ def test_ignored_pixels_are_painted_in_the_ignore_colour(color_codes, monkeypatc
     assert len(seen) == 2
 
 
+@pytest.mark.slow
 def test_learning_lowers_the_loss_and_rebuilds_masks_better(color_codes):
     """One run may end in a poor optimum, so accuracy is a claim about the mean over six seeds."""
     held_out = blocks(40, 8, 5000)

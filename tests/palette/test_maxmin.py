@@ -43,6 +43,7 @@ from gss_lite.palette.maxmin import (
 RELEASED = {19: 20.0, 150: 20.02, 194: 18.68}  # measured on the released palettes, 0–255 scale
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", RELEASED)
 def test_it_beats_the_released_palettes_and_every_construction_of_the_paper(k):
     others = [arithmetic_palette(k), misaligned_palette(k), farthest_point_palette(k)]
@@ -78,6 +79,7 @@ def test_it_finds_the_proven_optimum_where_there_is_one(k, optimum):
     assert max_min_palette(k).least_distance() == pytest.approx(255 * optimum, rel=2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [11, 150])
 def test_measured_in_oklab_it_beats_the_rgb_palette_there_and_loses_in_rgb(k):
     rgb, lab = max_min_palette(k, "RGB", restarts=2), max_min_palette(k, "OKLab", restarts=2)
