@@ -1,8 +1,11 @@
-"""Run every notebook in order, as Restart-and-Run-All would, and write the results as pages.
+"""Run the lessons in order, as Restart-and-Run-All would, and write the results as pages.
 
 python notebooks/walkthrough.py                 write pages to build/walkthrough/
 python notebooks/walkthrough.py --only '03*'    run only the notebooks that match
-python notebooks/walkthrough.py --in-place      refresh the committed notebooks and solutions
+python notebooks/walkthrough.py --in-place      refresh all committed notebooks
+
+Solutions and reproductions have pages too. Their outputs are the committed ones, unless --only
+names them.
 """
 
 from __future__ import annotations
@@ -10,7 +13,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import html
 import math
 import os
 import re
@@ -29,20 +31,19 @@ from jupyter_client.channels import AsyncZMQSocketChannel
 from jupyter_client.kernelspec import KernelSpec
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
-from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 from tqdm import tqdm
 from traitlets import Type
+
+# So that the script finds its neighbour from any folder.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from notebooks.pages import Site, write_beside  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 PAGES = HERE.parent / "build" / "walkthrough"
 CELL_TIMEOUT = 900  # seconds; what needs more belongs in a script
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
-WIDGET = "application/vnd.jupyter.widget-view+json"
-NO_CONTROL = (
-    "<p><em>There is a control here: open this notebook in JupyterLab (<code>make lab</code>) to "
-    "move it.</em></p>"
-)
 # A kernel gets two threads, and a thread that waits sleeps. By default it spins, and on a busy
 # machine two threads that wait for each other so take the core that both need.
 KERNEL = {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
@@ -99,6 +100,11 @@ class Run:
     def status(self) -> str:
         """The word for the table of results."""
         return "failed" if self.error else "ok"
+
+    @property
+    def summary(self) -> str:
+        """The seconds and the word, for the index of the pages."""
+        return f'{self.seconds:.0f} s, <span class="{self.status}">{self.status}</span>'
 
 
 def execute(path: Path) -> Run:
@@ -169,55 +175,6 @@ def strip_volatile(notebook: NotebookNode) -> None:
             cell.metadata.pop(key, None)
 
 
-def write_beside(path: Path, text: str) -> None:
-    """Replace the file at `path` in one step, so that an interruption leaves the old one whole."""
-    new = path.with_name(f".{path.name}.new")
-    new.write_text(text, encoding="utf-8")
-    os.replace(new, path)
-
-
-def write_page(run: Run) -> Path:
-    """Write the executed notebook as HTML; a line stands for each control, which needs a kernel."""
-    notebook = run.notebook
-    notebook.metadata.pop("widgets", None)
-    for cell in notebook.cells:
-        for output in cell.get("outputs", ()):
-            if WIDGET in output.get("data", {}):
-                output.data = {"text/html": NO_CONTROL}
-    resources = {"metadata": {"name": run.path.stem, "path": str(run.path.parent)}}
-    page, _ = HTMLExporter(embed_images=True).from_notebook_node(notebook, resources)
-    # A link to another notebook leads to its page.
-    page = re.sub(r'(<a href=")(\d\d_\w+)\.ipynb', r"\1\2.html", page)
-    target = PAGES / f"{run.path.stem}.html"
-    write_beside(target, page)
-    return target
-
-
-def write_index(runs: list[Run]) -> Path:
-    """Write index.html: a linked title, the seconds and the status of every notebook."""
-    rows = "\n".join(
-        f'<tr><td><a href="{run.path.stem}.html">{html.escape(title(run))}</a></td>'
-        f"<td>{run.seconds:.0f} s</td><td>{run.status}</td></tr>"
-        for run in runs
-    )
-    target = PAGES / "index.html"
-    write_beside(
-        target,
-        '<!doctype html><html lang="en"><meta charset="utf-8"><title>gss-lite walkthrough</title>'
-        "<style>body{font:1rem/1.5 sans-serif;max-width:50rem;margin:3rem auto;padding:0 1rem}"
-        "td{padding:.3rem 1.5rem .3rem 0}</style>"
-        f"<h1>gss-lite walkthrough</h1><table>\n{rows}\n</table></html>\n",
-    )
-    return target
-
-
-def title(run: Run) -> str:
-    """The first heading of the notebook, or its file name."""
-    text = "\n".join(cell.source for cell in run.notebook.cells if cell.cell_type == "markdown")
-    heading = re.search(r"^# +(.+)$", text, re.MULTILINE)
-    return heading.group(1).strip() if heading else run.path.stem
-
-
 def save_in_place(run: Run) -> None:
     """Write the clean outputs back to the notebook's own file.
 
@@ -231,11 +188,16 @@ def save_in_place(run: Run) -> None:
         write_beside(run.path, nbformat.writes(run.notebook) + "\n")
 
 
-def find(pattern: str, in_place: bool) -> list[Path]:
-    """The numbered notebooks whose names match `pattern`; with `in_place` the solutions too."""
+def find(pattern: str | None, in_place: bool) -> list[Path]:
+    """The notebooks whose names match `pattern`.
+
+    Without a pattern these are the lessons, and all notebooks if they are to be refreshed in place.
+    """
     paths = sorted(HERE.glob("[0-9][0-9]_*.ipynb"))
-    if in_place:
+    if in_place or pattern:
         paths += sorted(HERE.glob("solutions/*.ipynb"))
+        paths += sorted(HERE.glob("reproductions/*.ipynb"))
+    pattern = pattern or "*"
     return [path for path in paths if path.match(pattern) or path.match(f"{pattern}.ipynb")]
 
 
@@ -245,13 +207,12 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--only",
         metavar="PATTERN",
-        default="*",
         help="run only the notebooks whose names match, such as '03*'",
     )
     options.add_argument(
         "--in-place",
         action="store_true",
-        help="write clean outputs back to the notebooks, solutions included",
+        help="write clean outputs back to the notebooks, solutions and reproductions included",
     )
     return options
 
@@ -272,7 +233,7 @@ def main() -> int:
         # CamVid's pictures may not be copied into the repository, so the committed outputs come
         # from a run without it.
         os.environ["GSS_DATA"] = "absent"
-    PAGES.mkdir(parents=True, exist_ok=True)
+    site = Site(HERE, PAGES)
     runs = []
     for path in paths:
         print(f"{path.stem} ...", flush=True)
@@ -280,14 +241,16 @@ def main() -> int:
         if arguments.in_place:
             save_in_place(run)
         else:
-            write_page(run)
+            site.write_notebook(path, run.notebook)
         if run.error:
             print(run.error, flush=True)
         runs.append(run)
 
     print_table(runs)
     if not arguments.in_place:
-        print(f"\nPages: {write_index(runs).relative_to(HERE.parent)}")
+        site.results = {run.path: run.summary for run in runs}
+        first = site.write(done={run.path for run in runs})
+        print(f"\nPages: {first.relative_to(HERE.parent)}")
     return 1 if any(run.error for run in runs) else 0
 
 

@@ -12,24 +12,38 @@ import nbformat
 import pytest
 from nbformat import NotebookNode
 
+from notebooks.pages import reading_minutes
+
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted(
     path
     for path in (ROOT / "notebooks").rglob("*.ipynb")
     if not {"assignments", ".ipynb_checkpoints"} & set(path.relative_to(ROOT).parts)
 )
+LESSONS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 MACHINE_PATH = re.compile(
     r"(?<![\w.:/-])(?:/(?:home|root|Users|tmp|opt|mnt|work|usr|var|private)/|[A-Za-z]:\\+Users)"
 )
 LINK = re.compile(r"""\]\(\s*<?([^)\s>]+)|(?:src|href)\s*=\s*["']([^"']+)""")
 # as RESULT_HERE, where a figure was to be written in
 PLACEHOLDER = re.compile(r"\b[A-Z]{2,}_[A-Z]{2,}\b|PLACEHOLDER")
+FILL_IN = "fill-in"
+# [← 03 · Choosing the colours](03_palettes.ipynb) · [Index](README.md) · …
+NAVIGATION = re.compile(r"^\[[^]]+\]\([^)]+\)( · \[[^]]+\]\([^)]+\))*$")
+MARKDOWN_IMAGE = re.compile(r"!\[([^]]*)\]\(")
+HTML_IMAGE = re.compile(r"<img\b[^>]*>")
 # code and formulas
+FENCE = re.compile(r"```.*?```", re.DOTALL)
 NOT_PROSE = re.compile(r"```.*?```|`[^`\n]*`|\$\$.*?\$\$|\$[^$\n]*\$", re.DOTALL)
 
 
 def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def fill_in(cell: NotebookNode) -> bool:
+    """Whether a student fills in a line of this cell, so that it fails as it is committed."""
+    return FILL_IN in cell.metadata.get("tags", ())
 
 
 def outputs(notebook: NotebookNode) -> list[NotebookNode]:
@@ -67,6 +81,16 @@ def path(request: pytest.FixtureRequest) -> Path:
     return request.param
 
 
+@pytest.fixture(params=LESSONS, ids=lambda path: path.stem)
+def lesson_path(request: pytest.FixtureRequest) -> Path:
+    return request.param
+
+
+@pytest.fixture
+def lesson(lesson_path: Path) -> NotebookNode:
+    return nbformat.read(lesson_path, as_version=4)
+
+
 @pytest.fixture
 def notebook(path: Path) -> NotebookNode:
     return nbformat.read(path, as_version=4)
@@ -85,8 +109,17 @@ def test_valid_nbformat(path: Path) -> None:
 def test_outputs_of_one_clean_run(notebook: NotebookNode) -> None:
     counts = [cell.execution_count for cell in code_cells(notebook)]
     assert counts == list(range(1, len(counts) + 1)), "run `make notebooks`"
-    assert [o.evalue for o in outputs(notebook) if o.output_type == "error"] == []
+    done = [cell for cell in code_cells(notebook) if not fill_in(cell)]
+    errors = [o.evalue for cell in done for o in cell.outputs if o.output_type == "error"]
+    assert errors == []
     assert [o.text for o in outputs(notebook) if o.get("name") == "stderr"] == []
+
+
+def test_an_empty_line_fails_by_its_own_check(notebook: NotebookNode) -> None:
+    for cell in filter(fill_in, code_cells(notebook)):
+        errors = [output for output in cell.outputs if output.output_type == "error"]
+        assert [error.ename for error in errors] == ["AssertionError"]
+        assert errors[0].evalue, "the check says what to do"
 
 
 def test_no_widget_state(notebook: NotebookNode) -> None:
@@ -136,3 +169,48 @@ def test_no_placeholder_left(notebook: NotebookNode) -> None:
 
 def test_local_links_resolve(path: Path, notebook: NotebookNode) -> None:
     assert [link for link in local_links(notebook) if not (path.parent / link).exists()] == []
+
+
+def test_every_picture_is_described(notebook: NotebookNode) -> None:
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            drawn = any("image/png" in output.get("data", {}) for output in cell.outputs)
+            assert not drawn or cell.metadata.get("alt", "").strip(), (
+                f'the cell metadata need "alt", a sentence on the figure of:\n{cell.source[:200]}'
+            )
+        else:
+            assert "" not in [text.strip() for text in MARKDOWN_IMAGE.findall(cell.source)]
+            assert all(re.search(r'\balt="[^"]+"', tag) for tag in HTML_IMAGE.findall(cell.source))
+
+
+# Lessons ------------------------------------------------------------------------------------------
+
+
+def test_a_lesson_can_be_read_in_one_sitting(lesson: NotebookNode) -> None:
+    texts = [cell.source for cell in lesson.cells if cell.cell_type == "markdown"]
+    words = len(FENCE.sub("", "\n".join(texts)).split())
+    lines = sum(
+        bool(line.strip()) for cell in code_cells(lesson) for line in cell.source.splitlines()
+    )
+    assert (words <= 2500, lines <= 250) == (True, True), f"{words} words, {lines} lines of code"
+
+
+def test_a_lesson_leads_to_its_neighbours(lesson: NotebookNode) -> None:
+    first, last = lesson.cells[0], lesson.cells[-1]
+    assert NAVIGATION.match(first.source.splitlines()[0])
+    assert last.cell_type == "markdown"
+    assert NAVIGATION.match(last.source.strip().splitlines()[-1])
+
+
+def test_the_index_says_how_long_a_lesson_takes(lesson_path: Path, lesson: NotebookNode) -> None:
+    minutes = reading_minutes(lesson)
+    assert minutes, 'the first cell says "*Reading: N minutes. Running: M seconds.*"'
+    index = (ROOT / "notebooks" / "README.md").read_text(encoding="utf-8")
+    row = next(line for line in index.splitlines() if f"({lesson_path.name})" in line)
+    assert f"| {minutes} min |" in row
+
+
+def test_the_index_leads_to_every_notebook(path: Path) -> None:
+    index = ROOT / "notebooks" / "README.md"
+    link = path.relative_to(index.parent).as_posix()
+    assert f"]({link})" in index.read_text(encoding="utf-8")
