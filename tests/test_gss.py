@@ -96,6 +96,14 @@ class TestTargets:
         expected = stride_8.tokenizer.encode(paint(filled, stride_8.colors))
         assert torch.equal(targets.tokens, expected)
 
+    def test_a_mask_of_another_size_is_resized_as_one_hot_maps(self, tiny_gss):
+        """At twice the size the nearest pixel gives the same; at other sizes it does not."""
+        mask = random_mask(1, 21, 33, cell=1)
+        found = tiny_gss.targets(mask, torch.zeros(1, 11, 8, 12)).mask
+        assert torch.equal(found, resize_mask(mask, (32, 48), 11))
+        nearest = F.interpolate(mask[:, None].float(), size=(32, 48))[:, 0].long()
+        assert not torch.equal(found, nearest)
+
     def test_an_id_outside_the_classes_is_refused(self, tiny_gss):
         with pytest.raises(ValueError, match="id 11; expected 0…10"):
             tiny_gss.targets(torch.full((1, 32, 32), 11), torch.zeros(1, 11, 8, 8))
