@@ -24,7 +24,7 @@ CHECK_PYTHON = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2
 help:  ## show these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' Makefile
 
-walkthrough: $(STAMP)  ## run every notebook; pages in build/walkthrough/
+walkthrough: $(STAMP)  ## run the lessons; pages of all notebooks in build/walkthrough/
 	@$(RUN) notebooks/walkthrough.py
 
 lab: $(STAMP)  ## open JupyterLab on the notebooks

@@ -18,10 +18,11 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import nbformat
-from latex2mathml.converter import convert
 from nbconvert.filters import Highlight2HTML, ansi2html
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
+
+from notebooks.formulas import FormulaError, mathml
 
 STYLE = Path(__file__).with_name("pages.css")
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -35,6 +36,8 @@ NOTEBOOK_LINK = re.compile(r"\]\((\S+\.ipynb)\)")
 READING = re.compile(r"Reading: (?:about )?(\d+) minutes?")
 TAG = re.compile(r"<[^>]+>")
 HTML_TARGET = re.compile(r"""(<(?:a|img)\b[^>]*?\b(?:href|src)=)(["'])(.*?)\2""", re.DOTALL)
+# No line ends between a formula and the full stop after it.
+FORMULA_AND_STOP = re.compile(r"(<math\b(?:(?!</math>).)*</math>[.,;:!?)]+)", re.DOTALL)
 HTML_FORMULA = re.compile(r"(?<![\\$])\$([^$\n]+)\$")
 
 
@@ -52,14 +55,14 @@ def reading_minutes(notebook: NotebookNode) -> int | None:
 
 
 def formula(latex: str, display: str = "inline") -> str:
-    """LaTeX as MathML, which browsers draw by themselves.
+    """LaTeX as MathML.
 
     A formula that cannot be converted is shown as it is written, and a warning says so.
     """
     try:
-        return convert(latex.strip(), display=display)
-    except Exception as error:  # the converter has exceptions of many kinds
-        warnings.warn(f"not a formula: {latex!r} ({error!r})", stacklevel=2)
+        return mathml(latex, display)
+    except FormulaError as error:
+        warnings.warn(str(error), stacklevel=2)
         return f'<code class="formula">{html.escape(latex)}</code>'
 
 
@@ -191,7 +194,8 @@ class Site:
             embed=lambda address: self.embed(source, address),
             slug=jupyter_slug if source.suffix == ".ipynb" else github_slug,
         )
-        return MarkdownWithMath(renderer=renderer).render(text)
+        page = MarkdownWithMath(renderer=renderer).render(text)
+        return FORMULA_AND_STOP.sub(r'<span class="whole">\1</span>', page)
 
     def write_notebook(self, source: Path, notebook: NotebookNode | None = None) -> Path:
         """Write the page of a notebook, with the outputs that it has."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import warnings
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -12,7 +13,7 @@ import nbformat
 import pytest
 from nbformat import NotebookNode
 
-from notebooks.pages import reading_minutes
+from notebooks.pages import Site, reading_minutes
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted(
@@ -181,6 +182,15 @@ def test_every_picture_is_described(notebook: NotebookNode) -> None:
         else:
             assert "" not in [text.strip() for text in MARKDOWN_IMAGE.findall(cell.source)]
             assert all(re.search(r'\balt="[^"]+"', tag) for tag in HTML_IMAGE.findall(cell.source))
+
+
+def test_every_formula_can_be_drawn_without_a_network(path: Path, notebook: NotebookNode) -> None:
+    site = Site(ROOT / "notebooks", ROOT)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for cell in notebook.cells:
+            if cell.cell_type == "markdown":
+                site.markdown(path, cell.source)
 
 
 # Lessons ------------------------------------------------------------------------------------------
