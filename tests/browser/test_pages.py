@@ -52,30 +52,18 @@ def browser() -> Iterator[Browser]:
         yield browser
 
 
-class Problems(list):
-    """What went wrong while a page was open."""
+def new_page(browser: Browser) -> tuple[Page, list[str]]:
+    """An empty page without a network, and the list of what will go wrong in it."""
+    wrong: list[str] = []
+    page = browser.new_context(viewport={"width": WIDTH, "height": 900}, offline=True).new_page()
+    page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
 
-    def watch(self, page: Page) -> None:
-        page.on("pageerror", lambda error: self.append(str(error)))
-        page.on("console", lambda line: self.append(line.text) if line.type == "error" else None)
-        page.on("request", lambda request: self.leaves(request.url))
-
-    def leaves(self, address: str) -> None:
+    def leaves(address: str) -> None:
         if urlsplit(address).scheme not in {"file", "data"}:
-            self.append(f"a request leaves the page: {address}")
+            wrong.append(f"a request leaves the page: {address}")
 
-
-@pytest.fixture(params=NAMES, scope="module")
-def page(request: pytest.FixtureRequest, target: Path, browser: Browser) -> Iterator[Page]:
-    """One page, open without a network; whatever goes wrong in it fails the test."""
-    problems = Problems()
-    context = browser.new_context(viewport={"width": WIDTH, "height": 900}, offline=True)
-    page = context.new_page()
-    problems.watch(page)
-    page.goto((target / request.param).as_uri())
-    yield page
-    context.close()
-    assert problems == []
+    page.on("request", lambda request: leaves(request.url))
+    return page, wrong
 
 
 @cache
@@ -95,21 +83,62 @@ def dead(address: str) -> bool:
     return bool(parts.fragment) and unquote(parts.fragment) not in anchors(file)
 
 
-def test_a_page_reads_well(page: Page) -> None:
-    assert FORMULA.findall(page.evaluate(PROSE)) == []
-    assert page.locator("code.formula").all_inner_texts() == [], "formulas that stayed LaTeX"
-    links = page.evaluate("() => [...document.links].map(link => link.href)")
-    assert [link for link in links if dead(link)] == []
-    width = page.evaluate("() => document.documentElement.scrollWidth")
-    assert width <= WIDTH, "the page is wider than the window"
-
-
-def test_every_picture_is_there_and_described(page: Page) -> None:
+def problems(page: Page) -> Iterator[str]:
+    """What a reader of the open page would miss."""
+    for text in FORMULA.findall(page.evaluate(PROSE)):
+        yield f"LaTeX in the text: {text}"
+    for text in page.locator("code.formula").all_inner_texts():
+        yield f"a formula that is not drawn: {text}"
+    for address in page.evaluate("() => [...document.links].map(link => link.href)"):
+        if dead(address):
+            yield f"a dead link: {address}"
     pictures = page.evaluate(
-        "() => [...document.images].map(image => [image.naturalWidth > 0, image.alt])"
+        "() => [...document.images].map(image => [image.src, image.alt, image.naturalWidth])"
     )
-    assert all(drawn for drawn, _ in pictures), "a picture is not drawn"
-    described = [bool(alt.strip()) and "No description" not in alt for _, alt in pictures]
-    assert all(described), (
-        f"without alt text: pictures {[i for i, d in enumerate(described) if not d]}"
-    )
+    for number, (source, alt, width) in enumerate(pictures):
+        if not alt.strip() or "No description" in alt:
+            yield f"picture {number} has no alt text"
+        if not width:
+            yield f"picture {number} is not drawn: {source[:80]}"
+    width = page.evaluate("() => document.documentElement.scrollWidth")
+    if width > WIDTH:
+        yield f"the page is {width} pixels wide"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_page_reads_well_without_a_network(name: str, target: Path, browser: Browser) -> None:
+    page, wrong = new_page(browser)
+    page.goto((target / name).as_uri())
+    wrong += problems(page)
+    page.context.close()
+    assert wrong == []
+
+
+BROKEN = """<!doctype html><body style="margin: 0"><p id="here">A token $z$ and \\(x\\).
+<code>$PATH$</code> <code class="formula">\\oops</code></p>
+<a href="#here">a</a> <a href="#there">b</a> <a href="gone.html">c</a> <a href="https://d.org">d</a>
+<img src="https://example.org/a.png" alt="A picture"><script>undefined_name</script>
+<img src="data:image/gif;base64,R0lGODlhAQABAAAAACwAAAAAAQABAAA=" alt=" ">
+<div style="width: 2000px">wide</div></body>
+"""
+
+
+def test_every_kind_of_problem_is_seen(tmp_path: Path, browser: Browser) -> None:
+    file = tmp_path / "broken.html"
+    file.write_text(BROKEN, encoding="utf-8")
+    page, wrong = new_page(browser)
+    page.goto(file.as_uri())
+    wrong += problems(page)
+    page.context.close()
+    assert sorted(wrong) == [
+        "LaTeX in the text: $z$",
+        "LaTeX in the text: \\(",
+        f"a dead link: {file.as_uri()}#there",
+        "a dead link: " + (tmp_path / "gone.html").as_uri(),
+        "a formula that is not drawn: \\oops",
+        "a request leaves the page: https://example.org/a.png",
+        "error: undefined_name is not defined",
+        "picture 0 is not drawn: https://example.org/a.png",
+        "picture 1 has no alt text",
+        "the page is 2000 pixels wide",
+    ]
