@@ -1,10 +1,10 @@
 """The three contracts that carry the package, and the ids that every part agrees on.
 
-A *tokenizer* turns a maskige into integers and back. An *inverse* (X⁻¹) reads classes from a
-maskige. A *segmenter* turns a photograph into class scores. Every part of the package meets one of
-the three, and code that uses a part asks for the contract, never for a class.
+A *tokenizer* turns a maskige into integers and back. An *inverse* (X⁻¹) classifies the pixels of a
+maskige. A *segmenter* turns a photograph into class scores. Code that uses such a part depends on
+the contract only, and works with every class that implements it.
 
-Class ids are 0 … K−1 everywhere, and 255 marks pixels that do not count.
+Class ids are 0 … K−1 everywhere, and 255 marks ignored pixels.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ IGNORE = 255
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """E_φ and D_θ: pictures ⇄ grids of integers. `VQVAE` and `DalleDVAE` are tokenizers.
+    """E_φ and D_θ: pictures ⇄ grids of integers. `VQVAE` and `DalleDVAE` implement it.
 
     Attributes:
         vocab_size: V, the number of tokens.
-        stride: pixels along one side of the patch that a token stands for.
+        stride: a token stands for a patch of stride × stride pixels.
     """
 
     vocab_size: int
@@ -39,10 +39,10 @@ class Tokenizer(Protocol):
 
 @runtime_checkable
 class CodeTokenizer(Tokenizer, Protocol):
-    """A tokenizer whose tokens stand for vectors, and which decodes any vectors."""
+    """A tokenizer whose tokens are indices of vectors, and which can decode any vectors."""
 
     def code_vectors(self) -> Tensor:
-        """The vectors that tokens stand for, (V, C)."""
+        """The vectors of all tokens, (V, C)."""
         ...
 
     def decode_vectors(self, vectors: Tensor) -> Tensor:
@@ -52,10 +52,10 @@ class CodeTokenizer(Tokenizer, Protocol):
 
 @runtime_checkable
 class Inverse(Protocol):
-    """X⁻¹: reads the class of every pixel from a maskige.
+    """X⁻¹: finds the class of every pixel of a maskige.
 
     Attributes:
-        colors: β (K, D), the palette whose maskige it reads, in [0, 1].
+        colors: β (K, D) in [0, 1], the palette of the maskige that it classifies.
     """
 
     colors: Tensor
@@ -75,7 +75,7 @@ class Inverse(Protocol):
 
 @runtime_checkable
 class Segmenter(Protocol):
-    """A model of segmentation: `GSS` and the discriminative `PixelTwin` are segmenters.
+    """A segmentation model: `GSS` and the discriminative `PixelTwin` implement it.
 
     Attributes:
         num_classes: K.
@@ -88,26 +88,26 @@ class Segmenter(Protocol):
         ...
 
     def scores(self, image: Tensor) -> dict[str, Tensor]:
-        """Normalised photographs (B, 3, H, W) → class scores (B, K, H, W) by name.
+        """Normalised photographs (B, 3, H, W) → {name: class scores (B, K, H, W)}.
 
         "prediction" is always among the names. One call runs the network once.
         """
         ...
 
     def probabilities(self, image: Tensor) -> dict[str, Tensor]:
-        """As `scores`, but with values that sum to 1 over the classes, for averages over views."""
+        """As `scores`, but the values sum to 1 over the classes and can be averaged over views."""
         ...
 
 
 def check_mask(mask: Tensor, num_classes: int) -> Tensor:
-    """Return the mask as whole numbers of 64 bits if every id in it is a class or 255.
+    """Return the mask as int64 if every id in it is a class or 255.
 
     Args:
         mask: class ids, any shape.
         num_classes: K.
 
     Raises:
-        ValueError: K is above 255, or an id is neither 0 … K−1 nor 255; names the first such id.
+        ValueError: K is above 255, or an id is neither 0 … K−1 nor 255. The message names the id.
     """
     if num_classes > IGNORE:
         raise ValueError(
@@ -133,11 +133,21 @@ def check_num_classes(num_classes: int) -> None:
         )
 
 
+def check_maskige(maskige: Tensor, channels: int, stride: int) -> None:
+    """Raise ValueError unless `encode` can take the maskige: (B, D, H, W), multiples of stride."""
+    fits = maskige.ndim == 4 and maskige.shape[1] == channels
+    if not fits or maskige.shape[2] % stride or maskige.shape[3] % stride:
+        raise ValueError(
+            f"a maskige must be (B, {channels}, H, W) with H and W multiples of the stride "
+            f"{stride}; got {tuple(maskige.shape)}"
+        )
+
+
 def check_tokens(tokens: Tensor, vocab_size: int) -> Tensor:
-    """Return the tokens as whole numbers of 64 bits if `decode` can take them.
+    """Return the tokens as int64 if `decode` can take them.
 
     Raises:
-        ValueError: not (B, h, w), not whole numbers, or one outside 0 … vocab_size − 1.
+        ValueError: they are not whole numbers (B, h, w), or one is outside 0 … vocab_size − 1.
     """
     if tokens.ndim != 3 or tokens.is_floating_point() or not tokens.numel():
         raise ValueError(

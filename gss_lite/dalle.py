@@ -1,10 +1,10 @@
 """The tokenizer of the paper: DALL·E's dVAE (Ramesh et al., 2021), stride 8, 8192 tokens.
 
-The networks compute what OpenAI's do (github.com/openai/DALL-E), in an order that costs less. The
-decoder looks up the code of a token, where the published one multiplies an 8192-channel one-hot
-map. A 1×1 convolution behind an enlargement runs before it. Nothing is kept longer than it is
-needed. `python -m data_scripts.dalle_dvae` fetches the published weights, and `load_dalle` reads
-them.
+The networks compute the same as OpenAI's (github.com/openai/DALL-E), with less work and memory. The
+published decoder multiplies an 8192-channel one-hot map with a matrix; here the row of the matrix
+is looked up. The published decoder enlarges a map before a 1×1 convolution; here it is enlarged
+after it. `python -m data_scripts.dalle_dvae` downloads the published weights, and `load_dalle`
+reads them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gss_lite.contracts import check_tokens
+from gss_lite.contracts import check_maskige, check_tokens
 from gss_lite.storage import load_weights
 
 LOGIT_LAPLACE_EPS = 0.1
@@ -49,9 +49,9 @@ class Block(nn.Module):
         n_in, n_out: channels. id is a 1×1 convolution where they differ.
         kernels: sizes of the four convolutions, (3, 3, 3, 1) in the encoder and (1, 3, 3, 3) in the
             decoder.
-        enlarge: the block works on the nearest ×2 enlargement of x. The first convolution must be
-            1×1. It and id then run on x itself: copying a pixel four times and treating each copy
-            alike gives the same as treating the pixel and then copying it.
+        enlarge: whether x is enlarged ×2 (nearest) first. The first convolution must then be 1×1. A
+            1×1 convolution treats each pixel alone, so the first convolution and id run on the
+            small x, and their outputs are enlarged. The result is the same.
 
     Raises:
         ValueError: the block enlarges, but its first convolution is not 1×1.
@@ -84,14 +84,14 @@ class Block(nn.Module):
         h.mul_(GAIN)
         if not self.enlarge:
             return h.add_(self.id(x))  # (B, n_out, h, w)
-        # A view in which every pixel of x meets its four copies.
+        # A view of h that groups the four pixels which come from one pixel of x.
         quads = h.unflatten(3, (-1, 2)).unflatten(2, (-1, 2))  # (B, n_out, h, 2, w, 2)
         quads.add_(self.id(x)[:, :, :, None, :, None])
         return h  # (B, n_out, 2h, 2w)
 
 
 def _no_autocast(x: Tensor) -> torch.autocast:
-    """For the layers that stay in float32 where a caller computes in bfloat16 (`GSS.targets`)."""
+    """Keeps a layer in float32 where the caller computes in bfloat16, as `GSS.targets` can."""
     return torch.autocast(x.device.type, enabled=False)
 
 
@@ -112,7 +112,7 @@ class Encoder(nn.Module):
         self.output = nn.Linear(outs[-1], vocab_size)
 
     def features(self, mapped: Tensor) -> Tensor:
-        """Mapped pixels (B, 3, H, W) → what the logits are linear in, (B, H/8, W/8, 8·width)."""
+        """Mapped pixels (B, 3, H, W) → the input of the last layer, (B, H/8, W/8, 8·width)."""
         with _no_autocast(mapped):
             x = self.input(mapped.float())  # (B, width, H, W)
         x = x.to(self.groups[0][0].res[0].weight.dtype)
@@ -120,7 +120,7 @@ class Encoder(nn.Module):
             if number > 0:
                 x = F.max_pool2d(x, 2)  # (B, C, H/2, W/2), H/4 and H/8 in the next groups
             for block in group:
-                x = block(x)  # C is width in the first group and twice as much in each next one
+                x = block(x)  # C = width in the first group, and doubles in each further group
         return x.relu_().movedim(1, -1)  # (B, H/8, W/8, 8·width)
 
     def forward(self, mapped: Tensor) -> Tensor:
@@ -146,9 +146,9 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """p_θ(x|z): tokens (B, h, w) → three means and three log-scales a pixel.
 
-    The published first layer is a 1×1 convolution of a one-hot map. Here it is the table `codes`,
-    with the layer's bias added to every row. So this module holds 43,829,638 parameters where the
-    published one holds 43,829,766: the 128 biases are in the table.
+    The published first layer is a 1×1 convolution of a one-hot map. Here it is the table `codes`:
+    the layer's weights, with its 128 biases added to every row. So this module has 43,829,638
+    parameters, and the published one has 43,829,766.
     """
 
     def __init__(self, vocab_size: int = 8192, width: int = 256, code_dim: int = 128) -> None:
@@ -169,11 +169,11 @@ class Decoder(nn.Module):
         return self.from_vectors(self.codes(tokens).movedim(-1, 1))
 
     def from_vectors(self, vectors: Tensor) -> Tensor:
-        """What follows the table: vectors (B, code_dim, h, w) → (B, 6, 8h, 8w)."""
+        """The layers after the table: vectors (B, code_dim, h, w) → (B, 6, 8h, 8w)."""
         x = vectors.to(self.groups[0][0].res[0].weight.dtype)
         for group in self.groups:
             for block in group:
-                x = block(x)  # (B, 8·width, h, w), then half the channels and twice the size
+                x = block(x)  # (B, 8·width, h, w), then (B, 4·width, 2h, 2w), … (B, width, 8h, 8w)
         return self.output(x.relu_().to(self.output.weight.dtype))  # (B, 6, 8h, 8w)
 
 
@@ -182,9 +182,9 @@ class DalleDVAE(nn.Module):
 
     Args:
         vocab_size, width, code_dim: 8192, 256 and 128 as published.
-        dtype: what the groups compute in: float32, or on a GPU bfloat16 or float16. The first and
-            last layers stay in float32, as in the published code, since a token is decided by small
-            differences of logits.
+        dtype: of the groups: float32, or on a GPU bfloat16 or float16. The first and last layers
+            stay in float32, as in the published code, because small differences of logits decide
+            which token is chosen.
 
     Raises:
         ValueError: another dtype.
@@ -220,16 +220,7 @@ class DalleDVAE(nn.Module):
         Raises:
             ValueError: another shape, or H or W is no multiple of 8.
         """
-        if (
-            maskige.ndim != 4
-            or maskige.shape[1] != 3
-            or maskige.shape[2] % self.stride
-            or maskige.shape[3] % self.stride
-        ):
-            raise ValueError(
-                "a maskige must be (B, 3, H, W) with H and W multiples of the stride "
-                f"{self.stride}; got {tuple(maskige.shape)}"
-            )
+        check_maskige(maskige, 3, self.stride)
         return self.encoder.tokens(map_pixels(maskige))  # (B, H/8, W/8)
 
     @torch.no_grad()
@@ -243,7 +234,7 @@ class DalleDVAE(nn.Module):
         return _means(self.decoder(tokens))  # (B, 3, 8h, 8w)
 
     def code_vectors(self) -> Tensor:
-        """The vectors that tokens stand for, (V, code_dim): rows of the decoder's table."""
+        """The decoder's table, (V, code_dim)."""
         return self.decoder.codes.weight
 
     def decode_vectors(self, vectors: Tensor) -> Tensor:
@@ -257,10 +248,10 @@ def _means(output: Tensor) -> Tensor:
 
 
 def find_dalle() -> Path:
-    """The published weights: below $GSS_DATA, data/, or the data/ beside this package.
+    """The file of published weights: below $GSS_DATA, data/, or the data/ beside this package.
 
     Raises:
-        FileNotFoundError: no such file in any of them; names them and says how to get it.
+        FileNotFoundError: none of the three folders has the file.
     """
     folders = [Path("data"), Path(__file__).resolve().parents[1] / "data"]
     if os.environ.get("GSS_DATA"):
@@ -277,15 +268,15 @@ def find_dalle() -> Path:
 
 
 def load_dalle(path: str | Path | None = None, *, dtype: torch.dtype = torch.float32) -> DalleDVAE:
-    """The published dVAE, in eval mode, from what `python -m data_scripts.dalle_dvae` has left.
+    """The published dVAE in eval mode, from the file that `data_scripts.dalle_dvae` wrote.
 
     Args:
         path: a safetensors file; by default the one that `find_dalle` finds.
         dtype: see `DalleDVAE`.
 
     Raises:
-        FileNotFoundError: it has not been fetched yet.
-        ValueError: the file is damaged, or holds something else than the dVAE.
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, or its tensors are not the dVAE's.
     """
     path = find_dalle() if path is None else Path(path)
     if not path.is_file():
@@ -299,7 +290,7 @@ def load_dalle(path: str | Path | None = None, *, dtype: torch.dtype = torch.flo
 
 
 def empty_dalle(*, dtype: torch.dtype = torch.float32) -> DalleDVAE:
-    """The dVAE at its published size with weights to be set, which saves drawing 97 million."""
+    """The dVAE at its published size; its weights are not initialised, which saves seconds."""
     with torch.device("meta"):
         model = DalleDVAE(dtype=dtype)
     return model.to_empty(device="cpu")

@@ -1,4 +1,4 @@
-"""GSS assembled: palette X, tokenizer E_φ/D_θ (frozen), prior I_ψ and inverse X⁻¹.
+"""GSS, the complete model: palette X, tokenizer E_φ/D_θ (frozen), prior I_ψ and inverse X⁻¹.
 
 mask → palette → tokenizer → tokens                         (the targets of stage II)
 photograph → prior → tokens → tokenizer → maskige → X⁻¹     (the prediction)
@@ -15,10 +15,10 @@ from torchvision.transforms import InterpolationMode, v2
 
 from gss_lite.contracts import IGNORE, Inverse, Tokenizer, check_mask
 from gss_lite.data.transforms import normalize
-from gss_lite.distributed import mean_over_processes
+from gss_lite.inverse import check_reads
 from gss_lite.palette.palette import Palette, paint
 from gss_lite.presets.parts import ViewSpec
-from gss_lite.prior import Prior
+from gss_lite.prior import Prior, pixel_cross_entropy
 from gss_lite.token_loss import token_cross_entropy
 from gss_lite.views import (
     Answers,
@@ -29,18 +29,17 @@ from gss_lite.views import (
     view_of,
 )
 
-TOKEN_WEIGHT = 0.8  # of the tokens' cross-entropy in the released configs
-PIXEL_WEIGHT = 0.2  # of the auxiliary pixel head's
-SAME_COLOR = 0.5 / 255  # colours stored in 16 bits, or rounded to 8, are still the same palette
+TOKEN_WEIGHT = 0.8  # of the tokens' cross-entropy, in the released configs
+PIXEL_WEIGHT = 0.2  # of the auxiliary pixel head's cross-entropy
 
 
 class Targets(NamedTuple):
     """The targets of stage II.
 
     Attributes:
-        tokens: (B, h, w), none of them ignored yet.
-        ignored: (B, h, w), true where a token does not count.
-        mask: (B, h·stride, w·stride), the mask at the size of the maskige.
+        tokens: token ids (B, h, w), also where they are ignored.
+        ignored: (B, h, w), true where a token is left out of the loss.
+        mask: class ids (B, h·stride, w·stride), the mask at the size of the maskige.
     """
 
     tokens: Tensor
@@ -49,10 +48,10 @@ class Targets(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """What the model says of a padded picture.
+    """The network's outputs for a padded picture (B, 3, H', W'), with h = H'/4 and w = W'/4.
 
     Attributes:
-        token_logits: (B, V, h, w), a quarter of the padded picture's size.
+        token_logits: (B, V, h, w).
         maskige: (B, D, h·stride, w·stride).
         pixel_logits: (B, K, h, w), of the auxiliary pixel head.
     """
@@ -63,13 +62,11 @@ class Outputs(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """What the model predicts for a picture, all of it without padding.
-
-    A batch of pictures gives the shapes below; a single picture gives them without B.
+    """A prediction for pictures (B, 3, H, W); for a single picture the shapes have no B.
 
     Attributes:
         mask: class ids (B, H, W).
-        tokens: (B, ⌈H/4⌉, ⌈W/4⌉); None where several looks were averaged.
+        tokens: (B, ⌈H/4⌉, ⌈W/4⌉); None where several views were averaged.
         maskige: (B, D, H, W) in [0, 1].
         pixel_mask: class ids (B, H, W) of the auxiliary pixel head.
     """
@@ -80,21 +77,21 @@ class Prediction(NamedTuple):
     pixel_mask: Tensor
 
     def first(self) -> Prediction:
-        """The first picture's part, without the batch dimension."""
+        """The prediction for the first picture, without the batch dimension."""
         return Prediction(*(None if values is None else values[0] for values in self))
 
 
 class GSS(nn.Module):
-    """One Generative Semantic Segmentation model; meets the contract `Segmenter`.
+    """A Generative Semantic Segmentation model; implements the contract `Segmenter`.
 
     Args:
         palette: X.
-        tokenizer: E_φ and D_θ. It is frozen here.
+        tokenizer: E_φ and D_θ. Its weights are frozen.
         prior: I_ψ; None for a model that only reconstructs masks.
         inverse: X⁻¹.
-        view: how `segment` looks at a picture, see `Preset.view`.
-        picture_size: height and width of the pictures the model was trained on. `segment` shrinks
-            larger ones. None leaves them as they are.
+        view: the windows or the size that `segment` uses, see `Preset.view`.
+        picture_size: height and width of the training pictures. `segment` shrinks larger pictures
+            to it. With None it does not.
     """
 
     def __init__(
@@ -126,7 +123,7 @@ class GSS(nn.Module):
         return len(self.palette)
 
     def train(self, mode: bool = True) -> GSS:
-        """Train mode for prior and inverse; the tokenizer always stays in eval mode."""
+        """Set prior and inverse to train mode; the tokenizer always stays in eval mode."""
         super().train(mode)
         self.tokenizer.eval()
         return self
@@ -135,15 +132,17 @@ class GSS(nn.Module):
 
     @torch.no_grad()
     def targets(self, mask: Tensor, pixel_logits: Tensor, precision: str = "no") -> Targets:
-        """Mask (B, H, W) and the pixel head's logits (B, K, h, w) → Targets.
+        """The tokens that the prior has to predict for a mask, and which of them count.
 
-        The mask is brought to the token grid's size times the stride. Ignored pixels take the
-        current guess of the pixel head (Eq. 7), so that a token with a few labelled pixels still
-        has a whole patch to encode. A token is ignored only if none of its pixels is labelled.
+        The mask is resized to the token grid times the stride. Ignored pixels take the pixel head's
+        current class (Eq. 7), so that a token with few labelled pixels still encodes a whole patch.
+        A token is ignored only if none of its pixels is labelled.
 
         Args:
-            precision: "bf16" encodes faster. About two of a hundred vectors then cross to a
-                neighbouring code, so this is chosen apart from the prior's own precision.
+            mask: class ids (B, H, W).
+            pixel_logits: the pixel head's logits (B, K, h, w), on the token grid.
+            precision: "bf16" encodes faster, but about 2 % of the tokens change to a neighbouring
+                code. So it is set apart from the prior's own precision.
         """
         stride = self.tokenizer.stride
         size = [side * stride for side in pixel_logits.shape[2:]]
@@ -157,7 +156,7 @@ class GSS(nn.Module):
         in_bf16 = precision == "bf16"
         with torch.autocast(mask.device.type, torch.bfloat16, enabled=in_bf16):
             tokens = self.tokenizer.encode(maskige)  # (B, h, w)
-        labelled = F.max_pool2d((mask != IGNORE).float(), stride)  # (B, h, w): 1 if any pixel is
+        labelled = F.max_pool2d((mask != IGNORE).float(), stride)  # (B, h, w)
         return Targets(tokens, labelled == 0, mask)
 
     def losses(
@@ -165,7 +164,7 @@ class GSS(nn.Module):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """0.8 · cross-entropy of the tokens + 0.2 · cross-entropy of the pixels, and scalars.
 
-        Each is averaged over the positions that are not ignored, as in the released code.
+        Each is the mean over the positions that are not ignored, as in the released code.
 
         Args:
             image: normalised photographs (B, 3, H, W).
@@ -173,7 +172,7 @@ class GSS(nn.Module):
             target_precision: see `targets`.
 
         Raises:
-            ValueError: picture and mask are of different size; the mask would be stretched.
+            ValueError: picture and mask have different sizes.
         """
         if image.shape[2:] != mask.shape[1:] or len(image) != len(mask):
             raise ValueError(
@@ -186,13 +185,7 @@ class GSS(nn.Module):
         token_loss, accuracy = token_cross_entropy(
             features, last.weight, last.bias, targets.tokens, targets.ignored
         )
-        size = targets.mask.shape[1:]
-        big = F.interpolate(
-            pixel_logits.float(), size=size, mode="bilinear", align_corners=False
-        )  # (B, K, h·stride, w·stride)
-        total = F.cross_entropy(big, targets.mask, ignore_index=IGNORE, reduction="sum")
-        labelled = mean_over_processes((targets.mask != IGNORE).sum()).clamp(min=1)
-        pixel_loss = total / labelled.to(total.dtype)
+        pixel_loss = pixel_cross_entropy(pixel_logits, targets.mask)
         loss = TOKEN_WEIGHT * token_loss + PIXEL_WEIGHT * pixel_loss
         return loss, {
             "token": token_loss.detach(),
@@ -203,7 +196,7 @@ class GSS(nn.Module):
     # Prediction -----------------------------------------------------------------------------------
 
     def decode_logits(self, token_logits: Tensor) -> Tensor:
-        """Token logits (B, V, h, w) → the likeliest tokens' maskige (B, D, h·stride, w·stride)."""
+        """Token logits (B, V, h, w) → maskige (B, D, h·stride, w·stride) of the arg-max tokens."""
         return self.tokenizer.decode(token_logits.argmax(1))
 
     @torch.no_grad()
@@ -214,29 +207,28 @@ class GSS(nn.Module):
         return Outputs(token_logits, self.decode_logits(token_logits), pixel_logits)
 
     def predict_maskige(self, image: Tensor) -> Tensor:
-        """Photographs (B, 3, H, W) → the padded picture's maskige, at stride/4 times its size."""
+        """Normalised photographs (B, 3, H, W) → `Outputs.maskige`, of the padded picture."""
         return self.outputs(image).maskige
 
     def scores(self, image: Tensor) -> Answers:
-        """Photographs (B, 3, H, W) → one-hot votes and the pixel head's soft-max (B, K, H, W).
+        """Normalised photographs (B, 3, H, W) → scores (B, K, H, W) of both heads.
 
-        The votes are X⁻¹'s classes. The released code averages such votes over windows.
+        They are X⁻¹'s classes as one-hot votes, and the pixel head's soft-max. The released code
+        averages such votes over windows.
         """
-        return self._answers(image, soft=False)
+        return self._answers(self.outputs(image), image.shape[2:])
 
     def probabilities(self, image: Tensor) -> Answers:
-        """As `scores`, with X⁻¹'s probabilities in place of votes.
+        """As `scores`, with X⁻¹'s probabilities in place of one-hot votes.
 
-        The mean of two one-hot votes that differ would be a tie, which the lower class id wins. So
-        a picture and its mirror image are averaged in these.
+        These are what is averaged over a picture and its mirror image: two one-hot votes that
+        differ would tie, and the lower class id would win.
         """
-        return self._answers(image, soft=True)
-
-    def _answers(self, image: Tensor, soft: bool) -> Answers:
-        return self._read(self.outputs(image), image.shape[2:], soft)
+        return self._answers(self.outputs(image), image.shape[2:], soft=True)
 
     @torch.no_grad()
-    def _read(self, outputs: Outputs, sides: torch.Size, soft: bool = False) -> Answers:
+    def _answers(self, outputs: Outputs, sides: torch.Size, soft: bool = False) -> Answers:
+        """Class scores (B, K, H, W) of both heads, at the size of the unpadded picture."""
         if soft:
             found = self.inverse.probabilities(outputs.maskige)  # (B, K, h·stride, w·stride)
         else:
@@ -248,25 +240,25 @@ class GSS(nn.Module):
         }
 
     def predict(self, image: Tensor) -> Prediction:
-        """Normalised photographs of any size → Prediction, in one look.
+        """Normalised photographs of any size → Prediction, by running the network once.
 
         Args:
             image: (B, 3, H, W), or a single photograph (3, H, W), whose Prediction has no batch
                 dimension either.
 
         Raises:
-            ValueError: the picture is not normalised yet: it holds whole numbers.
+            ValueError: the picture holds whole numbers, so it is not normalised.
         """
         if not image.is_floating_point():
             raise ValueError(
                 f"predict takes normalised photographs, as create_dataset gives them; got "
-                f"{image.dtype}. A picture as read_image gives it goes to segment"
+                f"{image.dtype}. For a picture as read_image gives it, use segment"
             )
         if image.ndim == 3:
             return self.predict(image[None]).first()
         height, width = image.shape[2:]
         outputs = self.outputs(image)
-        answers = self._read(outputs, image.shape[2:])
+        answers = self._answers(outputs, image.shape[2:])
         tokens = outputs.token_logits.argmax(1)  # (B, H'/4, W'/4)
         return Prediction(
             mask=answers["prediction"].argmax(1),
@@ -278,23 +270,21 @@ class GSS(nn.Module):
     def segment(self, picture: Tensor) -> Prediction:
         """A picture as `gss_lite.read_image` gives it → Prediction at the picture's own size.
 
-        The Prediction has no batch dimension.
-
-        The model sees a picture whose short side is longer than in training shrunk to that length,
-        because it knows things at that size. It looks as its preset evaluates: by sliding windows
-        or at a certain size where the preset says so.
+        The Prediction has no batch dimension. If the picture's short side is longer than in
+        training, the picture is shrunk to that length first. Sliding windows or a fixed size are
+        used where the preset evaluates with them.
 
         Args:
             picture: uint8 (3, H, W).
 
         Raises:
-            ValueError: no uint8 picture with three channels.
+            ValueError: the picture is not uint8 (3, H, W).
         """
         if picture.ndim != 3 or len(picture) != 3 or picture.dtype != torch.uint8:
             raise ValueError(
                 "a picture to segment must be uint8 (3, H, W), as read_image gives it; "
                 f"got {picture.dtype} {tuple(picture.shape)}. "
-                "Normalised photographs go to predict"
+                "For normalised photographs, use predict"
             )
         sides = list(picture.shape[1:])
         small = shrink(picture, min(self.picture_size)) if self.picture_size else picture
@@ -302,7 +292,7 @@ class GSS(nn.Module):
         if self.view == ViewSpec():
             found = self.predict(image)
         else:
-            answers = view_of(self.view)(self._answers_with_maskige)(image)
+            answers = view_of(self.view)(self._answers_and_maskige)(image)
             found = Prediction(
                 mask=answers["prediction"].argmax(1),
                 tokens=None,
@@ -313,84 +303,56 @@ class GSS(nn.Module):
         def enlarged(values: Tensor) -> Tensor:
             return v2.functional.resize(values, sides, InterpolationMode.NEAREST_EXACT)
 
-        found = found._replace(
+        return Prediction(
             mask=enlarged(found.mask),
+            tokens=found.tokens,
             maskige=enlarged(found.maskige),
             pixel_mask=enlarged(found.pixel_mask),
-        )
-        return found.first()
+        ).first()
 
-    def _answers_with_maskige(self, image: Tensor) -> Answers:
+    def _answers_and_maskige(self, image: Tensor) -> Answers:
         outputs = self.outputs(image)
         sides = image.shape[2:]
-        return {**self._read(outputs, sides), "maskige": resize_to_image(outputs.maskige, sides)}
+        return {**self._answers(outputs, sides), "maskige": resize_to_image(outputs.maskige, sides)}
 
     # Stage I and X⁻¹ ------------------------------------------------------------------------------
 
     def reconstruct(self, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Stage I alone: mask (B, H, W) → (the classes read back (B, H, W), the tokens)."""
+        """Stage I alone: mask (B, H, W) → (reconstructed mask (B, H, W), tokens); see `rebuild`."""
         maskige, tokens = rebuild(self.palette, self.tokenizer, mask)
         return self.inverse.classify(maskige), tokens
 
     def with_inverse(self, inverse: Inverse) -> GSS:
-        """The same palette, tokenizer and prior, shared, with another X⁻¹.
+        """The same palette, tokenizer and prior (shared, not copied) with another X⁻¹.
 
-        The prior and its targets do not depend on X⁻¹. So one X⁻¹ serves every image encoder that
-        was trained with the same palette and tokenizer. Nobody can see from an X⁻¹ whether it was
-        trained with this tokenizer; with another one it still runs, and it classifies worse.
+        The prior and its targets do not depend on X⁻¹. So one X⁻¹ works with every prior that was
+        trained with the same palette and tokenizer. Only the palette is checked: an X⁻¹ that was
+        trained with another tokenizer runs, and classifies worse.
 
         Raises:
-            TypeError: the inverse does not say which colours it reads.
-            ValueError: it reads another number of classes or channels, or other colours.
+            TypeError: the inverse has no `classify` or no `colors`.
+            ValueError: its palette has another shape or other colours.
         """
         check_reads(inverse, self.colors)
-        merged = type(self)(
-            self.palette,
-            self.tokenizer,
-            self.prior,
-            inverse.to(self.colors.device),
-            view=self.view,
-            picture_size=self.picture_size,
-        )
-        return merged.train(self.training)
+        parts = self.parts() | {"inverse": inverse.to(self.colors.device)}
+        return type(self)(**parts).train(self.training)
 
-
-def check_reads(inverse: Inverse, colors: Tensor) -> None:
-    """Raise unless X⁻¹ `inverse` was made for the palette `colors` (K, D)."""
-    theirs = getattr(inverse, "colors", None)
-    if not isinstance(theirs, Tensor) or not hasattr(inverse, "classify"):
-        raise TypeError(
-            f"{type(inverse).__name__} cannot serve as X⁻¹: it needs `classify` and `colors`, the "
-            "palette whose maskige it reads"
-        )
-    ours = colors.cpu()
-    theirs = theirs.detach().float().cpu()
-    if ours.shape != theirs.shape:
-        raise ValueError(
-            f"X⁻¹ reads {len(theirs)} classes in {theirs.shape[1]} channels, but the model paints "
-            f"{len(ours)} in {ours.shape[1]}; use an X⁻¹ that was trained for the same classes"
-        )
-    apart = (ours - theirs).abs().amax(1)  # (K,)
-    if bool((apart > SAME_COLOR).any()):
-        worst = int(apart.argmax())
-        there, here = ([round(255 * v) for v in beta[worst].tolist()] for beta in (theirs, ours))
-        raise ValueError(
-            f"X⁻¹ was trained on another palette: {int((apart > SAME_COLOR).sum())} of {len(ours)} "
-            f"colours differ (class {worst}: {there} there, {here} in the model). Paint with its "
-            "palette and train the prior on that, or train X⁻¹ for this one."
-        )
+    def parts(self) -> dict:
+        """The arguments that this model was made of, by name."""
+        names = ("palette", "tokenizer", "prior", "inverse", "view", "picture_size")
+        return {name: getattr(self, name) for name in names}
 
 
 @torch.no_grad()
 def rebuild(palette: Palette, tokenizer: Tokenizer, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Mask (B, H, W) → decode(encode(palette(mask))) (B, D, H, W), and the tokens between.
+    """Mask (B, H, W) → decode(encode(palette(mask))) (B, D, H, W), and the tokens.
 
-    Sides that are no multiple of the stride are padded with ignored pixels, which are cut off
-    again; the tokens (B, ⌈H/stride⌉, ⌈W/stride⌉) cover the padding.
+    Sides that are no multiple of the stride are padded with ignored pixels. The padding is cut off
+    the maskige, and stays in the tokens (B, ⌈H/stride⌉, ⌈W/stride⌉).
     """
     height, width = mask.shape[1:]
     stride = tokenizer.stride
     padded = F.pad(mask, (0, -width % stride, 0, -height % stride), value=IGNORE)
-    tokens = tokenizer.encode(palette(padded))
+    tokens = tokenizer.encode(palette(padded))  # (B, H'/stride, W'/stride)
     maskige = tokenizer.decode(tokens)  # (B, D, H', W')
     return maskige[:, :, :height, :width], tokens

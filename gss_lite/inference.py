@@ -1,4 +1,4 @@
-"""Beyond the likeliest tokens: samples of the prior, how sure it is, expected codes, damage."""
+"""Beyond the arg-max tokens: samples of the prior, entropy, expected codes, noise and errors."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def sample_tokens(
     p_ψ(z|x) is a product over positions (C), so every token is drawn on its own.
 
     Raises:
-        ValueError: the temperature is not positive. Its limit 0, the arg-max, is GSS.predict.
+        ValueError: the temperature is not positive.
     """
     if not temperature > 0:
         raise ValueError(
-            f"the temperature must be above 0; got {temperature}. For its limit, the most likely "
+            f"the temperature must be above 0; got {temperature}. For its limit 0, the most likely "
             "tokens, use GSS.predict"
         )
     scaled = token_logits.float() / temperature  # (B, V, h, w)
@@ -40,9 +40,9 @@ def sample_masks(
     temperature: float = 1.0,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Masks drawn from the model: photographs (B, 3, H, W) → class ids (count, B, H, W).
+    """Sample masks: normalised photographs (B, 3, H, W) → class ids (count, B, H, W).
 
-    The photograph goes through the prior once. Each sample costs one decoding.
+    The prior runs once. The decoder runs once for each sample.
     """
     height, width = image.shape[2:]
     padded = pad_to_multiple(image)  # (B, 3, H', W')
@@ -67,7 +67,7 @@ def class_frequencies(masks: Tensor, num_classes: int) -> Tensor:
 def entropy_map(probabilities: Tensor) -> Tensor:
     """Probabilities (B, K, H, W) → their entropy in nats (B, H, W).
 
-    It is 0 where the model is sure, and ln K where it knows nothing.
+    It is 0 where one class has probability 1, and ln K where all classes have the same.
     """
     return torch.special.entr(probabilities).sum(1)
 
@@ -75,8 +75,8 @@ def entropy_map(probabilities: Tensor) -> Tensor:
 def token_entropy(token_logits: Tensor) -> Tensor:
     """Token logits (B, V, h, w) → entropy of each token's distribution in nats (B, h, w).
 
-    This is the entropy of codes, not of classes. Many codes decode to the same class, so it bounds
-    nothing about classes; `entropy_map` of sampled masks answers for those.
+    Many codes decode to the same class, so the entropy of the classes can be much smaller. For that
+    entropy use `entropy_map` of the frequencies of sampled masks.
     """
     logs = token_logits.float().log_softmax(1)
     return -(logs.exp() * logs).sum(1)
@@ -85,22 +85,14 @@ def token_entropy(token_logits: Tensor) -> Tensor:
 class ExpectedGSS(GSS):
     """A GSS that decodes the expected code vectors in place of the likeliest codes.
 
-    This goes beyond the paper, and nothing is trained. The `tokens` of its prediction are still
-    the likeliest ones. Reconstruction, where tokens are certain, is that of a GSS.
+    This goes beyond the paper and needs no training. The `tokens` of its prediction are still the
+    likeliest ones. `reconstruct` does not use the prior, so it gives the same as for a GSS.
     """
 
     @classmethod
     def of(cls, gss: GSS) -> ExpectedGSS:
-        """The parts of a trained model, shared, in a model that decodes expected codes."""
-        made = cls(
-            gss.palette,
-            gss.tokenizer,
-            gss.prior,
-            gss.inverse,
-            view=gss.view,
-            picture_size=gss.picture_size,
-        )
-        return made.train(gss.training)
+        """The same trained parts (shared, not copied) in a model that decodes expected codes."""
+        return cls(**gss.parts()).train(gss.training)
 
     def decode_logits(self, token_logits: Tensor) -> Tensor:
         """Token logits (B, V, h, w) → D_θ of Σ_v p(v|x) e_v, (B, D, h·stride, w·stride)."""
@@ -116,17 +108,17 @@ def expected_maskige(
     *,
     at_once: int = 4096,
 ) -> Tensor:
-    """Decode the expected code vector Σ_v p(v|x) e_v, where `decode` takes the likeliest code.
+    """Decode the expected code vector Σ_v p(v|x) e_v in place of the likeliest code's vector.
 
-    Where the prior hesitates between two codes, their mean is decoded. As the temperature goes to
-    0 this becomes `decode`.
+    Where two codes are equally likely, their mean is decoded. As the temperature goes to 0, the
+    result becomes that of `decode` for the likeliest codes.
 
     Args:
         token_logits: (B, V, h, w).
-        tokenizer: decodes vectors too.
-        temperature: p = softmax(logits / temperature), above 0.
-        top_k: keep the k likeliest codes of each token, renormalised.
-        at_once: tokens whose probabilities are in memory at the same time.
+        tokenizer: a tokenizer that decodes vectors.
+        temperature: above 0; p = softmax(logits / temperature).
+        top_k: use only the k likeliest codes of each token, renormalised.
+        at_once: number of tokens whose probabilities are in memory at the same time.
 
     Returns:
         Maskige (B, D, h·stride, w·stride) in [0, 1].
@@ -152,7 +144,7 @@ def expected_maskige(
             vectors.append((rows.float() / temperature).softmax(1) @ codes)  # (at_once, C)
         else:
             best, which = rows.float().topk(top_k, 1)
-            weight = (best / temperature).softmax(1)
+            weight = (best / temperature).softmax(1)  # (at_once, k)
             vectors.append(F.embedding(which, codes).mul_(weight[:, :, None]).sum(1))
     grid = torch.cat(vectors).view(batch, height, width, -1).movedim(-1, 1)  # (B, C, h, w)
     return tokenizer.decode_vectors(grid)
@@ -161,21 +153,22 @@ def expected_maskige(
 def noisy_pixels(maskige: Tensor, sigma: float, seed: int = 0) -> Tensor:
     """Maskige (B, D, H, W) plus Gaussian noise of standard deviation `sigma` on every channel.
 
-    The values are not cut to [0, 1].
+    The values are not clamped to [0, 1].
     """
     noise = torch.randn(maskige.shape, generator=torch.Generator().manual_seed(seed))
     return maskige + sigma * noise.to(maskige.device)
 
 
 def wrong_tokens(tokens: Tensor, rate: float, seed: int = 0) -> Tensor:
-    """Tokens (B, h, w), of which a share is replaced by tokens of random places of the batch.
+    """Tokens (B, h, w), of which some are replaced by tokens from random places of the batch.
 
-    For one seed, what is wrong at a low rate is wrong in the same way at a higher one.
+    With the same seed, a token that is replaced at a low rate is replaced by the same token at any
+    higher rate.
 
     Args:
         tokens: (B, h, w).
-        rate: probability that a token is replaced.
-        seed: of the places.
+        rate: probability that a token is replaced, in [0, 1].
+        seed: of the choice of tokens and places.
 
     Raises:
         ValueError: the rate lies outside 0…1.

@@ -1,4 +1,4 @@
-"""X⁻¹: colour → class (supplement, A.2), what all inverses share, and the two without training.
+"""X⁻¹: colour → class (supplement, A.2): the base class, and the two inverses without training.
 
 Every inverse maps a maskige (B, D, H, W) to class scores (B, K, H, W); the class is their arg-max.
 """
@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from gss_lite.color_table import ColorTable, build_table, slices, table_nearest
+from gss_lite.contracts import Inverse
 
-TEMPERATURE = 0.1  # turns squared colour distances (0 … 3) into logits of a useful range
+TEMPERATURE = 0.1  # squared colour distances (0 … 3) are divided by it to give logits
+SAME_COLOR = 0.5 / 255  # colours that differ by rounding to 8 or 16 bits are the same palette
 
 # Below 32 classes, comparing with every colour costs about as much as the table. Above 4,096, the
 # table would become too large.
@@ -20,7 +22,7 @@ TABLE_CLASSES = range(32, 4097)
 def checked_colors(colors: Tensor) -> Tensor:
     """A copy of β as float32, or ValueError if it is no finite (K, D) matrix of two or more rows.
 
-    It is a copy because loading weights writes into buffers, and the palette must not change then.
+    It is copied because loading weights overwrites buffers, and must not overwrite the palette.
     """
     colors = torch.as_tensor(colors).detach().float().clone()
     if colors.ndim != 2 or len(colors) < 2 or colors.shape[1] < 1:
@@ -32,11 +34,38 @@ def checked_colors(colors: Tensor) -> Tensor:
     return colors
 
 
+def check_reads(inverse: Inverse, colors: Tensor) -> None:
+    """Raise unless X⁻¹ `inverse` was made for the palette `colors` (K, D)."""
+    theirs = getattr(inverse, "colors", None)
+    if not isinstance(theirs, Tensor) or not hasattr(inverse, "classify"):
+        raise TypeError(
+            f"{type(inverse).__name__} cannot serve as X⁻¹: it needs a method `classify` and "
+            "`colors`, the palette (K, D) of the maskige that it classifies"
+        )
+    ours = colors.cpu()
+    theirs = theirs.detach().float().cpu()
+    if ours.shape != theirs.shape:
+        raise ValueError(
+            f"X⁻¹ was trained for {len(theirs)} classes and {theirs.shape[1]} channels, but the "
+            f"model has {len(ours)} and {ours.shape[1]}; use an X⁻¹ that was trained for the same "
+            "classes"
+        )
+    apart = (ours - theirs).abs().amax(1)  # (K,)
+    if bool((apart > SAME_COLOR).any()):
+        worst = int(apart.argmax())
+        there, here = ([round(255 * v) for v in beta[worst].tolist()] for beta in (theirs, ours))
+        raise ValueError(
+            f"X⁻¹ was trained on another palette: {int((apart > SAME_COLOR).sum())} of {len(ours)} "
+            f"colours differ (class {worst}: {there} there, {here} in the model). Train the prior "
+            "with its palette, or train X⁻¹ for this one."
+        )
+
+
 class BaseInverse(nn.Module):
-    """What every X⁻¹ shares. A subclass gives the formula of its scores in `_scores`.
+    """The base class of every X⁻¹. A subclass gives the formula of its scores in `_scores`.
 
     Args:
-        colors: β (K, D), the palette whose maskige it reads, as a rule in [0, 1].
+        colors: β (K, D), the palette of the maskige, as a rule in [0, 1].
 
     Raises:
         ValueError: colors is not a finite (K, D) matrix with K ≥ 2, or (when called) the maskige
@@ -82,8 +111,8 @@ class BaseInverse(nn.Module):
 class NearestColor(BaseInverse):
     """X⁻¹ of GSS-FF, without training: the class whose colour is nearest in Euclidean distance.
 
-    argmin ‖x̂ − β_k‖² = argmax 2x̂·β_k − ‖β_k‖²: linear in x̂ with a bias for each class. Ties go to
-    the lowest id. Arguments and errors are those of `BaseInverse`.
+    argmin ‖x̂ − β_k‖² = argmax 2x̂·β_k − ‖β_k‖², which is linear in x̂ with a bias for each class.
+    The lowest id wins a tie. Arguments and errors are those of `BaseInverse`.
     """
 
     temperature = TEMPERATURE
@@ -93,8 +122,8 @@ class NearestColor(BaseInverse):
         self._table: ColorTable | None = None
 
     def _scores(self, maskige: Tensor) -> Tensor:
-        # 2x̂·β_k − ‖β_k‖²; its arg-max is `classify` except where two colours are equally near up to
-        # rounding.
+        # 2x̂·β_k − ‖β_k‖². Its arg-max can differ from `classify` by rounding, where two colours are
+        # equally near.
         products = torch.einsum("bdhw,kd->bkhw", maskige, self.colors)  # (B, K, H, W)
         return 2 * products - self.colors.square().sum(1)[:, None, None]
 
@@ -102,10 +131,9 @@ class NearestColor(BaseInverse):
     def classify(self, maskige: Tensor) -> Tensor:
         """Maskige (B, D, H, W) → class ids (B, H, W), long.
 
-        The answer is exact: the arg-min over k of the squared differences, added up channel by
-        channel in float32, whatever the values of the maskige. The extra memory does not grow with
-        K, and with H·W only by the ids themselves. From 32 classes on, RGB is answered from a table
-        over the colour cube, which is built at the first call (0.1 s) and kept.
+        The result is exact: the arg-min over k of the squared differences, summed over the channels
+        in float32. Beside the ids, the memory does not grow with K or H·W. For RGB and 32 classes
+        or more, a table over the colour cube gives the ids. It is built at the first call (0.1 s).
         """
         self._check(maskige)
         colors = self.colors.float()
@@ -123,11 +151,10 @@ class NearestColor(BaseInverse):
 class LeastSquares(BaseInverse):
     """X⁻¹ as printed in (S.8): scores x̂γ with γ = (βᵀβ)⁻¹βᵀ (D, K), which solves βγ ≈ 1.
 
-    **This is not a classifier.** βγ is a projection of rank D, so ‖βγ − 1‖² = K − D for every
-    palette that spans the channels, and on the paper's palettes the arg-max of x̂γ is wrong for
-    most classes even without noise: colours on the outside of the palette, seen from black, hide
-    the others. It also returns the same class for x̂ and for x̂/2. It is here to be looked at; to
-    read a maskige use `NearestColor`.
+    **This is not a useful classifier.** βγ is a projection of rank D, so ‖βγ − 1‖² = K − D for
+    every palette that spans the channels. On the paper's palettes the arg-max of x̂γ is wrong for
+    most classes even without noise. It is also the same for x̂ and x̂/2. The class exists to study
+    (S.8); to classify a maskige use `NearestColor`.
 
     Args:
         colors: β (K, D).
@@ -156,29 +183,29 @@ class LeastSquares(BaseInverse):
 
     @torch.no_grad()
     def classify(self, maskige: Tensor) -> Tensor:
-        """Maskige (B, D, H, W) → the arg-max of the scores, (B, H, W) long; see the warning."""
+        """Maskige (B, D, H, W) → the arg-max of the scores, (B, H, W) long."""
         self._check(maskige)
         pixels = _pixels(maskige)
-        # A slice at a time: the scores of all pixels are never held at once.
+        # One slice at a time, so that the scores of all pixels are never in memory at once.
         ids = torch.cat([(self.gamma.T @ pixels[:, run]).argmax(0) for run in slices(pixels)])
         return ids.view(maskige.shape[0], *maskige.shape[2:])
 
 
 def nearest_by_comparison(pixels: Tensor, colors: Tensor) -> Tensor:
-    """Pixels (D, N) and β (K, D), float32 → ids (N,): every colour in turn, the nearest so far.
+    """Pixels (D, N) and β (K, D), float32 → ids (N,), by comparing with every colour in turn.
 
-    Extra memory: a few floats for each of PIXELS_AT_ONCE pixels, whatever N and K.
+    Beside the ids it needs a few floats for each of PIXELS_AT_ONCE pixels, whatever N and K.
     """
     ids = torch.zeros(pixels.shape[1], dtype=torch.long, device=pixels.device)
     for run in slices(pixels):
         part = pixels[:, run]
-        nearest = ids[run]  # a view: what is written into it stands in ids
+        nearest = ids[run]  # a view: writing into it changes ids
         least = torch.full_like(part[0], torch.inf)
         for k, color in enumerate(colors.tolist()):
             distance = torch.zeros_like(least)
             for values, channel in zip(part, color):
                 distance += (values - channel).square_()
-            nearest.masked_fill_(distance < least, k)  # strict: of two equals the lower id stays
+            nearest.masked_fill_(distance < least, k)  # not ≤, so the lower id wins a tie
             torch.minimum(least, distance, out=least)
     return ids
 

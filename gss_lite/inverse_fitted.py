@@ -1,11 +1,11 @@
 """X⁻¹ with weights: trained (GSS-FT and GSS-FT-W; supplement, D.iii), measured, or counted.
 
-`ConvInverse` and `SwinInverse` are trained. They read a class from the colours around a pixel,
-where `NearestColor` looks at the pixel alone.
+`ConvInverse` and `SwinInverse` are trained. They classify a pixel by the colours around it, where
+`NearestColor` uses the pixel's own colour alone.
 
-Beyond the paper, two inverses are not trained but fitted to what the tokenizer does to colours.
-`GaussianInverse` knows where each class's colour lands after encoding and decoding, and how widely
-it scatters. `CodeTable` skips the colours: it counts which classes stand behind every code.
+Two inverses go beyond the paper. They are fitted to the tokenizer's errors, without training.
+`GaussianInverse` holds the mean and covariance of each class's colour after encoding and decoding.
+`CodeTable` does not use colours: it counts which classes every code stood for.
 """
 
 from __future__ import annotations
@@ -16,14 +16,12 @@ from pathlib import Path
 from types import MappingProxyType
 
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from gss_lite.contracts import IGNORE, Tokenizer, check_mask
-from gss_lite.distributed import mean_over_processes
 from gss_lite.inverse import BaseInverse, checked_colors
-from gss_lite.prior import ConvBNReLU, WindowBlock
+from gss_lite.prior import ConvBNReLU, WindowBlock, pixel_cross_entropy
 from gss_lite.storage import load_weights
 
 # The least variance of a class along any direction of colour space: half an 8-bit level, squared.
@@ -31,34 +29,21 @@ FLOOR = (0.5 / 255) ** 2
 
 
 class LearnedInverse(BaseInverse):
-    """An X⁻¹ that is trained. Its `colors` go with the weights: it reads no other palette."""
+    """An X⁻¹ that is trained, for the palette in its `colors` only."""
 
     def loss(self, maskige: Tensor, mask: Tensor) -> Tensor:
-        """Maskige (B, D, H, W), mask (B, h, w) → the loss of D.i, a scalar; see `inverse_loss`."""
-        return inverse_loss(self(maskige), mask)
-
-
-def inverse_loss(scores: Tensor, mask: Tensor) -> Tensor:
-    """Cross-entropy (D.i) of class scores (B, K, H, W) with a mask (B, h, w), a scalar.
-
-    The scores are brought to the size of the mask. The mean is over the labelled pixels of all
-    training processes, and 0 where no pixel is labelled.
-    """
-    if scores.shape[2:] != mask.shape[1:]:
-        scores = F.interpolate(scores, size=mask.shape[1:], mode="bilinear", align_corners=False)
-    total = F.cross_entropy(scores.float(), mask.long(), ignore_index=IGNORE, reduction="sum")
-    labelled = mean_over_processes((mask != IGNORE).sum()).clamp(min=1)
-    return total / labelled.to(total.dtype)
+        """Maskige (B, D, H, W), mask (B, h, w) → the loss of D.i, see `pixel_cross_entropy`."""
+        return pixel_cross_entropy(self(maskige), mask)
 
 
 class ConvInverse(LearnedInverse):
     """X⁻¹ of GSS-FT: "two conv 1×1 layers enclosing a conv 3×3 layer" (D.iii).
 
-    Batch norm and ReLU stand between the layers, and a class is read from 3 × 3 pixels. The width
-    and what stands between the layers are not published.
+    A class is found from 3 × 3 pixels. The paper does not give the width, nor what stands between
+    the layers; here it is batch norm and ReLU.
 
     Args:
-        colors: β (K, D), the palette whose maskige it is to read.
+        colors: β (K, D), the palette of the maskige.
         width: channels of the two inner layers.
     """
 
@@ -75,22 +60,22 @@ class ConvInverse(LearnedInverse):
 
     def _scores(self, maskige: Tensor) -> Tensor:
         x = self.embed(maskige)  # (B, width, H, W)
-        x = self.around(x)
+        x = self.around(x)  # (B, width, H, W)
         return self.to_classes(x)  # (B, K, H, W)
 
 
 class SwinInverse(LearnedInverse):
     """X⁻¹ of GSS-FT-W as released: 1×1 embedding, shifted-window blocks, LayerNorm, 1×1 → K.
 
-    Every second block is shifted: with depth 1 none is, and no pixel sees past the borders of its
-    own window.
+    Every second block is shifted. With depth 1 none is, so pixels of different windows never
+    exchange information. The default sizes are the paper's.
 
     Args:
-        colors: β (K, D), the palette whose maskige it is to read.
-        dim: channels of the blocks, 128 in the paper's models.
-        heads: of the attention, 4 in the paper's models.
-        window: side of a window in pixels, 7 in the paper's models.
-        ffn_dim: inner width of the feed-forward layers, 256 in the paper's models.
+        colors: β (K, D), the palette of the maskige.
+        dim: channels of the blocks.
+        heads: attention heads.
+        window: side of a window in pixels.
+        ffn_dim: hidden units of the blocks' MLP.
         depth: number of blocks, 1 for Cityscapes, 2 for ADE20K and MSeg.
     """
 
@@ -118,7 +103,7 @@ class SwinInverse(LearnedInverse):
     def _scores(self, maskige: Tensor) -> Tensor:
         x = self.embed(maskige)  # (B, dim, H, W)
         x = x.permute(0, 2, 3, 1)  # (B, H, W, dim)
-        x = self.norm(self.blocks(x))
+        x = self.norm(self.blocks(x))  # (B, H, W, dim)
         x = x.permute(0, 3, 1, 2)  # (B, dim, H, W)
         return self.to_classes(x)  # (B, K, H, W)
 
@@ -126,14 +111,14 @@ class SwinInverse(LearnedInverse):
 KINDS: Mapping[str, type[LearnedInverse]] = MappingProxyType(
     {"ft": ConvInverse, "ft-w": SwinInverse}
 )
-"""The learned inverses by the names that stages and files give them."""
+"""The learned inverses, by the names used for training stages and files."""
 
 
 class GaussianInverse(BaseInverse):
-    """Each class a Gaussian in colour space: scores log N(x̂; μ_k, Σ_k) + log π_k.
+    """Each class is a Gaussian in colour space: scores log N(x̂; μ_k, Σ_k) + log π_k.
 
-    `fit_gaussians` makes one. With μ = β, all Σ alike and a multiple of the identity, and no π, it
-    is the nearest colour.
+    `fit_gaussians` estimates one. If μ = β, all Σ are the same multiple of the identity, and π is
+    uniform, it gives the class of the nearest colour.
 
     Args:
         colors: β (K, D), the palette.
@@ -173,7 +158,7 @@ class GaussianInverse(BaseInverse):
 
     def _scores(self, maskige: Tensor) -> Tensor:
         scores = []
-        # One class at a time: the memory stays small.
+        # One class at a time keeps the memory small.
         for mean, whitening, constant in zip(self.mean, self.whitening, self.constant):
             white = torch.einsum("cd,bdhw->bchw", whitening, maskige - mean[:, None, None])
             scores.append(constant - white.square().sum(1) / 2)  # (B, H, W)
@@ -187,17 +172,18 @@ def fit_gaussians(
     shrinkage: float = 100.0,
     log_prior: bool = False,
 ) -> GaussianInverse:
-    """Measure the mean and covariance of each class's decoded colour.
+    """Estimate the mean and covariance of each class's decoded colour.
 
-    With n pixels, a class's own mean and covariance count n/(n + shrinkage), and β and the
-    covariance shared by all classes the rest. A class that is never seen is so read by its colour.
+    A class's own mean and covariance have the weight n/(n + shrinkage), with n its pixels. The rest
+    of the weight goes to β and to the covariance of all classes together. So a class without pixels
+    gets the mean β_k.
 
     Args:
         colors: β (K, D).
-        pairs: batches of (maskige (B, D, H, W), mask (B, H, W)), the maskige decoded from the
-            tokens of those masks.
+        pairs: batches of (maskige (B, D, H, W), mask (B, H, W)). The maskige is decoded from the
+            mask's tokens.
         shrinkage: a number of pixels above 0.
-        log_prior: whether to use the classes' frequencies (of n + 1 pixels) as π.
+        log_prior: whether π is the classes' frequencies, from n + 1 pixels; uniform otherwise.
 
     Raises:
         ValueError: shrinkage is not positive, a pair is of different sizes, an id is no class, or
@@ -212,7 +198,7 @@ def fit_gaussians(
     second = torch.zeros(classes, channels, channels, dtype=torch.double)  # Σ (x − β_k)(x − β_k)ᵀ
     for maskige, mask in pairs:
         ids, labelled = _labelled(maskige, mask, classes)
-        # Offsets from β are small numbers, so their squares lose nothing.
+        # Offsets from β are small, so the sums of their squares lose no digits.
         offset = maskige.movedim(1, -1)[labelled].double().cpu() - beta[ids]  # (N, D)
         count += torch.bincount(ids, minlength=classes)
         first.index_add_(0, ids, offset)
@@ -234,7 +220,7 @@ def fit_gaussians(
 
 
 def load_gaussians(path: Path) -> GaussianInverse:
-    """The X⁻¹ in a file of weights of a `GaussianInverse`, in eval mode."""
+    """A `GaussianInverse` from its file of weights, in eval mode."""
     colors = load_file(path)["colors"].float()
     classes, channels = colors.shape
     blank = GaussianInverse(colors, colors, torch.eye(channels).expand(classes, -1, -1))
@@ -243,14 +229,16 @@ def load_gaussians(path: Path) -> GaussianInverse:
 
 
 class CodeTable(nn.Module):
-    """p(class | code, place in its patch), by counting. It reads tokens and needs no decoder.
+    """p(class | code, place in its patch), by counting. It classifies tokens without a decoder.
 
-    A code decoded among other codes than those it was counted with looks a little different; the
-    table does not see that.
+    The decoder's output for a code depends a little on the codes around it. The table ignores that.
 
     Args:
-        counts: (V, stride, stride, K), how often each class stood at each place of a patch that was
-            encoded as code v.
+        counts: (V, stride, stride, K), how often class k stood at each place of the patches that
+            were encoded as code v.
+
+    Raises:
+        ValueError: counts has another shape.
     """
 
     def __init__(self, counts: Tensor) -> None:
@@ -258,7 +246,7 @@ class CodeTable(nn.Module):
         if counts.ndim != 4 or counts.shape[1] != counts.shape[2]:
             raise ValueError(f"counts must be (V, stride, stride, K); got {tuple(counts.shape)}")
         everywhere = counts.sum((0, 1, 2)) + 1.0  # (K,)
-        # Each cell gets one imagined pixel, which is shared out by the overall frequencies.
+        # One extra pixel a cell, divided by the overall class frequencies, avoids 0/0.
         smoothed = counts + everywhere / everywhere.sum()
         self.register_buffer("probability", (smoothed / smoothed.sum(-1, keepdim=True)).float())
 
@@ -291,7 +279,7 @@ def count_codes(
     79 million with OpenAI's dVAE and 150 classes.
 
     Args:
-        tokenizer: only its `stride` and `vocab_size` are looked at.
+        tokenizer: only its `stride` and `vocab_size` are used.
         num_classes: K.
         pairs: batches of (tokens (B, h, w), mask (B, h·stride, w·stride)).
 
@@ -312,7 +300,7 @@ def count_codes(
 
 
 def _labelled(picture: Tensor, mask: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """Picture (B, C, H, W), mask (B, H, W) → ids of the labelled pixels (N,), where they are."""
+    """Picture (B, C, H, W), mask (B, H, W) → ids of the N labelled pixels, and a map of them."""
     if picture.shape[0] != mask.shape[0] or picture.shape[2:] != mask.shape[1:]:
         raise ValueError(
             f"maskige {tuple(picture.shape)} and mask {tuple(mask.shape)} must be of the same "

@@ -1,9 +1,9 @@
 """I_ψ, the latent prior p_ψ(z|x): photograph → token logits (supplement, section C; stage II).
 
-A timm backbone gives four feature maps (1/4 … 1/32). Multi-level aggregation, an MLP and
-shifted-window Transformer blocks work on the 1/4 grid. One classification over the codebook for
-each grid cell follows. A light pixel branch beside it classifies the pixels directly, and fills the
-unlabelled ones (§3.3).
+A timm backbone gives four feature maps (1/4 … 1/32). Multi-level aggregation brings them to the 1/4
+grid, where shifted-window Transformer blocks follow. The token head then classifies each grid cell
+over the codebook. A light pixel head classifies the pixels directly, and its classes fill the
+unlabelled pixels (§3.3).
 """
 
 from __future__ import annotations
@@ -18,9 +18,12 @@ import torch.nn.functional as F
 from timm.models.swin_transformer import SwinTransformerBlock
 from torch import Tensor, nn
 
+from gss_lite.contracts import IGNORE
+from gss_lite.distributed import mean_over_processes
+
 
 class PriorOutput(NamedTuple):
-    """Token logits (B, V, H/4, W/4) and the pixel branch's class logits (B, K, H/4, W/4)."""
+    """Token logits (B, V, H/4, W/4) and the pixel head's class logits (B, K, H/4, W/4)."""
 
     token_logits: Tensor
     pixel_logits: Tensor
@@ -52,8 +55,7 @@ class LevelNorms(nn.Module):
     def forward(self, image: Tensor) -> list[Tensor]:
         """Normalised photograph (B, 3, H, W) → normalised maps (B, C, H/s, W/s), finest first.
 
-        They come channels first, so that nobody has to guess their layout: at 768 pixels the finest
-        map of Swin-L is 192 × 192 and has 192 channels.
+        The maps are channels-first, although timm's Swin maps are channels-last.
         """
         maps = []
         for i, feature in enumerate(self.body(image)):  # (B, H/s, W/s, C)
@@ -62,12 +64,12 @@ class LevelNorms(nn.Module):
         return maps
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute the body's activations in the backward pass, or keep them."""
+        """Whether to recompute the body's activations in the backward pass, which saves memory."""
         self.body.set_grad_checkpointing(enable)
 
 
 class ConvBNReLU(nn.Sequential):
-    """1×1 convolution without bias, batch norm, ReLU: both branches are built from this unit."""
+    """1×1 convolution without bias, batch norm, ReLU; both heads are built from this unit."""
 
     def __init__(self, in_dim: int, out_dim: int) -> None:
         super().__init__(
@@ -95,7 +97,7 @@ class WindowBlock(SwinTransformerBlock):
     def __init__(self, dim: int, heads: int, window: int, ffn_dim: int, shifted: bool) -> None:
         super().__init__(
             dim,
-            # Not used: the last two arguments let timm partition a map of any size.
+            # Unused, since the last two arguments let timm partition a map of any size.
             input_resolution=(window, window),
             num_heads=heads,
             window_size=window,
@@ -115,7 +117,7 @@ class WindowBlock(SwinTransformerBlock):
 
 
 class Aggregation(nn.Module):
-    """Multi-level aggregation: a 1×1 convolution a level, all levels on the 1/4 grid, one fusion.
+    """Multi-level aggregation: one 1×1 convolution a level, resize to the 1/4 grid, concat, fuse.
 
     Args:
         in_dims: channels of the four levels, finest first.
@@ -157,15 +159,17 @@ class Prior(nn.Module):
             are (B, C, H, W), or (B, H, W, C) where it has an `output_fmt` of "NHWC".
         vocab_size: V, the tokenizer's number of codes.
         num_classes: K.
-        level_dim: channels of each level in the aggregation; 384 in the paper's models.
-        fuse_dim: channels of the window blocks; 512 there.
-        token_dim: channels before the token classification; 2048 there.
-        pixel_dim: channels of the pixel branch; 384 there.
+        level_dim: channels of each level in the aggregation.
+        fuse_dim: channels of the window blocks.
+        token_dim: channels before the token classification.
+        pixel_dim: channels of the pixel head.
         depth: number of window blocks, D: 2 for Swin-L, 6 for R101.
-        heads: attention heads; 16 there.
-        window: cells along one side of a window; 7 there.
-        ffn_dim: hidden units of the blocks' MLP; 1024 there.
+        heads: attention heads.
+        window: cells along one side of a window.
+        ffn_dim: hidden units of the blocks' MLP.
         dropout: share of the channels that are dropped before the token classification.
+
+    The default sizes are the paper's.
 
     Raises:
         ValueError: the backbone does not give four levels beginning at 1/4.
@@ -196,9 +200,9 @@ class Prior(nn.Module):
         ]
         self.blocks = nn.Sequential(*blocks)
         self.norm = nn.LayerNorm(fuse_dim)
-        # The batch norm of `before_tokens` takes this bias away again, so its gradient is nothing
-        # but rounding. Adam would turn that into steps of any sign, and one process and two would
-        # part. The bias is therefore held at 0.
+        # The batch norm of `before_tokens` subtracts this bias again, so its true gradient is 0.
+        # The computed gradient is rounding error, which Adam would scale up to full steps, other
+        # ones with one process than with two. The bias is therefore held at 0.
         self.norm.bias.register_hook(torch.zeros_like)
         self.before_tokens = ConvBNReLU(fuse_dim, token_dim)
         self.dropout = nn.Dropout2d(dropout)
@@ -213,10 +217,9 @@ class Prior(nn.Module):
         return PriorOutput(token_logits, pixel_logits)
 
     def encode(self, image: Tensor) -> PriorFeatures:
-        """Normalised photograph (B, 3, H, W) → everything but the last projection `to_tokens`.
+        """Normalised photograph (B, 3, H, W) → all but the last token projection, `to_tokens`.
 
-        Its V logits for each position need much memory, so the training loss computes them in
-        chunks.
+        Its logits need much memory, so the training loss computes them in chunks.
         """
         features = self.features(image)
         x = self.pixel_aggregation(features)  # (B, pixel_dim, H/4, W/4)
@@ -226,8 +229,7 @@ class Prior(nn.Module):
     def features(self, image: Tensor) -> list[Tensor]:
         """Normalised photograph (B, 3, H, W) → the maps (B, C, H/s, W/s), finest first."""
         maps = self.backbone(image)
-        # timm says how its maps lie: (B, H, W, C) for Swin. Networks that say nothing are
-        # convolutional, and theirs are (B, C, H, W).
+        # timm names the layout of its maps where it is (B, H, W, C), as for Swin.
         if getattr(self.backbone, "output_fmt", "NCHW") == "NHWC":
             return [m.permute(0, 3, 1, 2) for m in maps]
         return list(maps)
@@ -259,6 +261,20 @@ def _level_channels(backbone: nn.Module) -> list[int]:
     return info.channels()
 
 
+def pixel_cross_entropy(logits: Tensor, mask: Tensor) -> Tensor:
+    """Mean cross-entropy of class logits (B, K, h, w) with a mask (B, H, W), a scalar in float32.
+
+    The logits are resized to the mask, bilinearly. The mean is over the labelled pixels of all
+    training processes. It is 0 where no pixel is labelled.
+    """
+    logits = logits.float()
+    if logits.shape[2:] != mask.shape[1:]:
+        logits = F.interpolate(logits, size=mask.shape[1:], mode="bilinear", align_corners=False)
+    total = F.cross_entropy(logits, mask.long(), ignore_index=IGNORE, reduction="sum")
+    labelled = mean_over_processes((mask != IGNORE).sum()).clamp(min=1)
+    return total / labelled.to(total.dtype)
+
+
 def build_backbone(
     name: str, *, pretrained: bool = False, level_norms: bool = False, **kwargs: object
 ) -> nn.Module:
@@ -267,13 +283,13 @@ def build_backbone(
     Args:
         name: as timm spells it.
         pretrained: fetch timm's pretrained weights.
-        level_norms: put a layer norm on each map, see `LevelNorms`. These norms are new: no
-            pretrained weights have them.
+        level_norms: put a layer norm on each map, see `LevelNorms`. Pretrained weights do not
+            contain these norms.
 
     Raises:
-        ValueError: timm knows no such model.
-        RuntimeError: pretrained weights were asked for and cannot be had. Random weights are never
-            put in their place.
+        ValueError: timm has no such model.
+        RuntimeError: pretrained weights were asked for and cannot be loaded. Random weights never
+            replace them silently.
     """
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3)

@@ -1,9 +1,9 @@
 """The maskige tokenizer of stage I: E_φ, codebook and D_θ as a VQ-VAE (van den Oord et al., 2017).
 
-A picture (B, 3, H, W) becomes a grid of H/stride × W/stride whole numbers and back. Each number
-names a vector of the codebook. A one-hot mask of K channels works too and needs no palette
-(Table 2, "no maskige"). The codebook follows the encoder by an exponential moving average, and
-gradients pass straight through it.
+The encoder turns a picture (B, 3, H, W) into a grid of H/stride × W/stride integers. Each integer
+is the index of a vector in the codebook. The decoder turns the grid back into a picture. A one-hot
+mask of K channels works too and needs no palette (Table 2, "no maskige"). The codes are exponential
+moving averages of the encoder's vectors, and the encoder gets the decoder's gradient unchanged.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gss_lite.contracts import check_tokens
+from gss_lite.contracts import check_maskige, check_tokens
 from gss_lite.distributed import all_gather, broadcast_
 
 
@@ -35,18 +35,18 @@ class Quantized(NamedTuple):
 
 
 class Codebook(nn.Module):
-    """A vector quantiser: each vector is replaced by the nearest of V codes.
+    """A vector quantiser: it replaces each vector by the nearest of V codes.
 
-    In training the codes follow the vectors by moving averages, and a code that nearly nobody uses
-    is moved onto a vector of the current batch.
+    In training, a code is the moving average of the vectors that chose it. A code that hardly any
+    vector chooses is moved onto a vector of the current batch.
 
     Args:
         vocab_size: V, the number of codes.
         dim: C, the length of a code.
         decay: λ of the moving averages of `counts` and `sums`. A code is sums / counts.
         restart_below: a code is moved when its average count per step falls below this. Its new
-            place is drawn in proportion to the vectors' squared errors. Most of a mask is flat, so
-            a uniform draw would put the code on one more piece of road, where it would die again.
+            vector is drawn in proportion to the vectors' squared errors. Most patches of a mask are
+            alike, so a uniform draw would pick a patch that other codes already fit.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Codebook(nn.Module):
         self.register_buffer("started", torch.tensor(False))
 
     def forward(self, vectors: Tensor) -> Quantized:
-        """Vectors v (B, C, h, w) → their nearest codes; in training the codebook then follows v."""
+        """Vectors v (B, C, h, w) → their nearest codes; in training the codes are then updated."""
         flat = vectors.movedim(1, -1).flatten(0, 2)  # (B·h·w, C)
         if self.training and not self.started:
             self._start(flat.detach())
@@ -91,7 +91,7 @@ class Codebook(nn.Module):
     @torch.no_grad()
     def _start(self, flat: Tensor) -> None:
         """Put every code on a vector of the first batch, (N, C)."""
-        # Random codes lie far from the encoder's vectors, and nearly all would die at once.
+        # Random codes lie far from the encoder's vectors, so hardly any would be chosen.
         flat = all_gather(flat)
         weight = torch.ones(len(flat), device=flat.device)
         self.codes.copy_(self._draw(flat, weight, len(self.codes)))
@@ -103,7 +103,7 @@ class Codebook(nn.Module):
     @torch.no_grad()
     def _follow(self, flat: Tensor, ids: Tensor) -> None:
         """Move every code to the moving average of the vectors (N, C) that chose it by `ids`."""
-        # Several processes share one codebook, and it follows the vectors of all of them.
+        # Several processes train one codebook, on the vectors of all of them.
         flat = all_gather(flat)
         ids = all_gather(ids)
         counts = torch.bincount(ids, minlength=len(self.codes)).to(flat)  # n (V,)
@@ -126,14 +126,14 @@ class Codebook(nn.Module):
 
     @staticmethod
     def _draw(flat: Tensor, weight: Tensor, n: int) -> Tensor:
-        """Draw n of the vectors (N, C) in proportion to their weights (N,); shake them a little."""
+        """Draw n of the vectors (N, C) in proportion to their weights (N,), and add some noise."""
         picked = flat[torch.multinomial(weight + 1e-12, n, replacement=True)]  # (n, C)
-        # Two codes drawn from equal vectors would stay equal for ever: the noise parts them.
+        # Without noise, two codes drawn from equal vectors would stay equal for ever.
         return picked + 0.01 * flat.std() * torch.randn_like(picked)
 
     @staticmethod
     def usage(tokens: Tensor, vocab_size: int) -> tuple[float, float]:
-        """Share of the codes that occur in `tokens`, and their perplexity exp(H), from 1 to V."""
+        """Share of the codes that occur in `tokens` (any shape), and their perplexity, 1 to V."""
         share = torch.bincount(tokens.flatten(), minlength=vocab_size).double()  # (V,)
         share = share / share.sum()
         used = (share > 0).double().mean()
@@ -159,12 +159,12 @@ class ResidualBlock(nn.Module):
 
 
 class VQVAE(nn.Module):
-    """E_φ, codebook and D_θ in one network, which meets `contracts.CodeTokenizer`.
+    """E_φ, codebook and D_θ in one network; implements `contracts.CodeTokenizer`.
 
     Args:
         vocab_size: V, the number of codes.
-        stride: pixels along one side of the patch that a token stands for, a power of two.
-        width: channels of the layers on the token grid; the layers at finer grids have half.
+        stride: side of a token's patch in pixels, a power of two.
+        width: channels of the layers on the token grid; layers on finer grids have half as many.
         code_dim: C, the length of a code. Short codes (8–32) keep the codebook in use.
         depth: residual blocks in the encoder, and as many in the decoder.
         decay: λ of the codebook's moving averages.
@@ -185,7 +185,13 @@ class VQVAE(nn.Module):
         channels: int = 3,
     ) -> None:
         super().__init__()
-        _check_sizes(stride, channels)
+        if stride < 2 or 2 ** int(math.log2(stride)) != stride:
+            raise ValueError(f"stride must be a power of two ≥ 2 (2, 4, 8, …); got {stride}")
+        if channels < 1:
+            raise ValueError(
+                "channels must be at least 1 (3 for a maskige, K for a one-hot mask); got "
+                f"{channels}"
+            )
         self.vocab_size = vocab_size
         self.stride = stride
         self.channels = channels
@@ -198,7 +204,7 @@ class VQVAE(nn.Module):
         for coarser, finer in pairwise(reversed(dims)):
             up += [nn.ReLU(), nn.ConvTranspose2d(coarser, finer, 4, stride=2, padding=1)]
         self.encoder = nn.Sequential(
-            *down[:-1],  # without the last ReLU: a residual block begins with one
+            *down[:-1],  # the last ReLU is left out, because a residual block begins with one
             *[ResidualBlock(width) for _ in range(depth)],
             nn.ReLU(),
             nn.Conv2d(width, code_dim, 1),
@@ -234,7 +240,7 @@ class VQVAE(nn.Module):
         return self.decode_vectors(self.codebook.lookup(tokens))
 
     def code_vectors(self) -> Tensor:
-        """The vectors that tokens stand for, (V, C)."""
+        """The codebook e, (V, C)."""
         return self.codebook.codes
 
     def decode_vectors(self, vectors: Tensor) -> Tensor:
@@ -247,8 +253,8 @@ class VQVAE(nn.Module):
         """Maskige (B, D, H, W) and what `forward` made of it → loss and scalars to log.
 
         The loss is mean squared error + mean absolute error + commitment · ‖E(x) − sg(code)‖². The
-        absolute error sharpens class borders, where the squared error alone settles for a blend of
-        two colours.
+        absolute error sharpens class borders: the squared error alone is smallest at a blend of two
+        colours.
         """
         reconstruction = F.mse_loss(picture, maskige) + F.l1_loss(picture, maskige)
         loss = reconstruction + commitment * quantized.commitment
@@ -261,27 +267,9 @@ class VQVAE(nn.Module):
 
     def _to_vectors(self, maskige: Tensor) -> Tensor:
         """Maskige (B, D, H, W) in [0, 1] → the encoder's vectors (B, C, H/stride, W/stride)."""
-        if (
-            maskige.ndim != 4
-            or maskige.shape[1] != self.channels
-            or maskige.shape[2] % self.stride
-            or maskige.shape[3] % self.stride
-        ):
-            raise ValueError(
-                f"a maskige must be (B, {self.channels}, H, W) with H and W multiples of the "
-                f"stride {self.stride}; got {tuple(maskige.shape)}"
-            )
+        check_maskige(maskige, self.channels, self.stride)
         return self.encoder(2 * maskige - 1)  # the network works in [−1, 1]
 
     def _to_picture(self, vectors: Tensor) -> Tensor:
         """Vectors (B, C, h, w) → picture (B, D, h·stride, w·stride), about [0, 1]."""
         return (self.decoder(vectors) + 1) / 2
-
-
-def _check_sizes(stride: int, channels: int) -> None:
-    if stride < 2 or 2 ** int(math.log2(stride)) != stride:
-        raise ValueError(f"stride must be a power of two ≥ 2 (2, 4, 8, …); got {stride}")
-    if channels < 1:
-        raise ValueError(
-            f"channels must be at least 1 (3 for a maskige, K for a one-hot mask); got {channels}"
-        )

@@ -14,9 +14,9 @@ from gss_lite.contracts import IGNORE, Segmenter
 from gss_lite.data import create_dataset
 from gss_lite.data.transforms import normalize
 from gss_lite.factory import create_model
-from gss_lite.gss import GSS, SAME_COLOR, rebuild
+from gss_lite.gss import GSS, rebuild
 from gss_lite.inference import ExpectedGSS
-from gss_lite.inverse import NearestColor
+from gss_lite.inverse import SAME_COLOR, NearestColor
 from gss_lite.inverse_fitted import ConvInverse
 from gss_lite.palette import paint
 from gss_lite.presets import Schedule, TokenizerSpec, ViewSpec, fixed, get_preset
@@ -286,7 +286,7 @@ class TestPredict:
         assert one.maskige.shape == (3, 45, 61) and one.tokens.shape == (12, 16)
 
     def test_a_picture_that_is_not_normalised_is_refused(self, tiny_gss):
-        with pytest.raises(ValueError, match="torch.uint8. .* goes to segment"):
+        with pytest.raises(ValueError, match="torch.uint8. .* use segment"):
             tiny_gss.predict(torch.zeros(3, 32, 32, dtype=torch.uint8))
 
     def test_scores_are_votes_and_probabilities_are_those_of_the_inverse(self, tiny_gss):
@@ -441,7 +441,7 @@ class TestWithInverse:
 
     def test_other_classes_are_refused(self, tiny_gss):
         with pytest.raises(
-            ValueError, match="reads 10 classes in 3 channels, but the model paints 11 in 3"
+            ValueError, match="trained for 10 classes and 3 channels, but the model has 11 and 3"
         ):
             tiny_gss.with_inverse(ConvInverse(tiny_gss.colors[:10], 8))
 

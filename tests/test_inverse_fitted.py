@@ -22,9 +22,9 @@ from gss_lite.inverse_fitted import (
     SwinInverse,
     count_codes,
     fit_gaussians,
-    inverse_loss,
     load_gaussians,
 )
+from gss_lite.prior import pixel_cross_entropy
 from gss_lite.storage import save_weights
 
 COLORS = torch.rand(5, 3, generator=torch.Generator().manual_seed(0))
@@ -95,7 +95,7 @@ def test_loss_equals_the_released_heads(released):
     fixture, _, scores, _ = released
     mask = fixture["gt"][:, 0]
     assert bool((mask == 255).any()) and mask.shape[1:] != scores.shape[2:]
-    assert float(inverse_loss(scores, mask)) == pytest.approx(
+    assert float(pixel_cross_entropy(scores, mask)) == pytest.approx(
         fixture["losses"]["loss_ce"], rel=1e-5
     )
 
@@ -185,7 +185,7 @@ def test_the_loss_is_the_cross_entropy_of_its_scores(inverse):
     picked = inverse.scores(maskige).log_softmax(1).gather(1, mask.clamp(max=4)[:, None])[:, 0]
     expected = -picked[mask != IGNORE].mean()
     torch.testing.assert_close(inverse.loss(maskige, mask), expected)
-    torch.testing.assert_close(inverse_loss(inverse(maskige), mask.byte()), expected)
+    torch.testing.assert_close(pixel_cross_entropy(inverse(maskige), mask.byte()), expected)
     small = mask[:, :6, :8].contiguous()
     # at half the size the bilinear mean is that of 2 × 2 pixels
     means = F.avg_pool2d(inverse.scores(maskige), 2)

@@ -1,9 +1,9 @@
 """The discriminative twin: GSS's prior with a per-pixel classifier in place of the tokens.
 
 Backbone, multi-level aggregation, Swin blocks, auxiliary head, loss weights, data and budget are
-the same. Only the last layer and what it is trained on differ: K classes for each cell of the 1/4
-grid in place of V codes, enlarged to the picture. Tables 4 to 6 compare with published models; here
-everything else is held equal.
+the same. Only the last layer and its targets differ: K classes for each cell of the 1/4 grid,
+resized to the picture, in place of V codes. Tables 4 to 6 compare with published models, which
+differ in more than that.
 """
 
 from __future__ import annotations
@@ -13,19 +13,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gss_lite.contracts import IGNORE, check_mask
-from gss_lite.distributed import mean_over_processes
 from gss_lite.gss import PIXEL_WEIGHT, TOKEN_WEIGHT
 from gss_lite.presets.parts import ViewSpec
-from gss_lite.prior import Prior
+from gss_lite.prior import Prior, pixel_cross_entropy
 from gss_lite.views import Answers, pad_to_multiple, resize_to_image
 
 
 class PixelTwin(nn.Module):
-    """Per-pixel classification with GSS's network; meets the contract `Segmenter`.
+    """Per-pixel classification with GSS's network; implements the contract `Segmenter`.
 
     Args:
-        network: a Prior whose "vocabulary" are the K classes: its last layer is the classifier.
-        view: how a picture is looked at, see `Preset.view`.
+        network: a Prior with vocab_size = num_classes: its token head is the pixel classifier.
+        view: the windows or the size for evaluation, see `Preset.view`.
 
     Raises:
         ValueError: the network's two heads have different numbers of classes.
@@ -46,26 +45,21 @@ class PixelTwin(nn.Module):
     def losses(self, image: Tensor, mask: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """0.8 · cross-entropy of the classifier + 0.2 · that of the auxiliary head, and scalars.
 
-        Both are taken for each pixel at the mask's size, and averaged as GSS's are.
+        Both are means over the labelled pixels, see `pixel_cross_entropy`.
 
         Args:
             image: normalised photographs (B, 3, H, W).
             mask: class ids (B, H, W), 255 = ignore.
         """
         mask = check_mask(mask, self.num_classes)
+        logits, auxiliary_logits = self.network(image)  # twice (B, K, h, w)
+        logits = F.interpolate(
+            logits.float(), size=mask.shape[1:], mode="bilinear", align_corners=False
+        )  # (B, K, H, W)
+        main = pixel_cross_entropy(logits, mask)
+        auxiliary = pixel_cross_entropy(auxiliary_logits, mask)
         labelled = mask != IGNORE
-        count = mean_over_processes(labelled.sum()).clamp(min=1)
-        losses = []
-        ids = None
-        for scores in self.network(image):  # (B, K, h, w): classifier, then auxiliary head
-            logits = F.interpolate(
-                scores.float(), size=tuple(mask.shape[1:]), mode="bilinear", align_corners=False
-            )  # (B, K, H, W)
-            total = F.cross_entropy(logits, mask, ignore_index=IGNORE, reduction="sum")
-            losses.append(total / count.to(total.dtype))
-            ids = logits.argmax(1) if ids is None else ids
-        main, auxiliary = losses
-        right = (ids == mask) & labelled
+        right = (logits.argmax(1) == mask) & labelled
         return TOKEN_WEIGHT * main + PIXEL_WEIGHT * auxiliary, {
             "classifier": main.detach(),
             "pixel": auxiliary.detach(),
