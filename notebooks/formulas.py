@@ -7,6 +7,8 @@ from xml.etree import ElementTree
 
 from latex2mathml.converter import convert
 
+MATHML = "http://www.w3.org/1998/Math/MathML"
+ElementTree.register_namespace("", MATHML)
 # What the converter does not know, in words that it knows.
 SPELLINGS = [
     (re.compile(r"\\arg(?![a-zA-Z])"), r"\\operatorname{arg}"),
@@ -46,10 +48,15 @@ def mathml(latex: str, display: str = "inline") -> str:
         result = convert(text, display=display)
         result = DOUBLE_STRUCK_ONE.sub("<mn>\U0001d7d9</mn>", result)
         result = NAME.sub(spaced, result)
-        check(ElementTree.fromstring(result))
+        root = ElementTree.fromstring(result)
+        check(root)
     except Exception as error:  # the converter has exceptions of many kinds
         raise FormulaError(f"{latex!r}: {error}") from error
-    return result
+    if display == "block":
+        for node in root.iter(f"{{{MATHML}}}msub"):
+            if node[0].text in {"max", "min"}:
+                node.tag = f"{{{MATHML}}}munder"
+    return ElementTree.tostring(root, encoding="unicode")
 
 
 def check(root: ElementTree.Element) -> None:

@@ -66,6 +66,10 @@ def test_a_name_has_a_space_after_it_except_before_a_bracket():
     assert [len(node) for node in index.iter() if node.tag.endswith("msub")] == [2]
 
 
+def test_the_index_of_a_maximum_stands_below_it_on_a_line_of_its_own():
+    assert "munder" in mathml(r"\max_j d_j", "block") and "munder" not in mathml(r"\max_j d_j")
+
+
 @pytest.mark.parametrize("latex", [r"\nosuchcommand x", r"\frac{a}", r"a & b"])
 def test_a_formula_that_is_not_understood_is_refused_and_shown_as_written(latex):
     with pytest.raises(FormulaError, match=re.escape(repr(latex))):

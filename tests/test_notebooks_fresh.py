@@ -212,6 +212,12 @@ def test_a_lesson_leads_to_its_neighbours(lesson: NotebookNode) -> None:
     assert NAVIGATION.match(last.source.strip().splitlines()[-1])
 
 
+def test_a_solution_and_a_reproduction_lead_back(path: Path, notebook: NotebookNode) -> None:
+    if path not in LESSONS:
+        first = notebook.cells[0].source.splitlines()[0]
+        assert NAVIGATION.match(first) and "](../README.md)" in first
+
+
 def test_the_index_says_how_long_a_lesson_takes(lesson_path: Path, lesson: NotebookNode) -> None:
     minutes = reading_minutes(lesson)
     assert minutes, 'the first cell says "*Reading: N minutes. Running: M seconds.*"'
