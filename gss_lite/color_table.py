@@ -1,9 +1,9 @@
 """An exact look-up table for "which palette colour is nearest?" over the RGB cube.
 
-The cube [0, 1]³ is cut into side³ cells. For each cell the table lists the classes that are nearest
-somewhere in it. Most cells have one candidate, and a pixel there is answered by look-up. In the
-others only the few candidates are compared. The answers equal those of comparing with every colour
-in float32, bit for bit.
+The cube [0, 1]³ is cut into side³ cells. For each cell the table lists the candidates: the classes
+that are nearest at some point of the cell. Most cells have one candidate, so the class of a pixel
+is looked up. In the other cells only the candidates are compared. The results equal those of a
+float32 comparison with every colour, bit for bit.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from torch import Tensor
 
 SIDE = 64  # a power of two: x·SIDE is exact in float32, so no pixel falls into a neighbouring cell
 COARSE_SIDE = 8
-# While the table is built, at about 80 bytes each. Colours crowded in one corner get larger cells.
+# A limit while the table is built, at about 80 bytes each. Beyond it the cells stay larger, as for
+# colours that all lie in one corner.
 MOST_CANDIDATES = 1 << 20
-# On a CPU so few that torch does not split each small step among threads: their waiting for each
-# other costs more than it saves. On a GPU enough to fill it.
+# On a CPU so few that torch does not split a small step among threads, which would cost more time
+# than it saves. On a GPU enough to keep it busy.
 PIXELS_AT_ONCE = {"cpu": 1 << 15, "cuda": 1 << 22}
 SHARED = -1  # in place of a class: the cell has several candidates
 OUTSIDE = -2  # in place of a class: the pixel lies outside the cube
@@ -29,7 +30,7 @@ class ColorTable(NamedTuple):
     """The candidates of each cell.
 
     Attributes:
-        colors: (K, 3) float32, which the table was built for.
+        colors: (K, 3) float32, the palette that the table was built for.
         side: cells along each side of the cube.
         start: (side³ + 1) int; the candidates of a cell are `ids[start[cell] : start[cell + 1]]`,
             ascending, with cell = (r·side + g)·side + b.
@@ -52,15 +53,15 @@ class ColorTable(NamedTuple):
 def build_table(colors: Tensor) -> ColorTable:
     """Palette (K, 3) float32 with K ≤ 4096 → ColorTable on the palette's device.
 
-    Cells are refined from COARSE_SIDE³ on: the candidates of a cell are among those of the cell of
-    twice its size around it.
+    It begins with COARSE_SIDE³ cells and halves their sides again and again. The candidates of a
+    small cell are among the candidates of the large cell that contains it.
     """
     beta = colors.double()
-    # Two float32 distances are each rounded by at most 5·(eps/2) of the largest distance there is;
-    # 8·eps covers both.
+    # Each of two float32 distances is rounded by at most 5·(eps/2) of the largest distance. Both
+    # together are below 8·eps of it.
     farthest = torch.maximum(beta.abs(), (1 - beta).abs()).square().sum(1).max()
     slack = 8 * torch.finfo(torch.float32).eps * float(farthest)
-    distinct = _lowest_ids(colors)
+    distinct = first_of_equals(colors).unique()  # ascending; a later equal would lose every tie
     side = COARSE_SIDE
     cell = torch.arange(side**3, device=colors.device).repeat_interleave(len(distinct))
     ids = distinct.repeat(side**3)
@@ -76,16 +77,16 @@ def build_table(colors: Tensor) -> ColorTable:
     return ColorTable(colors, side, start.int(), ids.short(), only.short())
 
 
-def _lowest_ids(colors: Tensor) -> Tensor:
-    """The first class of every distinct colour, ascending; a later twin would lose every tie."""
-    unique, owner = colors.unique(dim=0, return_inverse=True)
-    ids = torch.arange(len(colors), device=colors.device)
-    first = ids.new_full((len(unique),), len(colors)).scatter_reduce(0, owner, ids, "amin")
-    return first.sort().values
+def first_of_equals(colors: Tensor) -> Tensor:
+    """Colours (K, D) → for each of them the number of the first colour that equals it, (K,)."""
+    _, group = colors.unique(dim=0, return_inverse=True)  # equal colours have one group
+    number = torch.arange(len(colors), device=colors.device)
+    first = torch.full_like(number, len(colors)).scatter_reduce(0, group, number, "amin")
+    return first[group]
 
 
 def _split(cell: Tensor, ids: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """Hand each candidate of a cell to its eight parts in a grid of twice the side.
+    """Give each candidate of a cell to all eight cells that the cell is cut into.
 
     The result is sorted by cell, then by id.
     """
@@ -131,10 +132,10 @@ def slices(pixels: Tensor) -> Iterator[slice]:
 
 
 def table_nearest(table: ColorTable, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Pixels (3, N) float32 → class ids (N,) long, and where pixels lie outside the cube.
+    """Pixels (3, N) float32 → class ids (N,) long, and the indices of pixels outside the cube.
 
-    Those outside get the id OUTSIDE; their indices are the second result. Ties go to the lowest
-    id. Beyond the ids this takes about 60 bytes for each of PIXELS_AT_ONCE pixels.
+    Pixels outside the cube get the id OUTSIDE. The lowest id wins a tie. Beside the ids it needs
+    about 60 bytes for each of PIXELS_AT_ONCE pixels.
     """
     ids = torch.empty(pixels.shape[1], dtype=torch.long, device=pixels.device)
     for run in slices(pixels):
@@ -153,7 +154,7 @@ def _cell_of(channels: Sequence[Tensor], side: int) -> Tensor:
     inside = torch.ones_like(channels[0], dtype=torch.bool)
     for channel in channels:
         inside &= (channel >= 0) & (channel <= 1)
-        # The clamp brings 1.0 into the last cell.
+        # The clamp puts 1.0 into the last cell.
         cell.mul_(side).add_((channel * side).clamp_(0, side - 1).int())
     return cell.masked_fill_(~inside, side**3)
 
@@ -161,7 +162,7 @@ def _cell_of(channels: Sequence[Tensor], side: int) -> Tensor:
 def _compare(table: ColorTable, channels: Sequence[Tensor], cell: Tensor) -> Tensor:
     """The nearest candidate for pixels (three channels (N,)) in cells (N,).
 
-    There is one round for each candidate, with fewer pixels each time.
+    Each round compares the next candidate of every pixel that has one more.
     """
     at = table.start[cell]
     end = table.start[cell + 1]
@@ -177,13 +178,13 @@ def _compare(table: ColorTable, channels: Sequence[Tensor], cell: Tensor) -> Ten
         channels = [channel[more] for channel in channels]
         candidate = table.ids[at].long()
         distance = _squared_distance(channels, table.colors, candidate)
-        nearer = distance < least[pixel]  # strict: of two equals the lower id stays
+        nearer = distance < least[pixel]  # not ≤, so the lower id wins a tie
         ids[pixel[nearer]] = candidate[nearer]
         least[pixel[nearer]] = distance[nearer]
 
 
 def _squared_distance(channels: Sequence[Tensor], colors: Tensor, ids: Tensor) -> Tensor:
-    """‖x − β_id‖² (N,) in float32, added channel by channel as the exhaustive comparison does."""
+    """‖x − β_id‖² (N,) in float32, summed channel by channel as in `nearest_by_comparison`."""
     total = torch.zeros_like(channels[0])
     for values, of_colors in zip(channels, colors.T):
         total += (values - of_colors[ids]).square_()

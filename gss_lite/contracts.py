@@ -118,8 +118,8 @@ def check_mask(mask: Tensor, num_classes: int) -> Tensor:
     wrong = (mask < 0) | ((mask >= num_classes) & (mask != IGNORE))
     if bool(wrong.any()):
         raise ValueError(
-            f"mask holds id {int(mask[wrong][0])}; expected 0…{num_classes - 1} for {num_classes} "
-            "classes, or 255 for ignored pixels. Map the data set's own ids first."
+            f"the mask holds id {int(mask[wrong][0])}; expected 0…{num_classes - 1} for "
+            f"{num_classes} classes, or 255 for ignored pixels. Map the data set's own ids first."
         )
     return mask
 

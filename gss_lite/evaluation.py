@@ -32,14 +32,15 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a segmenter reached on a data set.
+    """The results of a segmenter on a data set of N pictures.
 
-    `evaluation.miou` is the prediction's; `evaluation["pixel_head"]` are another answer's scores.
+    `evaluation.miou` is the prediction's mIoU. `evaluation["pixel_head"]` has the scores of the
+    pixel head.
 
     Attributes:
-        matrices: name → confusion matrices (N, K, K), one for each picture. A GSS has those of its
-            prediction, of the auxiliary pixel head and of the reconstruction of the true masks.
-        seconds: how long it took.
+        matrices: name → confusion matrices (N, K, K), one for each picture. For a GSS the names are
+            "prediction", "pixel_head" and "reconstruction" (of the true masks, by stage I).
+        seconds: how long the evaluation took.
         classes: the classes' names; empty if the data set has none.
     """
 
@@ -48,7 +49,7 @@ class Evaluation:
     classes: tuple[str, ...] = ()
 
     def scores(self, leave_out: Collection[int] = ()) -> dict[str, Scores]:
-        """Scores by name over all pictures but those whose numbers are in `leave_out`."""
+        """{name: scores} over all pictures, without those whose numbers are in `leave_out`."""
         kept = [i for i in range(len(self)) if i not in leave_out]
         return {
             name: scores_from_confusion(matrix[kept].sum(0))
@@ -56,7 +57,7 @@ class Evaluation:
         }
 
     def __getitem__(self, name: str) -> Scores:
-        """The scores of one answer over all pictures."""
+        """The scores of one name over all pictures; KeyError if there is no such name."""
         if name not in self.matrices:
             raise KeyError(f"there is no answer {name!r}; there are: {', '.join(self.matrices)}")
         return scores_from_confusion(self.matrices[name].sum(0))
@@ -67,10 +68,10 @@ class Evaluation:
         return self["prediction"].miou
 
     def table(self, title: str = TITLES["prediction"]) -> str:
-        """A table of the prediction's classes in percent, and one line for each answer.
+        """A table of the prediction's classes in percent, and one line for each name.
 
         Args:
-            title: what the prediction is called, as "GSS-FF prediction".
+            title: the prediction's name in the table, for example "GSS-FF prediction".
         """
         prediction = self["prediction"]
         names = self.classes or tuple(f"class {k}" for k in range(len(prediction.iou)))
@@ -82,12 +83,12 @@ class Evaluation:
         return "\n".join(lines)
 
     def picture_accuracy(self) -> list[float]:
-        """Pixel accuracy of the prediction for each picture; a few of them identify a result."""
+        """Pixel accuracy of the prediction in [0, 1], one value a picture."""
         matrix = self.matrices["prediction"].double()
         return (matrix.diagonal(dim1=1, dim2=2).sum(1) / matrix.sum((1, 2))).tolist()
 
     def __len__(self) -> int:
-        """How many pictures there were."""
+        """N, the number of pictures."""
         return len(self.matrices["prediction"])
 
 
@@ -104,14 +105,15 @@ def evaluate(
 ) -> Evaluation:
     """Run a segmenter over (normalised image, mask) pairs at full size.
 
-    The scores are over the pixels of the whole set. The network runs once a look.
-
     Args:
+        model: any `Segmenter`.
+        dataset: pairs of a normalised image (3, H, W) and a mask (H, W).
         flip: average class probabilities with those of the mirrored picture.
         scales: average class probabilities over the picture enlarged by these factors.
-        view: windows and size; by default those that the model came with, see `Preset.view`.
+        view: windows and size; by default the model's own, see `Preset.view`.
         batch: pictures at a time; by default 4, or 1 where pictures are fitted into a size.
-        device: where to compute; by default where the model is.
+        device: the model is moved to it; by default it stays where it is.
+        progress: whether to show a progress bar.
 
     Raises:
         ValueError: the data set is empty.
@@ -120,10 +122,10 @@ def evaluate(
     device = torch.device(device) if device else _device_of(model)
     model = model.to(device).eval()
     averaged = flip or len(scales) > 1
-    look = view_of(view, flip, scales)(model.probabilities if averaged else model.scores)
+    score_fn = view_of(view, flip, scales)(model.probabilities if averaged else model.scores)
 
     def classify(image: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        ids = {name: scores.argmax(1) for name, scores in look(image).items()}
+        ids = {name: scores.argmax(1) for name, scores in score_fn(image).items()}
         if isinstance(model, GSS):
             ids["reconstruction"] = model.reconstruct(mask)[0]
         return ids
@@ -141,20 +143,19 @@ def evaluate(
 def validator(
     segmenter_of: Callable[[nn.Module], Segmenter], dataset: Dataset
 ) -> Callable[[nn.Module], float]:
-    """For `fit`: a function from the network that is trained to the mIoU it reaches on `dataset`.
-
-    Pictures are looked at exactly as `evaluate` looks at them.
+    """A validation function for `fit`: trained network → its mIoU on `dataset`, as in `evaluate`.
 
     Args:
         segmenter_of: makes a segmenter of the network.
+        dataset: as in `evaluate`.
     """
 
     def miou(network: nn.Module) -> float:
         model = segmenter_of(network).to(_device_of(network)).eval()
         view = getattr(model, "view", None) or ViewSpec()
-        look = view_of(view)(model.scores)
+        score_fn = view_of(view)(model.scores)
         result = evaluate_masks(
-            lambda image, _: {"prediction": look(image)["prediction"].argmax(1)},
+            lambda image, _: {"prediction": score_fn(image)["prediction"].argmax(1)},
             dataset,
             model.num_classes,
             batch=1 if view.size else 4,
@@ -183,14 +184,16 @@ def evaluate_masks(
     device: str | torch.device = "cpu",
     progress: bool = True,
 ) -> Evaluation:
-    """Confusion matrices of what `classify` gives for each batch.
+    """The confusion matrices of the class ids that `classify` gives for a data set.
 
-    Where several processes work together, each takes every n-th picture, and all of them get the
-    result of the whole set. Pictures of different sizes are classified one by one.
+    Of n processes, each takes every n-th picture, and all of them return the result of the whole
+    set. A batch of pictures with different sizes is classified one by one.
 
     Args:
         classify: (normalised image (B, 3, H, W), true mask (B, H, W)) → {name: ids (B, H, W)},
             with "prediction" among the names.
+        dataset, batch, device, progress: as in `evaluate`.
+        num_classes: K.
 
     Raises:
         ValueError: the data set is empty.
@@ -221,7 +224,7 @@ def evaluate_masks(
 
 
 def _equal_sizes(pairs: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
-    """One batch where all pictures have one size, else a batch for each picture."""
+    """One batch if all pictures have the same size, else one batch for each picture."""
     if len({mask.shape for _, mask in pairs}) > 1:
         return [(image[None], mask[None]) for image, mask in pairs]
     images, masks = zip(*pairs)
@@ -231,7 +234,7 @@ def _equal_sizes(pairs: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tenso
 def _summed(
     matrices: dict[str, Tensor], shape: tuple[int, ...], device: str | torch.device
 ) -> dict[str, Tensor]:
-    """Add up the matrices of all processes, some of which may hold no picture at all."""
+    """Sum the matrices of all processes, some of which may have had no picture."""
     names = max(gather_object([list(matrices)]), key=len)
     summed = {}
     for name in names:
@@ -241,12 +244,12 @@ def _summed(
 
 
 class Reconstruction(NamedTuple):
-    """How well stage I alone keeps masks.
+    """How well stage I alone reconstructs masks.
 
     Attributes:
-        scores: of the classes that nearest colour reads from the rebuilt maskige.
-        third_class: of all labelled pixels, the share in [0, 1] that was read as a class which is
-            absent from their surroundings.
+        scores: of the reconstructed masks.
+        third_class: share of the labelled pixels, in [0, 1], whose reconstructed class is absent
+            from their surroundings, see `third_class_pixels`.
     """
 
     scores: Scores
@@ -257,7 +260,7 @@ class Reconstruction(NamedTuple):
 def evaluate_palette(
     palette: Palette, tokenizer: Tokenizer, masks: Tensor, *, batch: int = 8
 ) -> Reconstruction:
-    """Paint masks (N, H, W), encode, decode, and read them by nearest colour."""
+    """Masks (N, H, W) → palette → encode → decode → nearest colour → `Reconstruction`."""
     inverse = NearestColor(palette.colors)
     metrics = SegmentationMetrics(len(palette))
     third = 0
@@ -273,15 +276,15 @@ def evaluate_palette(
 
 
 def third_class_pixels(ids: Tensor, mask: Tensor, reach: int) -> Tensor:
-    """Where the predicted class occurs nowhere near in the true mask → bool (B, H, W).
+    """The pixels whose predicted class does not occur near them in the true mask, bool (B, H, W).
 
-    A border that moved gives wrong pixels of the class next door. A third class has another cause:
-    its colour lies between the two colours that met there. Ignored pixels never count.
+    A border that moved gives wrong pixels of an adjacent class. A third class has another cause:
+    its colour lies between the colours of the two adjacent classes. Ignored pixels never count.
 
     Args:
         ids: predicted classes (B, H, W).
         mask: true classes (B, H, W).
-        reach: how many pixels along each axis count as near.
+        reach: near means at most this many pixels along each axis.
     """
     height, width = mask.shape[1:]
     around = F.pad(mask, (reach,) * 4, value=-1)  # (B, H + 2·reach, W + 2·reach)
@@ -293,8 +296,10 @@ def third_class_pixels(ids: Tensor, mask: Tensor, reach: int) -> Tensor:
 
 
 def blend_collision_rate(colors: Tensor, border: Tensor) -> float:
-    """Share in [0, 1] of the blends at class borders whose nearest colour is a third class's.
+    """Share in [0, 1] of the blends of two adjacent colours that are nearest to a third colour.
 
-    Pairs count by their common border, `border_lengths(masks, K)`. `by_neighbours` lowers this.
+    Args:
+        colors: β (K, D).
+        border: weight of each pair of classes (K, K), from `border_lengths(masks, K)`.
     """
     return float((border * blend_collisions(colors)).sum() / border.sum())

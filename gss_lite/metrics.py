@@ -1,8 +1,8 @@
-"""Segmentation metrics: mIoU, mAcc and aAcc from one confusion matrix, and what goes beyond them.
+"""Segmentation metrics: mIoU, mAcc and aAcc from one confusion matrix, boundaries, uncertainty.
 
-Two functions ask about uncertainty: does confidence equal accuracy (`calibration`), and do errors
-lie where the model is uncertain (`risk_coverage`)? They take probabilities from anywhere: a pixel
-head's soft-max, or the shares of masks sampled from the prior (`inference.class_frequencies`).
+`calibration` tests whether the confidence equals the accuracy. `risk_coverage` tests whether errors
+lie where the model is uncertain. The probabilities can be a pixel head's soft-max, or the class
+frequencies of masks sampled from the prior (`inference.class_frequencies`).
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-from gss_lite.contracts import IGNORE
+from gss_lite.contracts import IGNORE, check_mask
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores in [0, 1]. `iou` and `recall` hold one value a class, NaN where nothing was measured.
+    """Scores in [0, 1]. `iou` and `recall` have one value a class, NaN where it is undefined.
 
     A class without a true pixel has no recall. Its IoU is 0 if it was predicted, and NaN if not.
-    The means `miou` and `macc` leave NaN out; `aacc` is the share of right pixels.
+    The means `miou` and `macc` leave NaN out; `aacc` is the share of correct pixels.
     """
 
     miou: float
@@ -40,7 +40,7 @@ class Scores:
         return tuple(k for k, value in enumerate(self.recall) if math.isnan(value))
 
     def absence(self, names: Sequence[str]) -> str:
-        """One line on the absent classes and how they count; empty if there are none."""
+        """One line that names the absent classes and how they count; empty if there are none."""
         if not self.absent:
             return ""
         line = f"no true pixel of {', '.join(names[k] for k in self.absent)}: not measured (–)"
@@ -50,7 +50,7 @@ class Scores:
         return line
 
     def as_dict(self) -> dict:
-        """The scores for run records: NaN becomes None, which JSON can hold."""
+        """The scores for run records, with None in place of NaN, which JSON does not have."""
         record = {name: round(getattr(self, name), 6) for name in ("miou", "macc", "aacc")}
         for name in ("iou", "recall"):
             values = getattr(self, name)
@@ -58,7 +58,7 @@ class Scores:
         return record
 
     def table(self, names: Sequence[str]) -> str:
-        """A table in percent, one row a class, with a line on classes that did not occur."""
+        """A table in percent, one row a class, and a line that names the absent classes."""
         if len(names) != len(self.iou):
             raise ValueError(f"{len(names)} class names for {len(self.iou)} classes")
         width = max(map(len, names))
@@ -75,9 +75,9 @@ def _percent(value: float) -> str:
 
 
 class SegmentationMetrics:
-    """Adds up a confusion matrix over batches; pixels of true id 255 do not count.
+    """Sums a confusion matrix over batches; pixels of true id 255 are ignored.
 
-    A class that occurs neither in the truth nor in the prediction is left out of the means, as in
+    A class without a pixel in the true masks and in the predictions is left out of the means, as in
     mmsegmentation.
     """
 
@@ -86,16 +86,16 @@ class SegmentationMetrics:
         self.reset()
 
     def update(self, predicted: Tensor, target: Tensor) -> None:
-        """Count ids 0…K−1 against true ids 0…K−1 or 255, (B, H, W); ValueError for others."""
+        """Add predicted ids 0…K−1 and true ids 0…K−1 or 255, (B, H, W); ValueError for others."""
         counts = confusion_matrix(predicted, target, self.num_classes)
         self.matrix = self.matrix.to(counts.device) + counts
 
     def compute(self) -> Scores:
-        """The scores of everything seen so far; ValueError if that is no labelled pixel."""
+        """The scores of all pixels so far; ValueError if none was labelled."""
         return scores_from_confusion(self.matrix)
 
     def reset(self) -> None:
-        """Forget everything seen."""
+        """Set all counts to zero."""
         self.matrix = torch.zeros(self.num_classes, self.num_classes, dtype=torch.long)
 
 
@@ -109,7 +109,7 @@ def confusion_matrix(predicted: Tensor, target: Tensor, num_classes: int) -> Ten
 
 
 def _check_ids(predicted: Tensor, target: Tensor, num_classes: int) -> None:
-    # Unchecked, a wrong id would be counted in another class's row or end in torch's index error.
+    # Unchecked, a wrong id would count for another class, or raise an index error without a name.
     if predicted.shape != target.shape:
         raise ValueError(
             f"prediction {tuple(predicted.shape)} and mask {tuple(target.shape)} must have the "
@@ -121,16 +121,14 @@ def _check_ids(predicted: Tensor, target: Tensor, num_classes: int) -> None:
                 f"the {name} holds {ids.dtype} values; expected class ids, which are integers "
                 "(argmax of logits)"
             )
-        ids = ids.long()
-        wrong = (ids < 0) | (ids >= num_classes)
-        if name == "mask":
-            wrong &= ids != IGNORE
-        if bool(wrong.any()):
-            also = ", or 255 for ignored pixels" if name == "mask" else ""
-            raise ValueError(
-                f"the {name} holds id {int(ids[wrong][0])}; expected 0…{num_classes - 1} for "
-                f"{num_classes} classes{also}"
-            )
+    check_mask(target, num_classes)
+    predicted = predicted.long()
+    wrong = (predicted < 0) | (predicted >= num_classes)
+    if bool(wrong.any()):
+        raise ValueError(
+            f"the prediction holds id {int(predicted[wrong][0])}; expected 0…{num_classes - 1} for "
+            f"{num_classes} classes"
+        )
 
 
 def scores_from_confusion(matrix: Tensor) -> Scores:
@@ -168,23 +166,24 @@ def paired_bootstrap(
     draws: int = 1000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """The middle 95 % of mIoU(other) − mIoU(one) over redrawn sets of the pictures: (low, high).
+    """A 95 % bootstrap interval (low, high) of mIoU(other) − mIoU(one).
 
-    Each draw takes as many pictures as there are, with replacement, and judges both models on the
-    same ones, so what is hard for both cancels. Both means are taken over the same classes: those
-    whose IoU is defined for both models in this draw.
+    Each draw takes N of the N pictures with replacement, the same ones for both models. Pictures
+    that are hard for both then do not widen the interval. Both means are over the classes whose IoU
+    is defined for both models in this draw.
 
     Args:
         one, other: confusion matrices (N, K, K), one a picture, both in the same order.
-        groups: the drive of each picture, N numbers. Every drive then keeps its number of pictures.
-            None: all belong together.
-        block: consecutive pictures of a drive that are drawn together. Frames of a drive resemble
-            their neighbours, and an interval that takes them for independent is too narrow. A
-            block goes on at the drive's beginning where the drive ends (Politis and Romano, 1992).
-        draws, seed: how many sets are drawn, and the seed of the drawing.
+        groups: the number of the drive of each picture, (N,). Every draw takes as many pictures of
+            a drive as it has. With None, all pictures are one drive.
+        block: number of consecutive pictures of a drive that are drawn together. Consecutive frames
+            are similar, so the interval would be too narrow if they were drawn independently. A
+            block that reaches the end of a drive goes on at its start (Politis and Romano, 1992).
+        draws: number of draws.
+        seed: of the draws.
 
     Raises:
-        ValueError: shapes that do not fit, or a block below 1 or above the size of a drive.
+        ValueError: the shapes differ, or a block is below 1 or above the size of a drive.
     """
     if one.shape != other.shape or one.ndim != 3:
         raise ValueError(
@@ -223,15 +222,15 @@ def _times_drawn(groups: Tensor, block: int, draws: int, seed: int) -> Tensor:
 
 
 def boundary_iou(ids: Tensor, mask: Tensor, num_classes: int, width: int) -> Tensor:
-    """IoU of the classes' boundaries alone, which large insides do not hide (Cheng et al., 2021).
+    """IoU of the pixels near the classes' boundaries (Cheng et al., 2021).
 
-    The boundary of a class is those of its pixels that lie at most `width` pixels (a diagonal step
-    counts one) from another class or from outside the picture (Eq. 2). A class thinner than
-    2·width + 1 is all boundary: its boundary IoU is its IoU.
+    A pixel of a class counts if another class, or the outside of the picture, is at most `width`
+    pixels away, where a diagonal step counts one (Eq. 2). All pixels of a class thinner than
+    2·width + 1 count, so its boundary IoU is its IoU.
 
     Args:
-        ids, mask: predicted and true ids (B, H, W) as in `SegmentationMetrics`. A pixel of true id
-            255 counts nowhere, and is another class to its neighbours in both pictures.
+        ids, mask: predicted and true ids (B, H, W) as in `SegmentationMetrics`. Pixels of true id
+            255 are ignored, and their neighbours treat them as another class.
         num_classes: K.
         width: of the boundary in pixels, at least 1; ValueError below.
 
@@ -251,7 +250,7 @@ def boundary_iou(ids: Tensor, mask: Tensor, num_classes: int, width: int) -> Ten
 
 
 def _boundary(inside: Tensor, width: int) -> Tensor:
-    # (B, H, W) bool; beyond the picture is outside, as in the authors' erosion.
+    # inside is (B, H, W), bool. What lies beyond the picture is outside, as in the authors' code.
     outside = F.pad(~inside, (width,) * 4, value=True).float()
     near_outside = F.max_pool2d(outside[:, None], 2 * width + 1, stride=1)[:, 0] > 0
     return inside & near_outside
@@ -280,7 +279,7 @@ def calibration(probabilities: Tensor, mask: Tensor, bins: int = 15) -> Calibrat
     Args:
         probabilities: (B, K, H, W), summing to 1 over K; ValueError if they do not.
         mask: true ids (B, H, W). Pixels of id 255 are left out; ValueError if no other is there.
-        bins: number of bins of equal width. A confidence on a border belongs to the bin below.
+        bins: number of bins of equal width. A confidence between two bins is in the lower one.
     """
     _check_probabilities(probabilities, mask)
     labelled = mask != IGNORE
@@ -297,15 +296,15 @@ def calibration(probabilities: Tensor, mask: Tensor, bins: int = 15) -> Calibrat
 
 
 def risk_coverage(uncertainty: Tensor, wrong: Tensor, coverage: Sequence[float]) -> list[float]:
-    """Error rate among the most certain part of the pixels, for each part in `coverage`.
+    """Error rate of the most certain pixels, for each share of the pixels in `coverage`.
 
-    It falls with the coverage if uncertainty tells wrong pixels from right ones. Where a part ends
-    among equally uncertain pixels, each of them counts with the same share, whatever their order.
+    If wrong pixels are more uncertain than correct ones, a smaller share has a lower error rate.
+    Where a share ends among equally uncertain pixels, all of these count with the same weight.
 
     Args:
         uncertainty: any shape, such as an entropy (`inference.entropy_map`).
-        wrong: bool, of the same shape, with a pixel at least; ValueError otherwise.
-        coverage: parts in (0, 1]; ValueError for others.
+        wrong: bool, of the same shape, with at least one pixel; ValueError otherwise.
+        coverage: shares in (0, 1]; ValueError for others.
     """
     if uncertainty.shape != wrong.shape or not wrong.numel():
         raise ValueError(

@@ -1,7 +1,7 @@
 """Names of the released checkpoints' tensors → names in `Prior`, one to one, shapes unchanged.
 
-The released head (`decode_head.` of fudan-zvg/GSS) also keeps `relative_position_index`. It holds
-no weights: it follows from the window's size, and our blocks build it too.
+The released head (`decode_head.` of fudan-zvg/GSS) also stores `relative_position_index`. It is no
+weight: our blocks compute it from the window's size.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def head_names(depth: int) -> dict[str, str]:
 
 
 def head_depth(state: Mapping[str, Tensor]) -> int:
-    """How many Swin blocks the head of a released checkpoint has."""
+    """The number of Swin blocks in the head of a released checkpoint."""
     return sum(
         name.startswith(f"{HEAD}transformer_block.blocks.") and name.endswith(f".{TABLE}")
         for name in state
@@ -61,10 +61,10 @@ def head_depth(state: Mapping[str, Tensor]) -> int:
 
 
 def head_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The head's tensors of a released checkpoint under the names that Prior gives them.
+    """The head's tensors of a released checkpoint, under their names in `Prior`.
 
     Raises:
-        ValueError: tensors of the head are missing, or there are some that no part of Prior holds.
+        ValueError: tensors of the head are missing, or the head has tensors that `Prior` lacks.
     """
     names = head_names(head_depth(state))
     there = {name for name in state if name.startswith(HEAD) and not name.endswith(WITHOUT_WEIGHTS)}

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 
 def spread(values: Sequence[float | None], digits: int = 2) -> str:
-    """Mean ± standard deviation of the values that are known, or a dash where none is."""
+    """Mean ± standard deviation of the values that are not None, or a dash if all are."""
     known = [value for value in values if value is not None]
     if not known:
         return "–"
@@ -16,7 +16,7 @@ def spread(values: Sequence[float | None], digits: int = 2) -> str:
 
 
 def text_table(head: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
-    """Columns under their titles: names to the left, all else to the right."""
+    """A text table: one row a name, names aligned to the left and cells to the right."""
     lines = [tuple(head), *((name, *cells) for name, cells in rows.items())]
     widths = [max(map(len, column)) for column in zip(*lines)]
     text = []

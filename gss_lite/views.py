@@ -1,8 +1,7 @@
-"""How a picture is looked at: whole, mirrored, enlarged, fitted into a size, by sliding windows.
+"""Views of a picture: mirrored, enlarged, fitted into a size, or cut into sliding windows.
 
-A *view* takes a function from normalised photographs (B, 3, H, W) to {name: values (B, C, H, W)}
-and gives back a function of the same kind, so views can be put inside one another. They serve every
-segmenter, and run its network once a look.
+A *score function* maps normalised photographs (B, 3, H, W) to {name: values (B, C, H, W)}, as
+`Segmenter.scores` does. A *view* maps one score function to another, so views can be nested.
 """
 
 from __future__ import annotations
@@ -18,12 +17,12 @@ from gss_lite.data.transforms import resize_shape
 from gss_lite.presets.parts import ViewSpec
 
 Answers = dict[str, Tensor]
-Look = Callable[[Tensor], Answers]
-View = Callable[[Look], Look]
+ScoreFn = Callable[[Tensor], Answers]
+View = Callable[[ScoreFn], ScoreFn]
 
 
 def view_of(spec: ViewSpec, flip: bool = False, scales: Sequence[float] = (1.0,)) -> View:
-    """One view made of several: fit into a size, then enlarge, then windows, then mirror each.
+    """One view made of several: fit into a size, then enlarge, then cut windows, then mirror each.
 
     Args:
         spec: window and size, see `Preset.view`.
@@ -34,33 +33,33 @@ def view_of(spec: ViewSpec, flip: bool = False, scales: Sequence[float] = (1.0,)
     if flip:
         steps.append(flipped)
     if spec.window:
-        steps.append(lambda look: sliding(look, *spec.window))
+        steps.append(lambda score_fn: sliding(score_fn, *spec.window))
     if tuple(scales) != (1.0,):
-        steps.append(lambda look: multi_scale(look, scales))
+        steps.append(lambda score_fn: multi_scale(score_fn, scales))
     if spec.size:
-        steps.append(lambda look: resized(look, spec.size))
+        steps.append(lambda score_fn: resized(score_fn, spec.size))
 
-    def view(look: Look) -> Look:
+    def view(score_fn: ScoreFn) -> ScoreFn:
         for step in steps:
-            look = step(look)
-        return look
+            score_fn = step(score_fn)
+        return score_fn
 
     return view
 
 
-def flipped(look: Look) -> Look:
+def flipped(score_fn: ScoreFn) -> ScoreFn:
     """The mean of the answers for a picture and for its mirror image, mirrored back."""
 
     def both(image: Tensor) -> Answers:
-        once = look(image)
-        mirrored = look(image.flip(-1))
+        once = score_fn(image)
+        mirrored = score_fn(image.flip(-1))
         return {name: (values + mirrored[name].flip(-1)) / 2 for name, values in once.items()}
 
     return both
 
 
-def multi_scale(look: Look, factors: Sequence[float]) -> Look:
-    """The mean of the answers for a picture enlarged by each factor, brought back to its size.
+def multi_scale(score_fn: ScoreFn, factors: Sequence[float]) -> ScoreFn:
+    """The mean of the answers for a picture enlarged by each factor, resized to the picture.
 
     Raises:
         ValueError: there is no factor, or one that is not positive.
@@ -75,7 +74,7 @@ def multi_scale(look: Look, factors: Sequence[float]) -> Look:
         total: Answers = {}
         for factor in factors:
             sides = [max(1, round(side * factor)) for side in image.shape[2:]]
-            view = _resized_to(look, sides) if factor != 1 else look
+            view = _resized_to(score_fn, sides) if factor != 1 else score_fn
             for name, values in view(image).items():
                 total[name] = total[name] + values if name in total else values
         return {name: values / len(factors) for name, values in total.items()}
@@ -83,7 +82,7 @@ def multi_scale(look: Look, factors: Sequence[float]) -> Look:
     return mean
 
 
-def sliding(look: Look, crop: int | tuple = 768, stride: int | tuple = 512) -> Look:
+def sliding(score_fn: ScoreFn, crop: int | tuple = 768, stride: int | tuple = 512) -> ScoreFn:
     """Answers of windows of `crop` pixels, every `stride` pixels, averaged where they overlap.
 
     The released configs have 768 and 512. The last window of a row or column is moved back inside
@@ -96,7 +95,7 @@ def sliding(look: Look, crop: int | tuple = 768, stride: int | tuple = 512) -> L
     strides = (stride, stride) if isinstance(stride, int) else tuple(stride)
     if not all(1 <= s <= c for c, s in zip(crops, strides)):
         raise ValueError(
-            "the stride must be at least 1 and at most the window, or pixels are left out; "
+            "the stride must be at least 1 and at most the window, so that no pixel is left out; "
             f"got window {crop} and stride {stride}"
         )
 
@@ -106,7 +105,7 @@ def sliding(look: Look, crop: int | tuple = 768, stride: int | tuple = 512) -> L
         count = image.new_zeros(height, width)
         for top, bottom in window_spans(height, crops[0], strides[0]):
             for left, right in window_spans(width, crops[1], strides[1]):
-                for name, part in look(image[:, :, top:bottom, left:right]).items():
+                for name, part in score_fn(image[:, :, top:bottom, left:right]).items():
                     if name not in total:
                         total[name] = part.new_zeros(*part.shape[:2], height, width)
                     total[name][:, :, top:bottom, left:right] += part
@@ -123,24 +122,24 @@ def window_spans(length: int, crop: int, stride: int) -> list[tuple[int, int]]:
     return [(max(end - crop, 0), end) for end in ends]
 
 
-def resized(look: Look, size: Sequence[int]) -> Look:
+def resized(score_fn: ScoreFn, size: Sequence[int]) -> ScoreFn:
     """Answers for the picture fitted into `size`, resized back, bilinearly both ways.
 
     With (512, 2048) this is ADE20K's short side of 512, see `resize_shape`.
     """
-    return lambda image: _resized_to(look, resize_shape(image.shape[2:], size))(image)
+    return lambda image: _resized_to(score_fn, resize_shape(image.shape[2:], size))(image)
 
 
-def _resized_to(look: Look, sides: Sequence[int]) -> Look:
+def _resized_to(score_fn: ScoreFn, sides: Sequence[int]) -> ScoreFn:
     def answers(image: Tensor) -> Answers:
         fitted = _interpolate(image, sides)
-        return {name: _interpolate(v, image.shape[2:]) for name, v in look(fitted).items()}
+        return {name: _interpolate(v, image.shape[2:]) for name, v in score_fn(fitted).items()}
 
     return answers
 
 
 def pad_to_multiple(image: Tensor, multiple: int = 32) -> Tensor:
-    """Repeat the last row and column of (B, 3, H, W) up to multiples of 32.
+    """Repeat the last row and column of (B, 3, H, W) until both sides are multiples of 32.
 
     A backbone can then halve the picture five times.
     """
@@ -151,7 +150,7 @@ def pad_to_multiple(image: Tensor, multiple: int = 32) -> Tensor:
 def resize_to_image(values: Tensor, sides: Sequence[int], multiple: int = 32) -> Tensor:
     """Values (B, C, h, w) of a picture that `pad_to_multiple` padded → (B, C, *sides).
 
-    They are brought to the padded picture's size bilinearly, and the padding is cut off.
+    They are resized to the padded picture bilinearly, and the padding is cut off.
     """
     height, width = sides
     padded = [height + -height % multiple, width + -width % multiple]
@@ -169,13 +168,12 @@ def resize_mask(mask: Tensor, size: list[int] | tuple[int, int], num_classes: in
         return mask
     ids = mask.masked_fill(mask == IGNORE, num_classes)
     onehot = F.one_hot(ids, num_classes + 1).movedim(-1, 1).float()  # (B, K+1, H, W)
-    big = F.interpolate(onehot, size=tuple(size), mode="bilinear", align_corners=False)
-    ids = big.argmax(1)  # (B, *size)
+    ids = _interpolate(onehot, size).argmax(1)  # (B, *size)
     return ids.masked_fill(ids == num_classes, IGNORE)
 
 
 def shrink(picture: Tensor, short: int) -> Tensor:
-    """Picture (3, H, W) → its short side is `short` pixels; smaller pictures stay as they are."""
+    """Shrink a picture (3, H, W) to a short side of `short` pixels; smaller pictures stay."""
     least = min(picture.shape[1:])
     if least <= short:
         return picture

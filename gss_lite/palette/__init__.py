@@ -1,4 +1,6 @@
-"""X, the palette: class → colour (supplement, section B)."""
+"""X, the palette: class → colour (supplement, section B). The public names of this folder."""
+
+# ruff: noqa: F401 (what is imported here is for others to import)
 
 from gss_lite.palette.constructions import (
     CONSTRUCTIONS,
@@ -44,45 +46,3 @@ from gss_lite.palette.refinement import (
     refine_palette,
 )
 from gss_lite.palette.statistics import permutation_test, rank_correlation, saturation
-
-__all__ = [
-    "CONSTRUCTIONS",
-    "SPACES",
-    "STARTS",
-    "ColorSpace",
-    "JointResult",
-    "LearnedPalette",
-    "Palette",
-    "T",
-    "arithmetic_colors",
-    "arithmetic_palette",
-    "blend_collisions",
-    "border_lengths",
-    "by_neighbours",
-    "cascade_loss",
-    "chroma",
-    "distances",
-    "farthest_point_palette",
-    "farthest_points",
-    "greedy_start",
-    "learn_palette",
-    "lightness",
-    "max_min_palette",
-    "misaligned_palette",
-    "nearest_color_loss",
-    "paint",
-    "permutation_test",
-    "random_additive_palette",
-    "random_palette",
-    "rank_correlation",
-    "rebuild_error",
-    "refine_palette",
-    "released_ade20k_palette",
-    "released_cityscapes_palette",
-    "released_mseg_palette",
-    "saturation",
-    "shuffled",
-    "spread",
-    "straight_through_reconstruct",
-    "train_jointly",
-]

@@ -1,7 +1,7 @@
 """The paper's hand-made palettes as functions of K (section B, i–iii), the released ones, random.
 
-Inside, colours are whole numbers from 0 to 255; a `Palette` holds them in [0, 1]. Everything random
-is drawn from `seed` alone.
+These functions compute with whole numbers from 0 to 255; a `Palette` holds colours in [0, 1]. The
+same `seed` always gives the same palette.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
+from gss_lite.color_table import first_of_equals
 from gss_lite.contracts import check_num_classes
 from gss_lite.palette.maxmin import check_channels, farthest_point_palette, max_min_palette
 from gss_lite.palette.palette import Palette
@@ -39,17 +40,17 @@ def arithmetic_colors(
 
     Args:
         num_classes: K.
-        intervals: k for R, G and B; by default the same for all, the largest whole number whose
-            grid holds K colours.
+        intervals: k for R, G and B. By default all three are the largest whole number whose grid
+            has K colours.
         starts: a_1 for R, G and B.
-        room: levels left free at the top, for what is added later.
+        room: the grid ends at 255 − room, so that up to `room` can be added later.
 
     Returns:
         Whole numbers from 0 to 255.
 
     Raises:
-        ValueError: K is out of range, intervals or starts are no colour steps, or the grid has
-            fewer than K colours.
+        ValueError: K, the starts or the intervals are out of range, or the grid has fewer than K
+            colours.
     """
     check_num_classes(num_classes)
     tops = [255 - room - start for start in starts]
@@ -95,13 +96,13 @@ def random_additive_palette(
 ) -> Palette:
     """(iii) The misaligned grid plus t ∈ {0, …, T}, drawn for each colour and channel (S.13).
 
-    The grid ends at 255 − T, so that no sum leaves the range. Where T reaches the interval two
-    colours can meet; such colours are drawn again.
+    The grid ends at 255 − T, so that no sum is above 255. If T is at least the interval, two
+    colours can become equal; the later one is then drawn again.
 
     Args:
         num_classes: K.
         seed: of the draws.
-        largest: T.
+        largest: T, from 0 to 253.
         intervals: as in arithmetic_colors.
 
     Raises:
@@ -129,14 +130,10 @@ def random_palette(num_classes: int, seed: int = 0, *, channels: int = 3) -> Pal
 
 
 def _redraw_twins(draw: Callable[[], Tensor]) -> Tensor:
-    # Only the later of two equal colours is drawn again, so that palettes without twins are left as
-    # first drawn.
+    """Draw colours (K, D), then draw the later one of two equal colours again until all differ."""
     colors = draw()
-    number = torch.arange(len(colors))
     for _ in range(_REDRAWS):
-        _, owner = colors.unique(dim=0, return_inverse=True)
-        first = torch.full_like(number, len(colors)).scatter_reduce(0, owner, number, "amin")
-        twin = first[owner] != number
+        twin = first_of_equals(colors) != torch.arange(len(colors))
         if not bool(twin.any()):
             return colors
         colors = torch.where(twin[:, None], draw(), colors)
@@ -149,8 +146,8 @@ def _redraw_twins(draw: Callable[[], Tensor]) -> Tensor:
 def released_ade20k_palette(seed: int = 0) -> Palette:
     """The grid of the released ADE20K palette as coded: 150 colours, each channel ± up to 15.
 
-    The authors then edited colours of classes with low IoU by hand and published no seed, so this
-    is a palette of the same making, not the released one (least distance 20.02).
+    The authors then edited the colours of classes with low IoU by hand, and published no seed. So
+    the colours differ from the released ones, whose least distance is 20.02.
     """
     axes = torch.arange(15, 240, 51), torch.arange(16, 239, 40), torch.arange(17, 238, 45)
     grid = torch.cartesian_prod(*axes)  # 5 · 6 · 5 colours
@@ -161,8 +158,7 @@ def released_ade20k_palette(seed: int = 0) -> Palette:
 def released_mseg_palette(seed: int = 0) -> Palette:
     """The grid of the released MSeg palette as coded: 194 colours, each channel 0 to 15 lower.
 
-    As with ADE20K, the hand edits and the seed are unknown (least distance of the released palette:
-    18.68).
+    As for ADE20K, the colours differ from the released ones, whose least distance is 18.68.
     """
     axes = torch.arange(15, 255, 55), torch.arange(16, 255, 51), torch.arange(17, 255, 33)
     grid = torch.cartesian_prod(*axes)  # 5 · 5 · 8 colours, of which the first 6 are dropped
@@ -177,7 +173,7 @@ def released_cityscapes_palette() -> Palette:
 
 
 def shuffled(palette: Palette, seed: int) -> Palette:
-    """The same colours, given to the classes in another order."""
+    """The same colours in a random order of the classes."""
     order = torch.randperm(len(palette), generator=torch.Generator().manual_seed(seed))
     return Palette(palette.colors[order], palette.name, palette.ignore_color)
 
@@ -193,4 +189,4 @@ CONSTRUCTIONS: Mapping[str, Callable[[int, int], Palette]] = MappingProxyType(
         "max-min OKLab": lambda num_classes, seed: max_min_palette(num_classes, "OKLab", seed=seed),
     }
 )
-"""Name → (K, seed) → Palette. The constructions that draw nothing ignore the seed."""
+"""Name → function (K, seed) → Palette. Constructions without randomness ignore the seed."""

@@ -1,12 +1,12 @@
 """Palettes learned by gradient through a frozen tokenizer: GSS-TF and GSS-TT (§3.3, A.2, D.ii).
 
-mask → β → encoder → tokens → decoder → x̂ → loss, with the derivative of everything with respect to
-β. The tokens are the only step without one; a hard Gumbel-softmax stands in for it.
+mask → β → encoder → tokens → decoder → x̂ → loss, and the gradient flows back to β. Only the choice
+of the tokens has no derivative; a hard Gumbel-softmax replaces it.
 
 `learn_palette` is GSS-TF: β alone is trained. `train_jointly` is GSS-TT: β and X⁻¹ are trained
-together. That is the variant which fails in the paper (36 mIoU where others reach 84). X⁻¹ follows
-whatever colours it is given, so only the tokenizer, which confuses colours that are alike, pushes
-two of them apart. No code for either was ever released.
+together. GSS-TT fails in the paper (36 mIoU where others reach 84). X⁻¹ adapts to any colours that
+differ, so only the tokenizer's confusion of similar colours pushes two of them apart. The authors
+released no code for either.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ class JointResult(NamedTuple):
     """What GSS-TT ends with.
 
     Attributes:
-        colors: β (K, D). It is not always a valid Palette, since colours may have met.
+        colors: β (K, D). It is not always a valid Palette, since two colours may be equal.
         inverse: X⁻¹ in eval mode, whose `colors` are β.
         losses: the loss of every step.
-        history: β before every so many steps and after the last, (moments, K, D).
-        moments: how many steps had been taken at each of them.
+        history: β at some moments: at the start, regularly, and at the end, (moments, K, D).
+        moments: the number of steps taken before each of these moments.
     """
 
     colors: Tensor
@@ -59,15 +59,15 @@ def nearest_color_loss(picture: Tensor, mask: Tensor, colors: Tensor) -> Tensor:
     these scores would be the true posterior.
     """
     products = torch.einsum("bdhw,kd->bkhw", picture, colors)
-    # −‖x̂ − β_k‖² up to what all classes share, (B, K, H, W)
-    scores = 2 * products - colors.square().sum(1)[:, None, None]
+    # −‖x̂ − β_k‖² + ‖x̂‖²; the soft-max over k cancels ‖x̂‖².
+    scores = 2 * products - colors.square().sum(1)[:, None, None]  # (B, K, H, W)
     return F.cross_entropy(scores / (2 * NOISE**2), mask, ignore_index=IGNORE)
 
 
 def rebuild_error(picture: Tensor, mask: Tensor, colors: Tensor) -> Tensor:
-    """The term ‖D(ẑ) − x⁽ᶜ⁾‖ of (S.3): how badly the maskige itself is rebuilt.
+    """The term ‖D(ẑ) − x⁽ᶜ⁾‖ of (S.3): the reconstruction error of the maskige.
 
-    It is a root mean square over the labelled pixels.
+    It is the root mean square over the labelled pixels.
     """
     return (picture - paint(mask, colors)).square().sum(1)[mask != IGNORE].mean().sqrt()
 
@@ -75,8 +75,8 @@ def rebuild_error(picture: Tensor, mask: Tensor, colors: Tensor) -> Tensor:
 def cascade_loss(picture: Tensor, mask: Tensor, colors: Tensor) -> Tensor:
     """The supplement's objective for β_{t+1}: (‖X̂ − Cβ‖ ‖γ_t‖ + ‖Cβγ_t − C‖)².
 
-    γ_t = (βᵀβ)⁻¹βᵀ (S.8) is held fixed. Norms of matrices with a row for every labelled pixel are
-    divided by the root of their number, so that the loss does not depend on the size of the batch.
+    γ_t = (βᵀβ)⁻¹βᵀ (S.8) gets no gradient. Matrices such as X̂ have a row for each of N labelled
+    pixels. Their norms are divided by √N, so that the loss does not depend on the batch size.
     """
     gamma = torch.linalg.pinv(colors.detach())  # (D, K)
     error = rebuild_error(picture, mask, colors)
@@ -112,8 +112,8 @@ def straight_through_reconstruct(
         tokenizer: a VQ-VAE.
         maskige: (B, D, H, W) in [0, 1].
         temperature: τ > 0 of q(z|x) = softmax(logits / τ), from which tokens are drawn.
-        generator: source of the Gumbel noise; without one the forward pass is exactly
-            decode(encode(maskige)), unclamped.
+        generator: of the Gumbel noise. With None there is no noise, and the result is
+            decode(encode(maskige)), not clamped.
 
     Returns:
         Reconstruction (B, D, H, W).
@@ -142,27 +142,26 @@ def learn_palette(
     objective: Objective = nearest_color_loss,
     seed: int = 0,
 ) -> LearnedPalette:
-    """GSS-TF: SGD on β from `start`; a colour that a step takes out of [0, 1] is reflected into it.
+    """GSS-TF: SGD on β from `start`; values that leave [0, 1] are reflected at its ends.
 
     The paper takes 4,000 steps of batch 16 (D.ii). Its learning rate, temperature, start and loss
     are not published.
 
     Args:
-        start: the palette to begin with. It is not changed.
+        start: the first palette. It is not changed.
         tokenizer: a VQ-VAE, frozen.
         masks: class ids (N, H, W), sides multiples of the stride; batches are drawn from them.
         steps: of SGD.
         batch: masks in a step.
         lr: learning rate of β.
         momentum: of SGD.
-        temperature: τ in units of the mean squared distance to the nearest code, which is measured
-            on the first batch: the encoder's scale is arbitrary, and a τ that suits one tokenizer
-            would drown another in noise.
+        temperature: τ in units of the mean squared distance to the nearest code, measured on the
+            first batch. This unit makes one τ fit tokenizers whose vectors differ in scale.
         objective: the loss.
         seed: of batches and noise.
 
     Raises:
-        ValueError: there are no masks, steps or batch is below 1, or two colours met.
+        ValueError: there are no masks, steps or batch is below 1, or two colours became equal.
         FloatingPointError: the loss is not finite.
     """
     _check(masks, steps, batch)
@@ -178,7 +177,7 @@ def learn_palette(
         palette = Palette(colors, f"{start.name}, learned", start.ignore_color)
     except ValueError as error:
         raise ValueError(
-            f"learning drove two colours together ({error}); lower the learning rate (now {lr:g})"
+            f"learning moved two colours together ({error}); lower the learning rate (now {lr:g})"
         ) from error
     return LearnedPalette(palette, losses)
 
@@ -205,8 +204,8 @@ def train_jointly(
         start, tokenizer, masks, steps, batch, lr, momentum, temperature: as in `learn_palette`.
         build: β (K, D) → the X⁻¹ to train, with a method `loss`; for example ConvInverse.
         inverse_lr: learning rate of X⁻¹.
-        every: steps between two moments of the history.
-        seed: of batches, noise and X⁻¹'s first weights.
+        every: number of steps between two entries of the history.
+        seed: of batches, noise and X⁻¹'s initial weights.
         rebuild: weight in β's loss of the other term of (S.3), see `rebuild_error`.
 
     Raises:
@@ -257,7 +256,7 @@ def _rebuilt(
     temperature: float,
     seed: int,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """A batch of masks a step, painted in the colours as they are then, and rebuilt."""
+    """For each step, a reconstruction (B, D, H, W) in the current colours, and its masks."""
     generator = torch.Generator().manual_seed(seed)
     unit = 0.0
     for _ in range(steps):
@@ -274,19 +273,19 @@ def _rebuilt(
 def _descend(
     loss: Tensor, step: int, colors: Tensor, optimizers: list[torch.optim.Optimizer]
 ) -> float:
-    """One step of every optimizer; the loss as a number."""
+    """One step of every optimizer; returns the loss as a number."""
     if not bool(loss.isfinite()):
         rates = " and ".join(f"{o.param_groups[0]['lr']:g}" for o in optimizers)
         raise FloatingPointError(
             f"the loss became {loss.item()} at step {step}; lower the learning rate (now {rates})"
         )
     trained = [p for o in optimizers for group in o.param_groups for p in group["params"]]
-    # `backward` would leave gradients behind in the tokenizer.
+    # `backward` would also fill the gradients of the tokenizer.
     for tensor, gradient in zip(trained, torch.autograd.grad(loss, trained)):
         tensor.grad = gradient
     for optimizer in optimizers:
         optimizer.step()
     with torch.no_grad():
-        # Not clamped: in the corners of the cube clamped colours meet, and stay together.
+        # Reflected, not clamped: clamped colours can become equal in a corner and stay equal.
         colors.copy_((1 - (1 - colors.abs()).abs()).clamp(0, 1))
     return loss.item()

@@ -1,13 +1,12 @@
 """The maximal distance assumption (section B): K colours whose least distance is large.
 
-`farthest_point_palette` is greedy. `max_min_palette` searches. The problem is the packing of K
-equal balls in the cube [0, 1]^D. From several starts, colours closer than a growing target distance
-push each other apart, and what leaves the cube is put back on its surface (in the spirit of
-Lubachevsky and Stillinger, 1990). Nothing guarantees the optimum; the least distance reached is
-what counts.
+`farthest_point_palette` is greedy. `max_min_palette` searches for a larger least distance, which is
+the packing of K equal balls in the cube [0, 1]^D. It begins with several sets of colours. Colours
+closer than a growing target distance push each other apart, and colours that leave the cube are put
+back on its surface (after Lubachevsky and Stillinger, 1990). The result need not be the optimum.
 
 Distances are measured in RGB, as in the paper, or in OKLab (Ottosson, 2020), where equal distances
-look about equally different to a person. A tokenizer is no person, so it is worth comparing both.
+look about equally different to people.
 """
 
 from __future__ import annotations
@@ -23,10 +22,10 @@ from torch import Tensor
 from gss_lite.contracts import check_num_classes
 from gss_lite.palette.palette import Palette
 
-MOST_CHANNELS = 16  # a grid of two points along each channel then has 65,536
+MOST_CHANNELS = 16  # a grid with two points along each channel then has 65,536 points
 
 _CANDIDATES = 18**3  # points of the grid from which greedy colours are chosen
-_INNER = 5  # pushes between two looks at who is near whom
+_INNER = 5  # pushes before the pairs of near colours are found anew
 
 
 def check_channels(channels: int) -> None:
@@ -44,8 +43,8 @@ def farthest_point_palette(
 ) -> Palette:
     """Max-min distance, greedily: each new colour is the grid point farthest from all before.
 
-    This takes the maximal distance assumption of section B at its word (Gonzalez, 1985: within a
-    factor two of the best possible least distance). Nothing is drawn, and black is the first.
+    The least distance is at least half of the best possible one on this grid (Gonzalez, 1985). The
+    first colour is black, and nothing is random.
 
     Args:
         num_classes: K.
@@ -65,7 +64,7 @@ def farthest_point_palette(
 def farthest_points(candidates: Tensor, count: int) -> list[int]:
     """Candidates (N, D) → `count` row numbers: row 0, then always the row farthest from all chosen.
 
-    Of rows that are equally far, the first is taken.
+    The first row wins a tie.
     """
     chosen = [0]
     distance = (candidates - candidates[0]).square().sum(1)  # to the nearest chosen one, (N,)
@@ -111,7 +110,7 @@ def max_min_palette(
     ]
     spreads = [spread(start, chosen, rounds) for start in starts]
     best = max(spreads, key=lambda colors: _least(chosen.from_rgb(colors)))
-    # Neighbours in the lattice need not be neighbouring classes.
+    # Shuffled, so that neighbours in the lattice do not become neighbouring classes.
     order = torch.randperm(num_classes, generator=generator)
     name = chosen.name if channels == 3 else f"D = {channels}"
     return Palette(best[order].clamp(0, 1), f"max-min ({name})")
@@ -120,9 +119,9 @@ def max_min_palette(
 def spread(colors: Tensor, space: ColorSpace, rounds: int = 200) -> Tensor:
     """Push colours (K, D) in [0, 1] apart; return the best state (K, D) on the way.
 
-    The best is the one whose least distance in `space` is the largest. In every round the target is
-    the best least distance so far, plus a margin that falls from 25 % to 0.01 %: wide enough at
-    first to leave a poor arrangement, fine enough at the end to settle a good one.
+    The best state has the largest least distance in `space`. In every round the target is the best
+    least distance so far plus a margin. The margin falls from 25 %, which can leave a poor
+    arrangement, to 0.01 %, which refines a good one.
     """
     points = space.from_rgb(colors.double())
     best, kept = _least(points), colors.double()
@@ -140,7 +139,7 @@ def spread(colors: Tensor, space: ColorSpace, rounds: int = 200) -> Tensor:
 
 
 def _push(points: Tensor, near: Tensor, target: float) -> Tensor:
-    # Each pair that is too close moves apart by 90 % of what is missing, shared between the two.
+    """Push the pairs `near` (2, pairs) apart by 90 % of what their distances lack to `target`."""
     gap = points[near[0]] - points[near[1]]
     length = gap.norm(dim=1, keepdim=True).clamp_min(1e-9)
     step = 0.45 * (target - length).clamp_min(0) * gap / length
@@ -160,9 +159,9 @@ def greedy_start(num_classes: int, space: ColorSpace, channels: int = 3) -> Tens
 def lattice_start(num_classes: int, generator: torch.Generator, channels: int = 3) -> Tensor:
     """Every second point of a grid that fills the cube, as black fields of a chessboard, (K, D).
 
-    In three dimensions that is the densest packing there is, face-centred cubic, stretched a little
-    so that it fits. The grid is the one with the largest least distance among those with enough
-    points; surplus points are dropped at random.
+    In three dimensions this is the densest packing (face-centred cubic), stretched a little to fit.
+    Of all grids with enough points, the one with the largest least distance is taken. Surplus
+    points are dropped at random.
     """
     best, sides = 0.0, None
     most = math.ceil((2 * num_classes) ** (1 / channels)) + 2
@@ -170,7 +169,7 @@ def lattice_start(num_classes: int, generator: torch.Generator, channels: int = 
         if (math.prod(tried) + 1) // 2 < num_classes:
             continue
         steps = [1 / (side - 1) for side in tried]  # between neighbours in the grid, falling
-        # The nearest black fields lie across the two smallest steps, or two of the smallest away.
+        # The nearest black fields are one step away along two axes, or two steps along one.
         least = min(math.hypot(*steps[-2:]) if channels > 1 else math.inf, 2 * steps[-1])
         if least > best:
             best, sides = least, tried
@@ -180,7 +179,7 @@ def lattice_start(num_classes: int, generator: torch.Generator, channels: int = 
 
 
 def _side(channels: int, num_classes: int = 0) -> int:
-    """Points along each channel of a grid with about 18³ points, or three and a half per class."""
+    """Points along each channel of a grid with about 18³ points, or at least 1.5³ per class."""
     return math.ceil(max(_CANDIDATES, 1.5**3 * num_classes) ** (1 / channels))
 
 
@@ -194,10 +193,10 @@ class ColorSpace(NamedTuple):
     """Coordinates in which the distance between colours is measured.
 
     Attributes:
-        name: as it is asked for.
+        name: "RGB" or "OKLab".
         from_rgb: colours (…, D) in [0, 1] → coordinates.
-        to_rgb: the way back; values may leave [0, 1].
-        unit: turns a distance into the figure that people quote.
+        to_rgb: coordinates → colours; values may lie outside [0, 1].
+        unit: a distance times this is on the usual scale, 0–255 or 0–100.
     """
 
     name: str

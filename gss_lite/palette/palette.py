@@ -1,8 +1,8 @@
 """X, the palette: one colour per class (supplement, section B).
 
 A palette is the matrix β of the paper: K rows, one for each class, with a value for each of D
-channels. Painting a mask of class ids with it, x = cβ for one-hot c, gives the *maskige*: a picture
-that an image tokenizer can encode.
+channels. The *maskige* is the mask painted in these colours, x = cβ for one-hot c: a picture that
+an image tokenizer can encode.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from gss_lite.color_table import first_of_equals
 from gss_lite.contracts import IGNORE, check_mask
 from gss_lite.storage import replace_file
 
@@ -25,17 +26,17 @@ class Palette(nn.Module):
     """X: K colours β (K, D) in [0, 1], row k for class k, and a colour for ignored pixels.
 
     Call it with a mask to get the maskige. The colours are buffers, so `palette.to(device)` moves
-    them. They stay out of state_dicts: a palette has a file of its own, see `save`.
+    them. They are not in the state_dict, because a palette has its own file, see `save`.
 
     Args:
         colors: β (K, D) in [0, 1], for any number of channels D. It is copied.
-        name: what figures and tables call this palette.
+        name: the palette's name in figures and tables.
         ignore_color: D values in [0, 1]; mid-grey by default.
 
     Raises:
         ValueError: there are fewer than two colours, a value lies outside [0, 1], two colours are
-            equal (the mask could not be read back from the maskige), or the ignore colour is not
-            D values in [0, 1].
+            equal (no X⁻¹ could separate their classes), or the ignore colour is not D values in
+            [0, 1].
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class Palette(nn.Module):
                 f"{ignore.tolist()}"
             )
         self.name = name
-        self.origin: dict = {}  # what identifies the run that made the palette, if one did
+        self.origin: dict = {}  # identifies the training run, if the palette was learned in one
         self.register_buffer("colors", colors, persistent=False)
         self.register_buffer("ignore_color", ignore, persistent=False)
 
@@ -88,7 +89,7 @@ class Palette(nn.Module):
         if self.origin:
             head["origin"] = self.origin
         if _looks_like_0_to_1(colors):
-            head["scale"] = 255  # a palette of hardly any light: without a word it looks like 0–1
+            head["scale"] = 255  # so that `load` does not take nearly black colours for 0–1
         head = json.dumps(head, ensure_ascii=False)
         rows = ",\n".join(json.dumps(color) for color in colors)  # one colour a line
         text = f'{head[:-1]},\n"colors": [\n{rows}\n]}}\n'
@@ -96,18 +97,17 @@ class Palette(nn.Module):
 
     @classmethod
     def load(cls, path: str | Path) -> Palette:
-        """Read what `save` wrote.
+        """Read a file that `save` wrote.
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: the file is not JSON, not a palette, or not a valid one; the message names
-                the file and says why.
+            ValueError: the file is not JSON, not a palette, or not a valid palette.
         """
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"no palette at {path}; write one with Palette.save")
         try:
-            value = json.loads(path.read_bytes())  # bytes: a byte-order mark is understood
+            value = json.loads(path.read_bytes())  # from bytes, so that a byte-order mark is legal
         except (ValueError, RecursionError) as error:
             raise ValueError(
                 f"{path} is not JSON, perhaps cut short ({error}); save the palette again"
@@ -148,16 +148,15 @@ def paint(
 ) -> Tensor:
     """X = cβ by look-up: class ids (…, H, W) and β (K, D) → maskige (…, D, H, W).
 
-    The maskige lies on the mask's device, wherever the colours are.
+    The maskige is on the mask's device.
 
     Args:
-        mask: class ids; 255 marks pixels that do not count.
-        colors: β (K, D). Gradients reach it.
-        ignore_color: what ignored pixels are painted with (D values); mid-grey by default.
+        mask: class ids; 255 marks ignored pixels.
+        colors: β (K, D). Gradients flow to it.
+        ignore_color: the D values of ignored pixels; mid-grey by default.
 
     Raises:
-        ValueError: an id is neither 0 … K−1 nor 255, or K > 255 (255 would be a class and the
-            ignore id at once).
+        ValueError: an id is neither 0 … K−1 nor 255, or K > 255.
     """
     mask = check_mask(mask, len(colors))
     if ignore_color is None:
@@ -178,22 +177,21 @@ def _check_colors(colors: Tensor) -> None:
             f"palette colours must lie in [0, 1]; got {colors.min():.3g} … {colors.max():.3g} "
             "(divide by 255?)"
         )
-    unique, owner = colors.unique(dim=0, return_inverse=True)
-    if len(unique) < len(colors):
-        twice = int(torch.bincount(owner).argmax())
-        ids = (owner == twice).nonzero().flatten().tolist()
-        raise ValueError(
-            f"palette colours must differ; classes {ids[0]} and {ids[1]} share "
-            f"{unique[twice].tolist()}"
-        )
+    first = first_of_equals(colors)  # (K,)
+    for later, earlier in enumerate(first.tolist()):
+        if earlier != later:
+            raise ValueError(
+                f"palette colours must differ; classes {earlier} and {later} share "
+                f"{colors[later].tolist()}"
+            )
 
 
 def _within_unit_interval(values: Tensor) -> bool:
-    return bool(((values >= 0) & (values <= 1)).all())  # written so that NaN is refused too
+    return bool(((values >= 0) & (values <= 1)).all())  # False for NaN too
 
 
 def _is_color(row: object) -> bool:
-    # The bound refuses NaN, infinity, and whole numbers too long for a float.
+    # The bound also excludes NaN, infinity, and integers that are too large for a float.
     return (
         isinstance(row, list)
         and bool(row)
@@ -206,7 +204,7 @@ def _looks_like_0_to_1(rows: list[list[float]]) -> bool:
 
 
 def _to_255(color: Tensor) -> list[float | int]:
-    """The shortest decimals that float32 takes back to the same values: 45/255 is stored as 45."""
+    """The shortest decimals that give the same float32 again: 45/255 is stored as 45."""
     levels = []
     for value in color.tolist():
         for digits in range(3, 17):

@@ -1,13 +1,12 @@
-"""(iv) Category-specific refinement (section B): who gets which colour, judged by what comes out.
+"""(iv) Category-specific refinement (section B): colours chosen by the IoU of their classes.
 
-The authors did this by hand. Here it is done by two searches. `refine_palette` gives the class
-that is rebuilt worst a vivid colour, far from all others, and keeps the change only if the
-reconstruction improves.
+The authors did this by hand. Here two searches do it. `refine_palette` gives the class with the
+lowest IoU a vivid colour, far from all others. It keeps the change only if the mean IoU rises.
 
 `by_neighbours` keeps the set of colours and exchanges them among the classes. A decoder blurs the
-border between two classes, so pixels there take colours on the line between the two. Where a third
-colour lies near that line, nearest colour reads a third class, which is nowhere near. A large least
-distance does not prevent this, since it treats all pairs of classes alike.
+border between two classes, so pixels there take colours on the line between the two colours. Where
+a third colour lies near that line, nearest colour gives a third class, which is absent there. A
+large least distance does not prevent this, because it treats all pairs of classes alike.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from gss_lite.contracts import IGNORE
 from gss_lite.palette.palette import Palette
 
 VIVID = 0.75  # a vivid colour's channels "vary at large degrees": their range, in [0, 1]
-SAMPLES = 15  # points looked at between two colours
+SAMPLES = 15  # points on the line between two colours
 
 _SIDE = 9  # candidates per channel
 _SHORTLIST = 8  # of the farthest vivid colours, from which one is drawn
@@ -64,12 +63,12 @@ def refine_palette(
     """Move the classes with the lowest IoU to vivid, far colours; keep only what raises the mIoU.
 
     Args:
-        palette: where the search starts. It is not changed.
-        evaluate: palette → the IoU of each class in [0, 1], NaN for one that does not occur. Use
-            pictures on which no result is reported: the refinement is fitted to them.
-        trials: calls of `evaluate`, beside the first.
-        patience: failed trials after which a class is left alone.
-        seed: of the colours that are drawn.
+        palette: the search starts from it. It is not changed.
+        evaluate: palette → the IoU of each class in [0, 1], NaN for a class that does not occur.
+            The palette is fitted to its pictures, so report no result on them.
+        trials: calls of `evaluate` after the first one.
+        patience: a class is not tried again after so many failed trials in a row.
+        seed: of the random colours.
 
     Raises:
         ValueError: `evaluate` does not return K values, or none of them is a number; trials or
@@ -109,8 +108,7 @@ def _vivid_color(colors: Tensor, class_id: int, generator: torch.Generator) -> T
     """One of the vivid colours (3,) that lie farthest from the other classes' colours."""
     axis = torch.linspace(0, 1, _SIDE)
     grid = torch.cartesian_prod(axis, axis, axis)  # (729, 3)
-    # A little jitter, so that two trials for one class differ and no candidate coincides with a
-    # colour in use.
+    # With a little noise two trials for one class differ, and no candidate equals a palette colour.
     grid = (grid + (torch.rand(grid.shape, generator=generator) - 0.5) / _SIDE).clamp(0, 1)
     vivid = grid[grid.amax(1) - grid.amin(1) >= VIVID]
     others = torch.cat([colors[:class_id], colors[class_id + 1 :]])
@@ -137,10 +135,10 @@ def _checked(iou: Sequence[float] | Tensor, num_classes: int) -> Tensor:
 
 
 def border_lengths(masks: Tensor, num_classes: int) -> Tensor:
-    """Masks (N, H, W) → how long each two classes touch, for the size of the smaller one, (K, K).
+    """Masks (N, H, W) → length of the border between two classes, relative to their size, (K, K).
 
-    It counts pairs of adjacent pixels of classes i and j and divides by the number of pixels of the
-    smaller class. A border of 30 pixels is nothing to a road and everything to a pole.
+    It is the number of pairs of adjacent pixels of classes i and j, divided by the number of pixels
+    of the smaller class. So a border of 30 pixels counts little for a road and much for a pole.
     """
     masks = masks.long().cpu()
     counts = torch.zeros(num_classes * num_classes, dtype=torch.double)
@@ -170,16 +168,16 @@ def blend_collisions(colors: Tensor) -> Tensor:
 def by_neighbours(
     palette: Palette, masks: Tensor, *, seed: int = 0, rounds: int = 20_000
 ) -> Palette:
-    """Exchange a palette's colours so that classes which touch have few colours between them.
+    """Exchange a palette's colours so that no third colour lies between those of adjacent classes.
 
-    Two classes are chosen at random and exchange their colours if that makes the sum of
-    border(i, j) · collisions(i, j) smaller. The set of colours stays, and so its least distance.
+    Two random classes exchange their colours if that lowers the sum of border(i, j) ·
+    collisions(i, j). The set of colours and its least distance stay the same.
 
     Args:
         palette: the colours.
-        masks: (N, H, W), in which the classes touch as they do in the pictures to come.
-        seed: of the exchanges.
-        rounds: how many exchanges are tried.
+        masks: (N, H, W), for example training masks, for the borders.
+        seed: of the random pairs.
+        rounds: number of exchanges that are tried.
     """
     generator = torch.Generator().manual_seed(seed)
     border = border_lengths(masks, len(palette))

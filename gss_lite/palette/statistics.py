@@ -1,6 +1,6 @@
-"""How vivid colours are, and whether that goes with how frequent their classes are.
+"""How vivid colours are, and whether this correlates with the frequency of their classes.
 
-The supplement says so of its learned palettes (section B, Figures S.7 and S.8).
+The supplement reports such a correlation for its learned palettes (section B, Figures S.7, S.8).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from gss_lite.contracts import IGNORE
 
 
 class Association(NamedTuple):
-    """Spearman's ρ of each of S palettes (S,), the mean, and the mean's two-sided p-value."""
+    """Spearman's ρ of each of S palettes (S,), their mean, and the mean's two-sided p-value."""
 
     each: Tensor
     mean: float
@@ -29,10 +29,10 @@ def saturation(colors: Tensor) -> Tensor:
 
 
 def class_shares(masks: Tensor, num_classes: int) -> Tensor:
-    """Share of the labelled pixels of masks (N, H, W) that each class has, (K,); they add up to 1.
+    """Masks (N, H, W) → each class's share of the labelled pixels, (K,), which sum to 1.
 
     Raises:
-        ValueError: no labelled pixel, or an id that is no class.
+        ValueError: there is no labelled pixel, or an id is no class.
     """
     counts = torch.bincount(masks[masks != IGNORE].long(), minlength=num_classes)
     if len(counts) > num_classes or not counts.sum():
@@ -51,10 +51,7 @@ def ranks(values: Tensor) -> Tensor:
 
 
 def rank_correlation(a: Tensor, b: Tensor) -> Tensor:
-    """Spearman's ρ along the last dimension; the others are broadcast.
-
-    It is NaN where all values are equal.
-    """
+    """Spearman's ρ along the last dimension, NaN where all values are equal; others broadcast."""
     return (_standardized(a) * _standardized(b)).sum(-1)
 
 
@@ -68,17 +65,17 @@ def _standardized(values: Tensor) -> Tensor:
 def permutation_test(
     values: Tensor, against: Tensor, *, draws: int = 5000, seed: int = 0
 ) -> Association:
-    """Test whether a property of the colours goes with one of the classes, by Spearman's mean ρ.
+    """Test whether a property of the colours correlates with one of the classes, by the mean ρ.
 
-    The classes of `against` are exchanged at random, in the same way for all palettes: these were
-    learned on the same masks, and do not count as S independent sets of classes. p is the share of
-    exchanges, the given order included, whose mean |ρ| is as large.
+    The classes of `against` are permuted at random, in the same way for all palettes: these were
+    learned on the same masks, so they are not S independent samples. p is the share of
+    permutations, the given order included, whose |mean ρ| is at least as large.
 
     Args:
         values: (S, K), for example the chroma of S palettes.
         against: (K,), for example the classes' shares.
-        draws: how many random exchanges.
-        seed: of the exchanges.
+        draws: number of random permutations.
+        seed: of the permutations.
 
     Raises:
         ValueError: the shapes do not fit, or there are fewer than 3 classes.
@@ -92,7 +89,7 @@ def permutation_test(
     mean = float(each.mean())
     generator = torch.Generator().manual_seed(seed)
     orders = torch.stack([torch.randperm(len(against), generator=generator) for _ in range(draws)])
-    # An exchange of the classes exchanges their ranks.
+    # Permuting the classes permutes their ranks, so the ranks are computed once.
     x = _standardized(values)
     y = _standardized(against)
     shuffled = x.mean(0) @ y[orders].T  # (draws,): the mean over palettes of ρ
