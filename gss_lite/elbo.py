@@ -6,11 +6,11 @@ for each whole sequence) and a mask c (C values). The model of the paper has two
     p_ψ(z | x)   the latent prior, predicted from the image    (stage II)
     p_θ(c | z)   the decoder, mask from tokens                 (stage I)
 
-and p(c, z | x) = p(c | z) p(z | x): the image reaches the mask only through the tokens. Every sum
-over z runs over the whole table in float64, so each line of A.1 can be compared with its exact
-value, in nats. The third distribution, q, is a tensor whose last axis is z. Its other axes say what
-q may look at: (C, Z) is the paper's q(z | c); (X, C, Z) is q(z | c, x); (X, 1, Z) is q(z | x); (Z,)
-is one q for everything. "ValueError" in a docstring says for which arguments it is raised.
+and p(c, z | x) = p(c | z) p(z | x): the mask depends on the image only through the tokens. Every
+sum over z runs over the whole table in float64, so each line of A.1 can be compared with its exact
+value, in nats. The third distribution, q, is a tensor whose last axis is z. Its other axes are the
+variables that q depends on: (C, Z) is the paper's q(z | c); (X, C, Z) is q(z | c, x); (X, 1, Z) is
+q(z | x); (Z,) depends on neither.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# A row sum that is off by more would break "gap = KL" at 1e-10: log p(c|x) multiplies the error.
+# log p(c|x) multiplies the error of a row sum. With this tolerance "gap = KL" holds to 1e-10.
 _ROW_SUM_TOLERANCE = 1e-12
 
 
@@ -51,8 +51,10 @@ class World:
     """A generative segmentation model as two tables (Eq. 1, A.1).
 
     Row x of `prior` (X, Z) is p_ψ(z | x), and row z of `likelihood` (Z, C) is p_θ(c | z). Both are
-    kept in float64, and gradients reach the tables they were made from. ValueError: a table is not
-    2-D, a row is no distribution, or the two tables disagree about Z.
+    converted to float64, and gradients flow to the original tables.
+
+    Raises:
+        ValueError: a table is not 2-D, a row is no distribution, or the tables differ in Z.
     """
 
     prior: Tensor
@@ -80,19 +82,19 @@ class World:
         return self.prior.log()[:, None, :] + self.likelihood.log().T[None]
 
     def checked_q(self, q: Tensor) -> Tensor:
-        """Expand `q` to (X, C, Z) in float64. ValueError: it is no distribution or does not fit."""
+        """Expand `q` to (X, C, Z) in float64; ValueError if it is no distribution or cannot."""
         q = _distribution("q", q)
         fits = q.ndim <= 3 and q.shape[-1] == self.shape[-1]
         if not fits or any(n not in (1, full) for n, full in zip(q.shape[::-1], self.shape[::-1])):
             raise ValueError(
                 f"q has shape {tuple(q.shape)}; this world needs (C, Z) = {self.shape[1:]}, "
-                f"(X, C, Z) = {self.shape}, or 1 on the axes that q does not look at"
+                f"(X, C, Z) = {self.shape}, or 1 on the axes that q does not depend on"
             )
         return q.expand(self.shape)
 
 
 def _expectation(q: Tensor, values: Tensor) -> Tensor:
-    """Σ_z q(z) values(z); a z with q(z) = 0 does not count, even where its value is −inf."""
+    """Σ_z q(z) values(z), where 0 · (−inf) counts as 0."""
     return (q * values.masked_fill(q == 0, 0.0)).sum(-1)
 
 
@@ -102,9 +104,10 @@ def log_likelihood(world: World) -> Tensor:
 
 
 def posterior(world: World) -> Tensor:
-    """Exact p(z | c, x) = p(c, z | x) / p(c | x), (X, C, Z): with this q the bound is tight.
+    """Exact p(z | c, x) = p(c, z | x) / p(c | x), (X, C, Z). With this q the bound is tight.
 
-    ValueError: some p(c | x) is 0, and given an impossible mask z has no distribution.
+    Raises:
+        ValueError: some p(c | x) is 0, so its posterior is undefined.
     """
     evidence = log_likelihood(world)
     impossible = torch.isneginf(evidence).nonzero()
@@ -124,7 +127,7 @@ def entropy(q: Tensor) -> Tensor:
 def cross_entropy(q: Tensor, p: Tensor) -> Tensor:
     """−E_q[log p] over the last axis: the loss of stage II, with q's tokens as the targets.
 
-    q and p broadcast. The result is +inf where q puts mass on a z that p forbids.
+    q and p broadcast. The result is +inf where q(z) > 0 and p(z) = 0.
     """
     q = _distribution("q", q)
     p = _distribution("p", p)
@@ -141,7 +144,7 @@ def kl(q: Tensor, p: Tensor) -> Tensor:
 
 
 def reconstruction(world: World, q: Tensor) -> Tensor:
-    """E_q[log p(c | z)], the first term of Eq. 2 (stage I), (X, C); all rows equal for q(z | c)."""
+    """E_q[log p(c | z)], the first term of Eq. 2 (stage I), (X, C)."""
     return _expectation(world.checked_q(q), world.likelihood.log().T)
 
 
@@ -153,25 +156,25 @@ def prior_kl(world: World, q: Tensor) -> Tensor:
 def bound(world: World, q: Tensor) -> Tensor:
     """The ELBO E_q[log p(c, z | x) − log q(z)], the fourth line of A.1, (X, C).
 
-    It is computed from the joint, not as reconstruction − prior_kl, so that Eq. 2 can be checked.
+    It is computed from the joint, so that Eq. 2 (reconstruction − prior_kl) can be checked.
     """
     q = world.checked_q(q)
     return _expectation(q, world.log_joint()) + entropy(q)
 
 
 def gap(world: World, q: Tensor) -> Tensor:
-    """Log p(c | x) − ELBO, (X, C), computed as this difference; A.1 says that it is ≥ 0."""
+    """Log p(c | x) − ELBO, (X, C); by A.1 it is ≥ 0."""
     return log_likelihood(world) - bound(world, q)
 
 
 def point_mass(q: Tensor) -> Tensor:
-    """Put all mass on q's most probable z (the lowest index if several tie): arg-max tokens."""
+    """The distribution with all mass on q's most probable z; the lowest index wins a tie."""
     best = _distribution("q", q).argmax(-1)
     return torch.nn.functional.one_hot(best, q.shape[-1]).to(torch.float64)
 
 
 def temper(q: Tensor, temperature: float) -> Tensor:
-    """q^(1/T), normalised: T = 1 is q, T → 0 its point mass, T → ∞ uniform where q > 0."""
+    """q^(1/T), normalised. T = 1 gives q, T → 0 its point mass, T → ∞ uniform where q > 0."""
     if not temperature > 0:
         raise ValueError(
             f"temperature must be positive, got {temperature}; for the limit 0 use point_mass"
@@ -180,10 +183,10 @@ def temper(q: Tensor, temperature: float) -> Tensor:
 
 
 def _shared_optimum(world: World, weights: Tensor, dim: int) -> Tensor:
-    """The q, shared along `dim` (0: images, 1: masks), of greatest weighted mean bound.
+    """The q that maximises the weighted mean bound, the same q along `dim` (0: images, 1: masks).
 
     The weights (X, C) sum to one along `dim`. Setting the derivative of Σ w (E_q[log joint] + H(q))
-    to zero gives q ∝ exp(Σ w log joint), a geometric mean.
+    to zero gives q ∝ exp(Σ w log joint).
     """
     log_joint = world.log_joint().masked_fill((weights == 0)[..., None], 0.0)
     score = (weights[..., None] * log_joint).sum(dim)
@@ -191,16 +194,24 @@ def _shared_optimum(world: World, weights: Tensor, dim: int) -> Tensor:
     if len(stuck):
         owner = f"{('mask', 'image')[dim]} {int(stuck[0])}"
         raise ValueError(
-            f"no q has a finite mean bound for {owner}: every z is forbidden somewhere"
+            f"no q has a finite mean bound for {owner}: every z is forbidden somewhere; give some "
+            "z a positive probability everywhere"
         )
     return torch.softmax(score, dim=-1)
 
 
 def best_q_given_mask(world: World, image_probs: Tensor) -> Tensor:
-    """The q(z | c) of greatest bound, averaged over the images x ~ p(x | c), (C, Z).
+    """The q(z | c) of greatest mean bound over the images x ~ p(x | c), (C, Z).
 
-    It is proportional to exp E_{p(x|c)}[log p(c, z | x)]. ValueError: `image_probs`, p(x), is not
-    (X,), or every z is forbidden for some mask.
+    It is proportional to exp E_{p(x|c)}[log p(c, z | x)].
+
+    Args:
+        world: the model.
+        image_probs: p(x), (X,).
+
+    Raises:
+        ValueError: `image_probs` has another shape, a mask is impossible, or for some mask no z is
+            possible for all images.
     """
     image_probs = _distribution("image_probs", image_probs)
     if image_probs.shape != world.prior.shape[:1]:
@@ -214,16 +225,17 @@ def best_q_given_mask(world: World, image_probs: Tensor) -> Tensor:
 
 
 def best_q_given_image(world: World) -> Tensor:
-    """The q(z | x) of greatest bound, averaged over the masks c ~ p(c | x), (X, 1, Z)."""
+    """The q(z | x) of greatest mean bound over the masks c ~ p(c | x), (X, 1, Z)."""
     return _shared_optimum(world, log_likelihood(world).exp(), dim=1)[:, None, :]
 
 
 def log_weights(
     world: World, q: Tensor, x: int, c: int, samples: int, generator: torch.Generator
 ) -> Tensor:
-    """Log [p(c, z | x) / q(z)] at z ~ q, (samples,): their mean estimates the bound.
+    """Log [p(c, z | x) / q(z)] at z ~ q, (samples,); their mean estimates the bound.
 
-    ValueError: `samples` is below 1, or x or c is outside the world.
+    Raises:
+        ValueError: `samples` is below 1, or x or c is no index of the world.
     """
     n_images, n_masks, _ = world.shape
     if samples < 1 or not 0 <= x < n_images or not 0 <= c < n_masks:
@@ -231,7 +243,7 @@ def log_weights(
             f"need samples >= 1, 0 <= x < {n_images}, 0 <= c < {n_masks}; got {samples}, {x}, {c}"
         )
     q = world.checked_q(q)[x, c]
-    # Rounding in the cumulative sum must not pick a z with q(z) = 0, so only the others are there.
+    # Only z with q(z) > 0, because rounding in the cumulative sum could pick another one.
     support = q.nonzero()[:, 0]
     u = torch.rand(samples, generator=generator, dtype=torch.float64)
     picked = torch.searchsorted(q[support].cumsum(0), u, right=True).clamp(max=len(support) - 1)
@@ -239,16 +251,16 @@ def log_weights(
 
 
 def sequences(vocab_size: int, length: int) -> Tensor:
-    """Every token sequence (V^L, L), in counting order: row z is the sequence with index z."""
+    """All token sequences, (V^L, L); row z is the sequence with index z."""
     if vocab_size < 1 or length < 1:
         raise ValueError(f"vocab_size and length must be at least 1, got {vocab_size} and {length}")
     return torch.cartesian_prod(*[torch.arange(vocab_size)] * length).reshape(-1, length)
 
 
 def factorised(per_position: Tensor) -> Tensor:
-    """The product distribution over sequences, (…, L, V) → (…, V^L), ordered as `sequences`.
+    """The product distribution over sequences, (…, L, V) → (…, V^L), in the order of `sequences`.
 
-    I_ψ predicts in this way: one distribution for each token position, independent given x.
+    I_ψ predicts such a product: its tokens are independent given x.
     """
     per_position = _distribution("per_position", per_position)
     if per_position.ndim < 2:
@@ -274,7 +286,7 @@ def random_world(
 
 @dataclass(frozen=True)
 class ToyStreet:
-    """The street of notebook 01, of 2 × 2 pixels: a World, and what its indices stand for."""
+    """The street of notebook 01, of 2 × 2 pixels: a World, and the meaning of its indices."""
 
     world: World
     image_probs: Tensor  # (4,), p(x)
@@ -298,9 +310,9 @@ class ToyStreet:
 def street() -> ToyStreet:
     """Four kinds of photograph, two tokens out of a vocabulary of four, masks of 2 × 2 pixels.
 
-    A token is a column of two pixels (top / bottom) of the classes sky, road and tree. The decoder
-    believes a pixel's own token (logit 3) and listens to its neighbour (logit 1), as a
-    convolutional decoder does. The two tokens are therefore coupled in the posterior.
+    A token stands for a column of two pixels (top / bottom) of the classes sky, road and tree. As
+    in a convolutional decoder, a pixel's logits depend on its own token (weight 3) and on the
+    neighbouring token (weight 1). So the two tokens are dependent in the posterior.
     """
     column_classes = torch.tensor([[0, 1], [2, 1], [2, 2], [0, 2]])  # (V, top / bottom)
     tokens = sequences(4, 2)  # (16, 2)

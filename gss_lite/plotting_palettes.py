@@ -1,7 +1,7 @@
 """Figures of palettes: swatches, distances, the colour cube, colour vision, reconstructions.
 
-A `show_…` function returns the matplotlib Figure that it drew; a `draw_…` function draws on the
-axis that it is given. Palettes have three channels here.
+A `show_…` function returns a new matplotlib Figure; a `draw_…` function draws on a given axis. All
+palettes must have three channels.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from gss_lite.contracts import IGNORE, Tokenizer
 from gss_lite.inverse import NearestColor
 from gss_lite.palette import Palette, distances
 from gss_lite.palette.maxmin import get_space, linear_to_srgb, srgb_to_linear, srgb_to_oklab
-from gss_lite.plotting import CURVES, DPI, to_rgb
+from gss_lite.plotting import CURVES, DPI, show_row
 
 _UNIT = {"RGB": "RGB, 0–255 scale", "OKLab": "OKLab, lightness 0–100"}
 
@@ -52,17 +52,17 @@ def draw_swatches(
     columns: int = 0,
     fontsize: float = 7,
 ) -> None:
-    """One rectangle for each class on `axis`, row by row, with its name or its number.
+    """Draw one rectangle for each class, row by row, with its name or its number.
 
     Args:
-        axis: where to draw.
+        axis: the axis to draw on.
         palette: the colours.
         names: of the classes; their numbers by default.
         columns: rectangles in a row; 0 chooses them by the number of classes.
         fontsize: of the names.
 
     Raises:
-        ValueError: the number of names is not that of the colours.
+        ValueError: there are not as many names as colours.
     """
     if names and len(names) != len(palette):
         raise ValueError(f"{len(names)} class names for a palette of {len(palette)} colours")
@@ -84,7 +84,7 @@ def show_swatches(
     width: float = 10,
     title: str = "",
 ) -> Figure:
-    """All colours with their class names, in the manner of Figures S.7 and S.8."""
+    """Draw all colours with their class names, as in Figures S.7 and S.8."""
     if not columns:
         usual = 6 if names else 15
         columns = usual if len(palette) >= 4 else 1
@@ -108,7 +108,7 @@ def nearest_distances(palette: Palette, space: str = "RGB") -> Tensor:
 def draw_distances(
     axis: Axes, palette: Palette, space: str = "RGB", *, color: str = CURVES[0], bins: int = 24
 ) -> None:
-    """Histogram on `axis` of all pairwise distances, with the least one marked and written."""
+    """Draw a histogram of all pairwise distances, with the least one marked."""
     values = distances(palette.colors.cpu(), space)
     least = float(values.min())
     axis.hist(values.numpy(), bins=bins, range=(0, float(values.max())), color=color, alpha=0.85)
@@ -129,14 +129,14 @@ def draw_distances(
 def show_nearest_distances(
     palettes: Mapping[str, Palette], space: str = "RGB", *, width: float = 9
 ) -> Figure:
-    """One row for each palette: the distance of every colour to its nearest, and the least one."""
+    """Draw, in one row a palette, the distance of every colour to its nearest neighbour."""
     figure, axis = plt.subplots(
         figsize=(width, 0.42 * len(palettes) + 1), dpi=DPI, layout="constrained"
     )
     for row, palette in enumerate(palettes.values()):
         values = nearest_distances(palette, space)
         least = float(values.min())
-        # Lifted a little, each by another amount, so that equal values do not hide each other.
+        # Different small vertical shifts, so that equal values do not cover each other.
         lift = torch.linspace(-0.22, 0.22, 7)[torch.arange(len(values)) % 7]
         axis.plot(values, row + lift, ".", color=CURVES[0], alpha=0.5, markersize=5)
         axis.plot([least] * 2, [row - 0.36, row + 0.36], color=CURVES[1], linewidth=2.5)
@@ -158,7 +158,7 @@ def show_nearest_distances(
 
 
 def show_cubes(palettes: Mapping[str, Palette], *, width: float = 10) -> Figure:
-    """The palettes as points of the RGB cube, side by side."""
+    """Draw the palettes as points of the RGB cube, side by side."""
     figure = plt.figure(figsize=(width, width / len(palettes) + 0.3), dpi=DPI)
     for number, (title, palette) in enumerate(palettes.items(), 1):
         colors = palette.colors.cpu()
@@ -182,14 +182,14 @@ def show_cubes(palettes: Mapping[str, Palette], *, width: float = 10) -> Figure:
 
 
 def simulate_deficiency(colors: Tensor, kind: str) -> Tensor:
-    """How sRGB colours (…, 3) look to a person with a colour vision deficiency, (…, 3).
+    """Colours (…, 3) as a person with a colour vision deficiency sees them, (…, 3), both sRGB.
 
     Args:
         colors: in [0, 1].
         kind: "protanopia", "deuteranopia" or "tritanopia" (Machado et al., 2009).
 
     Raises:
-        ValueError: another kind.
+        ValueError: there is no such kind.
     """
     if kind not in _DEFICIENCY:
         raise ValueError(
@@ -200,7 +200,7 @@ def simulate_deficiency(colors: Tensor, kind: str) -> Tensor:
 
 
 def show_deficiencies(palette: Palette, names: Sequence[str] = (), *, width: float = 10) -> Figure:
-    """The palette as most people see it and under three deficiencies, with the least distances."""
+    """Draw the palette for full colour vision and three deficiencies, with the least distances."""
     views = {"full colour vision": palette.colors}
     for kind in DEFICIENCIES:
         views[kind] = simulate_deficiency(palette.colors, kind)
@@ -224,7 +224,7 @@ def show_deficiencies(palette: Palette, names: Sequence[str] = (), *, width: flo
 def show_reconstruction(
     palette: Palette, tokenizer: Tokenizer, mask: Tensor, *, width: float = 10
 ) -> Figure:
-    """Stage I on one mask (H, W): maskige, decoder's output, nearest colours, and wrong pixels."""
+    """Draw stage I on a mask (H, W): maskige, decoder's output, nearest colours, wrong pixels."""
     maskige = palette(mask)
     rebuilt = tokenizer.decode(tokenizer.encode(maskige[None]))
     ids = NearestColor(palette.colors).classify(rebuilt)[0]
@@ -237,18 +237,8 @@ def show_reconstruction(
         "nearest colour": palette(ids),
         f"wrong: {share:.1f} % of the pixels": 1 - 0.85 * wrong.float().expand(3, -1, -1),
     }
-    figure, axes = plt.subplots(
-        1,
-        4,
-        figsize=(width, width / 4 * mask.shape[0] / mask.shape[1] + 0.35),
-        dpi=DPI,
-        layout="constrained",
-    )
-    for axis, (title, panel) in zip(axes, panels.items()):
-        axis.imshow(to_rgb(panel), interpolation="nearest")
-        axis.set_title(title, fontsize=10)
-        axis.set_axis_off()
-    return figure
+    height = (width - 0.4) / 4 * mask.shape[0] / mask.shape[1]  # show_row adds 0.1 a panel
+    return show_row(list(panels.items()), height=height)
 
 
 def _draw_labelled(
@@ -260,7 +250,7 @@ def _draw_labelled(
     fontsize: float = 7,
     linewidth: float | None = None,
 ) -> None:
-    """A unit square for each colour (K, 3), labelled in black or white, whichever is readable."""
+    """Draw a unit square for each colour (K, 3), with a black label on light colours."""
     light = srgb_to_oklab(colors)[:, 0] > 0.68
     for k, (color, (x, y)) in enumerate(zip(colors.tolist(), corners)):
         axis.add_patch(
