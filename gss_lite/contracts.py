@@ -124,15 +124,6 @@ def check_mask(mask: Tensor, num_classes: int) -> Tensor:
     return mask
 
 
-def check_num_classes(num_classes: int) -> None:
-    """Raise ValueError unless K is a whole number from 2 to 256³, the number of 8-bit colours."""
-    whole = isinstance(num_classes, int) and not isinstance(num_classes, bool)
-    if not whole or not 2 <= num_classes <= 256**3:
-        raise ValueError(
-            f"a palette needs a whole number of classes, from 2 to {256**3}; got {num_classes!r}"
-        )
-
-
 def check_maskige(maskige: Tensor, channels: int, stride: int) -> None:
     """Raise ValueError unless `encode` can take the maskige: (B, D, H, W), multiples of stride."""
     fits = maskige.ndim == 4 and maskige.shape[1] == channels

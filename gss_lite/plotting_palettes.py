@@ -105,13 +105,11 @@ def nearest_distances(palette: Palette, space: str = "RGB") -> Tensor:
     return table.fill_diagonal_(torch.inf).amin(1)
 
 
-def draw_distances(
-    axis: Axes, palette: Palette, space: str = "RGB", *, color: str = CURVES[0], bins: int = 24
-) -> None:
+def draw_distances(axis: Axes, palette: Palette, space: str = "RGB") -> None:
     """Draw a histogram of all pairwise distances, with the least one marked."""
     values = distances(palette.colors.cpu(), space)
     least = float(values.min())
-    axis.hist(values.numpy(), bins=bins, range=(0, float(values.max())), color=color, alpha=0.85)
+    axis.hist(values.numpy(), 24, range=(0, float(values.max())), color=CURVES[0], alpha=0.85)
     axis.axvline(least, color=CURVES[1], linestyle="--", linewidth=1.5)
     axis.annotate(
         f"least: {least:.1f}",
@@ -126,13 +124,10 @@ def draw_distances(
     axis.set(xlabel=f"distance ({_UNIT[space]})", ylabel="pairs of classes", xlim=(0, None))
 
 
-def show_nearest_distances(
-    palettes: Mapping[str, Palette], space: str = "RGB", *, width: float = 9
-) -> Figure:
+def show_nearest_distances(palettes: Mapping[str, Palette], space: str = "RGB") -> Figure:
     """Draw, in one row a palette, the distance of every colour to its nearest neighbour."""
-    figure, axis = plt.subplots(
-        figsize=(width, 0.42 * len(palettes) + 1), dpi=DPI, layout="constrained"
-    )
+    size = (9, 0.42 * len(palettes) + 1)
+    figure, axis = plt.subplots(figsize=size, dpi=DPI, layout="constrained")
     for row, palette in enumerate(palettes.values()):
         values = nearest_distances(palette, space)
         least = float(values.min())
@@ -199,14 +194,13 @@ def simulate_deficiency(colors: Tensor, kind: str) -> Tensor:
     return linear_to_srgb((srgb_to_linear(colors) @ matrix.T).clamp(0, 1))
 
 
-def show_deficiencies(palette: Palette, names: Sequence[str] = (), *, width: float = 10) -> Figure:
+def show_deficiencies(palette: Palette, names: Sequence[str] = ()) -> Figure:
     """Draw the palette for full colour vision and three deficiencies, with the least distances."""
     views = {"full colour vision": palette.colors}
     for kind in DEFICIENCIES:
         views[kind] = simulate_deficiency(palette.colors, kind)
-    figure, axes = plt.subplots(
-        len(views), 1, figsize=(width, 0.62 * len(views) + 0.2), dpi=DPI, layout="constrained"
-    )
+    size = (10, 0.62 * len(views) + 0.2)
+    figure, axes = plt.subplots(len(views), 1, figsize=size, dpi=DPI, layout="constrained")
     corners = [(k, 0) for k in range(len(palette))]
     for axis, (title, colors) in zip(axes, views.items()):
         _draw_labelled(axis, colors, names, corners)

@@ -123,19 +123,12 @@ class Aggregation(nn.Module):
         in_dims: channels of the four levels, finest first.
         level_dim: channels of each level before the fusion.
         out_dim: channels after the fusion.
-        order: the order in which the levels are concatenated. The released configs put the 1/8 map
-            first (`in_index`).
     """
 
-    def __init__(
-        self,
-        in_dims: Sequence[int],
-        level_dim: int,
-        out_dim: int,
-        order: Sequence[int] = (1, 0, 2, 3),
-    ) -> None:
+    order = (1, 0, 2, 3)  # of the concatenation: the released configs (`in_index`) put 1/8 first
+
+    def __init__(self, in_dims: Sequence[int], level_dim: int, out_dim: int) -> None:
         super().__init__()
-        self.order = tuple(order)
         self.levels = nn.ModuleList(ConvBNReLU(in_dims[i], level_dim) for i in self.order)
         self.fuse = ConvBNReLU(level_dim * len(self.order), out_dim)
 

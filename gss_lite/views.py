@@ -17,6 +17,8 @@ from gss_lite.data.transforms import resize_shape
 from gss_lite.presets.parts import ViewSpec
 
 Answers = dict[str, Tensor]
+MULTIPLE = 32  # of the sides of a padded picture, so that a backbone can halve it five times
+
 ScoreFn = Callable[[Tensor], Answers]
 View = Callable[[ScoreFn], ScoreFn]
 
@@ -138,22 +140,19 @@ def _resized_to(score_fn: ScoreFn, sides: Sequence[int]) -> ScoreFn:
     return answers
 
 
-def pad_to_multiple(image: Tensor, multiple: int = 32) -> Tensor:
-    """Repeat the last row and column of (B, 3, H, W) until both sides are multiples of 32.
-
-    A backbone can then halve the picture five times.
-    """
+def pad_to_multiple(image: Tensor) -> Tensor:
+    """Repeat the last row and column of (B, 3, H, W) until both sides are multiples of 32."""
     height, width = image.shape[2:]
-    return F.pad(image, (0, -width % multiple, 0, -height % multiple), mode="replicate")
+    return F.pad(image, (0, -width % MULTIPLE, 0, -height % MULTIPLE), mode="replicate")
 
 
-def resize_to_image(values: Tensor, sides: Sequence[int], multiple: int = 32) -> Tensor:
+def resize_to_image(values: Tensor, sides: Sequence[int]) -> Tensor:
     """Values (B, C, h, w) of a picture that `pad_to_multiple` padded → (B, C, *sides).
 
     They are resized to the padded picture bilinearly, and the padding is cut off.
     """
     height, width = sides
-    padded = [height + -height % multiple, width + -width % multiple]
+    padded = [height + -height % MULTIPLE, width + -width % MULTIPLE]
     if list(values.shape[2:]) != padded:
         values = _interpolate(values, padded)  # (B, C, H', W')
     return values[:, :, :height, :width]  # (B, C, H, W)

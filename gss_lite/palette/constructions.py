@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from gss_lite.color_table import first_of_equals
-from gss_lite.contracts import check_num_classes
-from gss_lite.palette.maxmin import check_channels, farthest_point_palette, max_min_palette
-from gss_lite.palette.palette import Palette
+from gss_lite.palette.maxmin import farthest_point_palette, max_min_palette
+from gss_lite.palette.palette import Palette, check_size
 
 STARTS = (0, 1, 2)  # (S.12), "in practice"
 T = 15  # (S.13), "in practical terms"
@@ -52,7 +51,7 @@ def arithmetic_colors(
         ValueError: K, the starts or the intervals are out of range, or the grid has fewer than K
             colours.
     """
-    check_num_classes(num_classes)
+    check_size(num_classes)
     tops = [255 - room - start for start in starts]
     if min(tops) < 0 or min(starts) < 0:
         raise ValueError(
@@ -122,8 +121,7 @@ def random_additive_palette(
 
 def random_palette(num_classes: int, seed: int = 0, *, channels: int = 3) -> Palette:
     """GSS-FF-R: every colour drawn uniformly from the 256^D 8-bit ones, without repetition."""
-    check_num_classes(num_classes)
-    check_channels(channels)
+    check_size(num_classes, channels)
     generator = torch.Generator().manual_seed(seed)
     colors = _redraw_twins(lambda: torch.randint(256, (num_classes, channels), generator=generator))
     return Palette(colors / 255, "random")

@@ -19,23 +19,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gss_lite.contracts import check_num_classes
-from gss_lite.palette.palette import Palette
-
-MOST_CHANNELS = 16  # a grid with two points along each channel then has 65,536 points
+from gss_lite.palette.palette import Palette, check_size
 
 _CANDIDATES = 18**3  # points of the grid from which greedy colours are chosen
 _INNER = 5  # pushes before the pairs of near colours are found anew
-
-
-def check_channels(channels: int) -> None:
-    """Raise ValueError unless D is a whole number from 1 to MOST_CHANNELS."""
-    whole = isinstance(channels, int) and not isinstance(channels, bool)
-    if not whole or not 1 <= channels <= MOST_CHANNELS:
-        raise ValueError(
-            f"colours are made for a whole number of channels, from 1 to {MOST_CHANNELS}; got "
-            f"{channels!r}"
-        )
 
 
 def farthest_point_palette(
@@ -52,8 +39,7 @@ def farthest_point_palette(
             in all for another number. It is doubled until there are K points.
         channels: D.
     """
-    check_num_classes(num_classes)
-    check_channels(channels)
+    check_size(num_classes, channels)
     grid = grid or _side(channels)
     while grid**channels < num_classes:
         grid *= 2
@@ -96,8 +82,7 @@ def max_min_palette(
     Raises:
         ValueError: K or D is out of range, there is no such space, or it does not have D channels.
     """
-    check_num_classes(num_classes)
-    check_channels(channels)
+    check_size(num_classes, channels)
     chosen = get_space(space)
     generator = torch.Generator().manual_seed(seed)
     starts = [

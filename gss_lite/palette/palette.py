@@ -167,6 +167,19 @@ def paint(
     return maskige.movedim(-1, -3)  # (…, D, H, W)
 
 
+def check_size(num_classes: int, channels: int = 3) -> None:
+    """Raise ValueError unless K is a whole number from 2 to 256³, and D one from 1 to 16."""
+    # 256³ is the number of 8-bit colours. A grid of two points along 16 channels has 65,536 points.
+    for name, value, least, most in (
+        ("classes", num_classes, 2, 256**3),
+        ("channels", channels, 1, 16),
+    ):
+        if type(value) is not int or not least <= value <= most:
+            raise ValueError(
+                f"a palette needs a whole number of {name}, from {least} to {most}; got {value!r}"
+            )
+
+
 def _check_colors(colors: Tensor) -> None:
     if colors.ndim != 2 or len(colors) < 2 or colors.shape[1] < 1:
         raise ValueError(
