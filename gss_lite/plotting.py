@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,12 +19,11 @@ from torch import Tensor
 from gss_lite.data.transforms import denormalize
 from gss_lite.palette.palette import Palette, paint
 
-# Okabe and Ito's colours, which people with any kind of colour vision can tell apart. They are for
-# curves and bars, not for classes.
+# Okabe and Ito's colours for curves and bars; they differ under any kind of colour vision.
 CURVES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DPI = 100
-# Steps of hue, saturation and value from one token id to the next. They are Roberts's R3 sequence
-# (2018), which spreads the first n points evenly through a cube, for every n.
+# Steps of hue, saturation and value from one token id to the next: Roberts's R3 sequence (2018),
+# whose first n points are spread evenly through a cube, for every n.
 TOKEN_STEPS = (0.8191725134, 0.6710436067, 0.5497004779)
 SCORES = {"score": "validation mIoU", "miou": "mIoU", "token_accuracy": "token accuracy"}
 
@@ -31,11 +31,11 @@ SCORES = {"score": "validation mIoU", "miou": "mIoU", "token_accuracy": "token a
 def to_rgb(picture: Tensor) -> np.ndarray:
     """Picture (3, H, W), uint8 or floats in [0, 1] → (H, W, 3) for imshow.
 
-    A decoder's output leaves [0, 1] by some tenths and is cut off there.
+    Floats are clamped to [0, 1], because a decoder's output can exceed this range by some tenths.
 
     Raises:
-        ValueError: another shape or type, or floats outside [−0.5, 1.5], as in a normalised
-            photograph. (One with all its values inside cannot be told from a picture.)
+        ValueError: another shape or type, or floats outside [−0.5, 1.5], as in most normalised
+            photographs.
     """
     if picture.ndim != 3 or len(picture) != 3:
         raise ValueError(f"a picture must be (3, H, W); got {tuple(picture.shape)}")
@@ -53,9 +53,9 @@ def to_rgb(picture: Tensor) -> np.ndarray:
 
 
 def token_colors(tokens: Tensor) -> Tensor:
-    """Token ids (h, w) → a picture (3, h, w) in [0, 1]: every id has one colour, in every figure.
+    """Token ids (h, w) → a picture (3, h, w) in [0, 1]; an id has the same colour in all figures.
 
-    Ids are names without an order, so neighbouring ids have unlike colours.
+    The order of ids has no meaning, so consecutive ids have unlike colours.
     """
     points = tokens.cpu().numpy()[..., None] * np.array(TOKEN_STEPS) % 1  # (h, w, 3) in a cube
     hsv = np.array([0.0, 0.4, 0.5]) + np.array([1.0, 0.6, 0.5]) * points  # neither pale nor dark
@@ -72,13 +72,13 @@ def show(
     """Draw pictures, masks, token grids and maps side by side.
 
     `show(image=image, prediction=out.mask, truth=mask, palette=model.palette)` draws three panels
-    with these titles, and `show(street, mask, palette=palette)` a street and the mask laid over it.
-    A panel may be:
+    with these titles. `show(street, mask, palette=palette)` draws a street, and the mask laid over
+    it. A panel may be:
 
     - (3, H, W), uint8 or floats in [0, 1]: a picture. Floats under the keyword `image`, and only
       there, are a data set's normalised photograph.
-    - (H, W) of whole numbers: a mask, painted with the palette and mid-grey for 255. Without a
-      palette, or under a keyword with "token" in it, a token grid in `token_colors`.
+    - (H, W) of whole numbers: a mask, in the palette's colours and mid-grey for 255. Without a
+      palette, or under a keyword with "token" in it, it is a token grid in `token_colors`.
     - (H, W) of floats or bools: a map.
 
     Args:
@@ -89,8 +89,9 @@ def show(
         named: panels with titles, in which underscores become spaces.
 
     Raises:
-        ValueError: no panel, or one of another shape (a batch dimension of 1 may stay); a mask with
-            ids that the palette lacks, or of another size than the picture below; not K names.
+        ValueError: there is no panel, or one has another shape (a batch dimension of 1 is allowed);
+            a mask has ids that the palette lacks, or another size than the picture below it; there
+            are not K names.
     """
     if not pictures and not named:
         raise ValueError("show needs a picture, a mask, a token grid or a map to draw")
@@ -131,7 +132,7 @@ def _without_batch(name: str, tensor: Tensor) -> Tensor:
 
 
 def _painted(name: str, tensor: Tensor, colors: Tensor | None) -> Tensor:
-    """A mask (H, W) in its classes' colours, (3, H, W); everything else as it is."""
+    """Paint a mask (H, W) → (3, H, W); other panels are returned unchanged."""
     if colors is None or not _is_grid(tensor):
         return tensor
     try:
@@ -143,7 +144,7 @@ def _painted(name: str, tensor: Tensor, colors: Tensor | None) -> Tensor:
 
 
 def _laid_over(painted: Tensor, picture: Tensor) -> Tensor:
-    # Both are (3, H, W); the mask is half transparent.
+    """The mean of a painted mask and a picture, both (3, H, W)."""
     if painted.shape != picture.shape:
         raise ValueError(
             f"a mask of {tuple(painted.shape[1:])} pixels cannot lie over a picture "
@@ -170,20 +171,33 @@ def show_row(
         cmap: the colour map of maps. Token grids have their own, `token_colors`.
     """
     images = [_to_image(tensor) for _, tensor in panels]
-    shapes = [image.shape[1] / image.shape[0] for image in images]
+    width = height * sum(image.shape[1] / image.shape[0] for image in images)
+    size = (width + 0.1 * len(panels), height + 0.35)
+    return _draw_grid([images], [title for title, _ in panels], size, cmap)
+
+
+def _draw_grid(
+    rows: Sequence[Sequence[np.ndarray]],
+    titles: Sequence[str],
+    size: tuple[float, float],
+    cmap: str = "viridis",
+) -> Figure:
+    """Draw rows of images, with titles over the first row, in a figure of `size` inches."""
+    ratios = [image.shape[1] / image.shape[0] for image in rows[0]]
     figure, axes = plt.subplots(
-        1,
-        len(panels),
-        figsize=(height * sum(shapes) + 0.1 * len(panels), height + 0.35),
+        len(rows),
+        len(titles),
+        figsize=size,
         dpi=DPI,
-        gridspec_kw={"width_ratios": shapes},
+        gridspec_kw={"width_ratios": ratios},
         squeeze=False,
         layout="constrained",
     )
-    for axis, (title, _), image in zip(axes[0], panels, images):
+    for axis, image in zip(axes.flat, itertools.chain(*rows)):
         axis.imshow(image, interpolation="nearest", cmap=cmap)
-        axis.set_title(title, fontsize=10)
         axis.set_axis_off()
+    for axis, title in zip(axes[0], titles):
+        axis.set_title(title, fontsize=10)
     return figure
 
 
@@ -205,30 +219,19 @@ def show_masks(
     """Draw a grid of pictures and masks, with a legend of class names below.
 
     Args:
-        rows: one row a street: pictures (3, H, W) as in `to_rgb`, and masks (H, W), which are
-            painted with the colours and mid-grey for 255.
+        rows: each row has pictures (3, H, W) as in `to_rgb`, and masks (H, W). Masks are drawn in
+            the palette's colours, and in mid-grey for 255.
         titles: of the columns.
         colors: the palette's (K, 3).
         names: K class names.
         width: of the figure, in inches.
     """
     patches = _legend_patches(colors, names)
-    panels = [panel if panel.ndim == 3 else paint(panel, colors) for row in rows for panel in row]
-    images = [to_rgb(panel) for panel in panels]
-    aspect = images[0].shape[0] / images[0].shape[1]
-    figure, axes = plt.subplots(
-        len(rows),
-        len(titles),
-        figsize=(width, width / len(titles) * aspect * len(rows) + 0.3),
-        dpi=DPI,
-        squeeze=False,
-        layout="constrained",
-    )
-    for axis, image in zip(axes.flat, images):
-        axis.imshow(image, interpolation="nearest")
-        axis.set_axis_off()
-    for axis, title in zip(axes[0], titles):
-        axis.set_title(title, fontsize=10)
+    painted = [[p if p.ndim == 3 else paint(p, colors) for p in row] for row in rows]
+    images = [[to_rgb(panel) for panel in row] for row in painted]
+    aspect = images[0][0].shape[0] / images[0][0].shape[1]
+    size = (width, width / len(titles) * aspect * len(rows) + 0.3)
+    figure = _draw_grid(images, titles, size)
     _add_legend(figure, patches)
     return figure
 
@@ -241,7 +244,7 @@ def _legend_patches(colors: Tensor | None, names: Sequence[str]) -> list[Patch]:
 
 
 def _add_legend(figure: Figure, patches: Sequence[Patch]) -> None:
-    """Put a legend below the figure, which grows by as much."""
+    """Put a legend below the figure, and make the figure higher by the legend's height."""
     if not patches:
         return
     columns = min(6, max(1, int(figure.get_figwidth() / 1.2)))
@@ -315,14 +318,14 @@ def _check_series(series: Mapping) -> None:
 
 
 def plot_log(run: object) -> Figure:
-    """Draw how training went: the loss by step, and beside it the scores that the log holds.
+    """Draw the training loss by step and, beside it, the scores in the log.
 
     Args:
-        run: what `train` returned (one row of axes for each of its stages), a run record, its log,
-            or the path of a record's JSON file.
+        run: the result of `train` (one row of axes for each stage), a run record, its log, or the
+            path of a record's JSON file.
 
     Raises:
-        ValueError: none of these, or no log in it.
+        ValueError: `run` is none of these, or has no log.
         FileNotFoundError: there is no such file.
     """
     logs = _logs(run)
@@ -348,7 +351,7 @@ def plot_log(run: object) -> Figure:
 
 
 def _series(log: Sequence[Mapping], key: str) -> tuple[list[int], list[float]]:
-    """The steps at which a log holds the key, and its values there."""
+    """The steps at which a log has the key, and its values."""
     kept = [entry for entry in log if key in entry]
     return [entry["step"] for entry in kept], [entry[key] for entry in kept]
 
