@@ -52,6 +52,10 @@ def mathml(latex: str, display: str = "inline") -> str:
         check(root)
     except Exception as error:  # the converter has exceptions of many kinds
         raise FormulaError(f"{latex!r}: {error}") from error
+    for node in root.iter(f"{{{MATHML}}}mo"):
+        # As in TeX, bars grow with what stands between them only if they were told to.
+        if node.text in {"|", "‖"} and "minsize" not in node.attrib:
+            node.attrib.setdefault("stretchy", "false")
     if display == "block":
         for node in root.iter(f"{{{MATHML}}}msub"):
             if node[0].text in {"max", "min"}:

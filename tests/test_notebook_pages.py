@@ -66,6 +66,14 @@ def test_a_name_has_a_space_after_it_except_before_a_bracket():
     assert [len(node) for node in index.iter() if node.tag.endswith("msub")] == [2]
 
 
+@pytest.mark.parametrize(
+    "latex, grow", [(r"\lVert x\rVert^2", "false"), (r"\left\| x\right\|", "true")]
+)
+def test_bars_grow_only_if_they_are_told_to(latex, grow):
+    bars = [node for node in ElementTree.fromstring(mathml(latex)).iter() if node.text == "‖"]
+    assert [bar.get("stretchy") for bar in bars] == [grow, grow]
+
+
 def test_the_index_of_a_maximum_stands_below_it_on_a_line_of_its_own():
     assert "munder" in mathml(r"\max_j d_j", "block") and "munder" not in mathml(r"\max_j d_j")
 
