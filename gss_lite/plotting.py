@@ -21,7 +21,7 @@ from gss_lite.palette.palette import Palette, paint
 
 # Okabe and Ito's colours for curves and bars; they differ under any kind of colour vision.
 CURVES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-DPI = 100
+DPI = 120
 # Steps of hue, saturation and value from one token id to the next: Roberts's R3 sequence (2018),
 # whose first n points are spread evenly through a cube, for every n.
 TOKEN_STEPS = (0.8191725134, 0.6710436067, 0.5497004779)
