@@ -26,7 +26,14 @@ ROWS = [
 ROW = {name: number for number, row in enumerate(ROWS) for name in row}
 ALONE = {"elbo", "official"}  # they know nothing of the package
 SIDE_BY_SIDE = {("inverse_fitted", "inverse"), ("inverse_fitted", "prior")}
-NOTEBOOKS_ONLY = ("plotting", "plotting_maps", "plotting_palettes", "tables", "widgets")
+NOTEBOOKS_ONLY = (
+    "plotting",
+    "plotting_maps",
+    "plotting_palettes",
+    "plotting_tokens",
+    "tables",
+    "widgets",
+)
 FACE = "__init__"  # it gathers what there is
 
 

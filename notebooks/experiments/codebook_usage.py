@@ -1,4 +1,4 @@
-"""Does the codebook collapse in the live training of notebook 04? Several seeds.
+"""Does the codebook collapse in a short training? Several seeds.
 
 Usage is counted in two ways. At every step: the share of all codes that occur among the tokens of
 that step's batch (16 masks, 12,288 tokens). After the last step: the share that occurs among the
@@ -29,7 +29,7 @@ HELD_OUT = 48
 def train(
     stage: nn.Module, masks: Tensor, steps: int = 150, batch: int = 16, lr: float = 3e-3
 ) -> Iterator[dict]:
-    """Train `stage.tokenizer` on masks (N, H, W), line by line as notebook 04 does it.
+    """Train `stage.tokenizer` on masks (N, H, W).
 
     Yields step, loss, reconstruction, usage, perplexity and readback after every step.
     """

@@ -215,7 +215,7 @@ def test_the_experiment_trains_and_judges_each_variant():
 
 
 def test_what_the_record_says_of_the_departures_from_dalle():
-    """As notebook 04 says: with both the dVAE comes near the VQ-VAE, without either far from it."""
+    """With both the dVAE comes near the VQ-VAE, and without either it stays far from it."""
     path = Path(__file__).parents[2] / "notebooks/records/gumbel-tokenizer.json"
     record = json.loads(path.read_text())
     variants = record["metrics"]["variants"]
