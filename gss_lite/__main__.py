@@ -1,6 +1,6 @@
-"""python -m gss_lite train | evaluate | predict | export: the experiments, from a shell.
+"""Run the experiments from a shell: python -m gss_lite train | evaluate | predict | export.
 
-`gss_lite.cli` has the options.
+`gss_lite.cli` defines the options.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TextIO
 
 import torch
 
-from gss_lite.cli import parser, stage_two_options
+from gss_lite.cli import parser, print_anything, stage_two_options
 from gss_lite.contracts import Segmenter
 from gss_lite.data import DATASETS, create_dataset
 from gss_lite.distributed import init_distributed, is_main
@@ -35,7 +35,7 @@ from gss_lite.storage import (
     write_json,
 )
 from gss_lite.training import LoopOptions, train
-from gss_lite.training.checks import is_out_of_memory
+from gss_lite.training.checks import WORKER_DIED, is_out_of_memory
 from gss_lite.training.tokenizer import owns_palette, trains_tokenizer
 
 EXPECTED = (ValueError, OSError, FloatingPointError, MemoryError, ImportError)
@@ -45,11 +45,12 @@ def main(argv: list[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        0 when it worked, 2 with one message on standard error when the input was at fault.
+        0 when it worked; 2 after an error that was expected, with one message on standard error.
+
+    Raises:
+        Exception: an error that was not expected. Its traceback and its notes are shown.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a console that cannot show a letter loses no work
-            stream.reconfigure(errors="backslashreplace")
+    print_anything()
     arguments = parser().parse_args(argv)
     given = sys.argv[1:] if argv is None else argv
     line = shlex.join(["python", "-m", "gss_lite", *given])
@@ -57,9 +58,10 @@ def main(argv: list[str] | None = None) -> int:
         COMMANDS[arguments.command](arguments, line)
     except Exception as error:
         notes = getattr(error, "__notes__", [])
-        if is_out_of_memory(error) and not notes:  # training says more
+        explained = any(note.startswith(WORKER_DIED) for note in notes)
+        if is_out_of_memory(error) and not notes:  # training adds its own advice
             said = _out_of_memory(error)
-        elif isinstance(error, EXPECTED) or notes:
+        elif isinstance(error, EXPECTED) or explained:
             said = " ".join([str(error), *notes])
         else:
             raise
@@ -69,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _out_of_memory(error: BaseException) -> str:
-    """What to do where a model was placed, evaluated or asked to predict."""
+    """Say what to do when memory runs out in evaluation or prediction."""
     where, remedy = "machine", "End what else runs on it, or take smaller pictures"
     if isinstance(error, torch.OutOfMemoryError):
         where, remedy = "GPU", f"{remedy}, or --device cpu"
@@ -78,12 +80,12 @@ def _out_of_memory(error: BaseException) -> str:
 
 
 def _say(text: object, stream: TextIO | None = None) -> None:
-    """Print a line. The work goes on where nobody reads it, as behind a pipe that was closed."""
+    """Print a line. A closed pipe does not end the command."""
     stream = stream or sys.stdout
     try:
         print(text, file=stream, flush=True)
     except OSError:
-        # Or Python would complain when it ends, and the command would seem to have failed.
+        # Without a place to write to, Python would report a failure when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
@@ -99,11 +101,11 @@ def _train(arguments: argparse.Namespace, line: str) -> None:
     stage = arguments.stage
     if arguments.maskige and not stage.startswith("inverse-"):
         raise ValueError(
-            f"--maskige says what X⁻¹ is trained on, with --stage inverse-…; --stage {stage} "
-            "trains none. Leave it out."
+            f"--maskige says what X⁻¹ is trained on, but --stage {stage} trains no X⁻¹. Leave "
+            "--maskige out, or choose --stage inverse-…"
         )
     if arguments.steps and stage == "inverse-gaussian":
-        raise ValueError("--stage inverse-gaussian measures, in no steps; leave --steps out")
+        raise ValueError("--stage inverse-gaussian takes no training steps; leave --steps out")
     changes, how = stage_two_options(arguments)
     if "prior" in preset.schedules and changes:
         preset = preset.with_schedule("prior", **changes)
@@ -199,7 +201,7 @@ def _check_is_a_record(path: Path) -> None:
 
 
 def _free(path: Path, record: dict) -> Path:
-    """The path, or PATH-2, PATH-3 …: the first where no other result would be overwritten."""
+    """Return the path, or PATH-2, PATH-3 …: the first that overwrites no other result."""
     number = 1
     candidate = path
     while candidate.exists() and not _says_the_same(candidate, record):
@@ -214,12 +216,12 @@ def _says_the_same(path: Path, record: dict) -> bool:
         there = read_json(path)
     except (ValueError, OSError):
         return False
-    # What JSON makes of numbers and tuples, so that both can be compared.
+    # JSON turns tuples into lists, so the new record is converted before it is compared.
     return all(there.get(k) == json.loads(json.dumps(record[k])) for k in ("command", "metrics"))
 
 
 def _what_is_evaluated(arguments: argparse.Namespace, preset: Preset) -> tuple[str, str]:
-    """What the prediction is called, and the word for it in records: "", "pixel", "inverse-…"."""
+    """Return the prediction's name, and its word in records: "", "pixel" or "inverse-…"."""
     if arguments.model == "pixel":
         return "pixel twin", "pixel"
     choice = arguments.inverse
@@ -229,7 +231,7 @@ def _what_is_evaluated(arguments: argparse.Namespace, preset: Preset) -> tuple[s
 
 
 def _record_name(arguments: argparse.Namespace, kind: str) -> str:
-    """A record's file name says how the pictures were looked at: no result replaces another."""
+    """Name a record after the split and the views, so that no result replaces another."""
     parts = [f"evaluate-{arguments.split}", kind]
     if arguments.seed is not None:
         parts.append(f"seed-{arguments.seed}")
@@ -243,10 +245,10 @@ def _record_name(arguments: argparse.Namespace, kind: str) -> str:
 def _metrics(
     result: Evaluation, model: Segmenter, preset: Preset, arguments: argparse.Namespace
 ) -> dict:
-    """What a record holds of a result, and of how the pictures were looked at."""
+    """Return a record's metrics: the scores, and the views that they were measured on."""
     metrics: dict = {"pictures": len(result)}
     metrics |= {name: scores.as_dict() for name, scores in result.scores().items()}
-    # NaN where nothing is labelled, which JSON cannot hold.
+    # A picture without labels has NaN, and JSON has no NaN.
     accuracies = result.picture_accuracy()
     metrics["picture_accuracy"] = [None if v != v else round(v, 4) for v in accuracies]
     if isinstance(model, GSS):
@@ -265,7 +267,7 @@ def _metrics(
 
 
 def _frames_to_leave_out(preset: Preset, dataset: object) -> list[int]:
-    """Numbers of the frames that the registry knows to be broken."""
+    """Return the indices of the frames that the registry lists as broken."""
     names = list(getattr(dataset, "names", []))
     broken = DATASETS[preset.data.name].leave_out
     return [i for i, name in enumerate(names) if name in broken]

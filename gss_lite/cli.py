@@ -1,8 +1,9 @@
-"""What `python -m gss_lite` takes: commands, options, and the types of their values."""
+"""The commands and options of `python -m gss_lite`, and the types of their values."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 
 import torch
 
@@ -11,12 +12,20 @@ from gss_lite.presets import PRESETS
 from gss_lite.training import STAGES
 from gss_lite.training.inverse import INPUTS
 
-SCHEDULE = ("precision", "accumulate", "checkpointing", "compile")  # values of stage II's schedule
-HOW = ("validate_every", "keep", "pretrained")  # how stage II is trained, beyond its schedule
+# The options of stage II that change its schedule, and those that are arguments of `train`.
+SCHEDULE = ("precision", "accumulate", "checkpointing", "compile")
+ARGUMENTS = ("validate_every", "keep", "pretrained_backbone")
+
+
+def print_anything() -> None:
+    """Let the console show letters that it cannot encode as escape sequences, without an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # notebooks put other objects in their place
+            stream.reconfigure(errors="backslashreplace")
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Build the parser of the command line."""
     main = argparse.ArgumentParser(
         prog="python -m gss_lite",
         description="train | evaluate | predict | export: the experiments of the notebooks, from a "
@@ -44,9 +53,8 @@ def parser() -> argparse.ArgumentParser:
         "--inverse",
         default="ff",
         metavar="NAME|FILE",
-        help=f"X⁻¹: {', '.join(INVERSES)}; all but ff (default) and expected are files in "
-        "--weights, "
-        "or give a .safetensors FILE",
+        help=f"X⁻¹: {', '.join(INVERSES)}, or a .safetensors FILE; all but ff (default) and "
+        "expected are files in --weights",
     )
 
     _add_train(commands, [common, from_data])
@@ -78,14 +86,14 @@ def _add_train(commands: argparse._SubParsersAction, parents: list) -> None:
     train.add_argument(
         "--stage-one",
         metavar="FOLDER|shipped",
-        help="folder of what the stage rests on (default: that of --out): palette and "
-        "VQ-VAE for prior, the whole model for inverse-…; shipped: what comes with the package",
+        help="folder of the weights that the stage builds on (default: that of --out): palette and "
+        "VQ-VAE for prior, the whole model for inverse-…; shipped: the weights in the package",
     )
     train.add_argument(
         "--maskige",
         choices=INPUTS,
-        help="what X⁻¹ is trained on: maskige of the prior's own tokens (noisy, default) or of "
-        "true masks",
+        help="what X⁻¹ is trained on: maskige of the tokens that the prior predicts (noisy, "
+        "default) or of true masks (clean)",
     )
     train.add_argument(
         "--steps", type=whole_number(1), help="instead of the preset's, for the stages trained"
@@ -121,6 +129,7 @@ def _add_train(commands: argparse._SubParsersAction, parents: list) -> None:
     )
     two.add_argument(
         "--pretrained",
+        dest="pretrained_backbone",
         action="store_true",
         default=None,
         help="start from the backbone weights that the preset names, from timm",
@@ -166,8 +175,8 @@ def _add_evaluate(commands: argparse._SubParsersAction, parents: list) -> None:
     )
     test.add_argument(
         "--record",
-        help="where to write the run record (default: runs/PRESET/evaluate-….json, whose name says "
-        "the split and how pictures were looked at)",
+        help="where to write the run record (default: runs/PRESET/evaluate-….json, named after the "
+        "split and the views)",
     )
 
 
@@ -175,7 +184,7 @@ def _add_predict(commands: argparse._SubParsersAction, parents: list) -> None:
     predict = commands.add_parser(
         "predict",
         parents=parents,
-        help="segment pictures, looked at as evaluate does: writes mask, maskige and overlay",
+        help="segment pictures with the views of evaluate: writes mask, maskige and overlay",
     )
     predict.add_argument("pictures", nargs="+", help="picture files")
     predict.add_argument("--out", default="predictions", help="folder for the results")
@@ -185,33 +194,31 @@ def _add_predict(commands: argparse._SubParsersAction, parents: list) -> None:
 
 
 def stage_two_options(arguments: argparse.Namespace) -> tuple[dict, dict]:
-    """The given options of stage II and its twin → (changes of the schedule, the others).
+    """Return the given options of stage II and its twin: (changes of the schedule, the others).
 
     The others are arguments of `gss_lite.training.train`.
 
     Raises:
         ValueError: they were given for another stage, or --keep best without --validate-every.
     """
-    names = (*SCHEDULE, *HOW)
-    given = {name: getattr(arguments, name) for name in names}
-    given = {name: value for name, value in given.items() if value is not None}
-    if given and arguments.stage not in {"prior", "pixel", "all"}:
-        options = ", ".join("--" + name.replace("_", "-") for name in given)
+    changes, others = (
+        {name: vars(arguments)[name] for name in names if vars(arguments)[name] is not None}
+        for names in (SCHEDULE, ARGUMENTS)
+    )
+    if (changes or others) and arguments.stage not in {"prior", "pixel", "all"}:
+        names = [name.removesuffix("_backbone") for name in (*changes, *others)]
+        options = ", ".join("--" + name.replace("_", "-") for name in names)
         raise ValueError(
             f"{options}: for --stage prior, all or pixel only; leave out with --stage "
             f"{arguments.stage}"
         )
-    if given.get("keep") == "best" and "validate_every" not in given:
+    if others.get("keep") == "best" and "validate_every" not in others:
         raise ValueError("--keep best keeps the best of --validate-every N; give that too")
-    if "pretrained" in given:
-        given["pretrained_backbone"] = given.pop("pretrained")
-    changes = {name: value for name, value in given.items() if name in SCHEDULE}
-    others = {name: value for name, value in given.items() if name not in SCHEDULE}
     return changes, others
 
 
 def whole_number(least: int):
-    """An argument type: the text of a whole number, `least` or more."""
+    """Make an argument type for whole numbers that are `least` or more."""
 
     def parse(text: str) -> int:
         if not text.removeprefix("-").isdecimal() or int(text) < least:
@@ -224,7 +231,7 @@ def whole_number(least: int):
 
 
 def factor(text: str) -> float:
-    """An argument type: the text of a positive number."""
+    """Read a positive number: an argument type."""
     try:
         if 0 < float(text) < float("inf"):
             return float(text)
@@ -234,10 +241,10 @@ def factor(text: str) -> float:
 
 
 def device(text: str) -> torch.device:
-    """An argument type: the name of a device that is there."""
+    """Read the name of a device and check that it can be used: an argument type."""
     try:
         return torch.empty(0, device=text).device
-    except (RuntimeError, AssertionError) as error:  # torch raises either, by the way it was built
+    except (RuntimeError, AssertionError) as error:  # which one depends on the build of torch
         reason = str(error).splitlines()[0]
         raise argparse.ArgumentTypeError(
             f"no device {text!r} to use here, as cpu or cuda ({reason})"

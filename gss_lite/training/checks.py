@@ -1,4 +1,4 @@
-"""What can go wrong in training, said in a sentence that names the remedy."""
+"""The errors and warnings of training: each message says what happened and what to change."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from gss_lite.contracts import IGNORE
 from gss_lite.distributed import is_main, sum_over_processes
 from gss_lite.presets.parts import Schedule
 
-SKIPS = 50  # steps in a row without a change of the weights, after which fp16 is given up
+SKIPS = 50  # fp16 stops with an error after so many skipped steps in a row
+WORKER_DIED = "DataLoader worker (pid"  # torch's message about such a process begins like this
 
 
 def check_shares(schedule: Schedule, processes: int) -> int:
-    """Pictures of one micro-batch, all processes together.
+    """Return the number of pictures in one micro-batch, over all processes.
 
     Raises:
-        ValueError: micro-batches and processes cannot have equal shares of the batch.
+        ValueError: the batch cannot be divided equally among micro-batches and processes.
     """
     shares = max(1, schedule.accumulate) * processes
     if schedule.accumulate < 1 or schedule.batch % shares:
@@ -53,13 +54,13 @@ def check_finite(name: str, value: float, step: int, schedule: Schedule) -> None
 def check_skips(skipped: int, step: int, schedule: Schedule) -> None:
     """Raise FloatingPointError after SKIPS steps in a row that fp16's scaler skipped.
 
-    A few at the start are normal. Each one halves the scale, which begins at 65,536. After 41 of
-    them it is below the smallest number that fp16 has, so no scale is small enough.
+    A few skipped steps at the start are normal. Each one halves the scale, which begins at 65,536.
+    After 41 of them the scale is smaller than the smallest number of fp16.
     """
     if skipped >= SKIPS:
         raise FloatingPointError(
             f"the gradient was NaN or infinite in the last {skipped} steps, up to step {step}, at "
-            "every scale that fp16 tried, and no weight has moved in them. In a new folder, train "
+            "every scale that fp16 tried, so no weight has changed in them. In a new folder, train "
             'with precision="bf16" (--precision bf16), or lower the learning rate '
             f"(now {schedule.lr:g})"
         )
@@ -73,7 +74,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def memory_error(error: BaseException, step: int, schedule: Schedule) -> MemoryError:
-    """An error that says what to change in the schedule, for one that `is_out_of_memory`."""
+    """For an error that `is_out_of_memory`, make one that says what to change in the schedule."""
     where = "GPU" if isinstance(error, torch.OutOfMemoryError) else "machine"
     height, width = schedule.crop
     doubled = 2 * schedule.accumulate
@@ -94,10 +95,10 @@ def memory_error(error: BaseException, step: int, schedule: Schedule) -> MemoryE
 
 
 def worker_that_died(error: BaseException) -> str | None:
-    """Torch's sentence about a process of a DataLoader that was killed, if that led to the error.
+    """Return torch's message about a killed process of a DataLoader, if that led to the error.
 
-    Torch notices the death in a signal handler, which raises an error in whatever code runs next.
-    Here the handler gets the time to do so, or it would interrupt the caller's code later.
+    Torch's signal handler raises an error in whatever code runs next. This function waits for it.
+    Otherwise the handler could interrupt the caller's code later.
     """
     said = [error, error.__cause__]
     try:
@@ -105,11 +106,11 @@ def worker_that_died(error: BaseException) -> str | None:
     except RuntimeError as late:
         said.append(late)
     lines = [str(one).strip() for one in said]
-    return next((line for line in lines if line.startswith("DataLoader worker (pid")), None)
+    return next((line for line in lines if line.startswith(WORKER_DIED)), None)
 
 
 def check_labelled(dataset: Dataset) -> None:
-    """Read (picture, mask) pairs until one shows a labelled pixel, which the first does as a rule.
+    """Read (picture, mask) pairs until one shows a labelled pixel. Usually the first one does.
 
     Raises:
         ValueError: every pixel of every mask is 255, or the data set is empty.
@@ -125,12 +126,12 @@ def check_labelled(dataset: Dataset) -> None:
 
 
 class ClassWatch:
-    """Which classes the training pixels have shown so far; it costs nothing once all were seen.
+    """Records which classes have occurred in the training masks.
 
     Args:
-        names: of the classes 0…K−1; with none, nothing is watched.
-        seen: what an earlier part of the run has shown.
-        device: where processes meet.
+        names: names of the classes 0…K−1; an empty list switches the record off.
+        seen: for each class, whether an earlier part of the run has shown it.
+        device: the device on which the processes exchange tensors.
     """
 
     def __init__(
@@ -145,22 +146,18 @@ class ClassWatch:
         self.seen[: len(known)] = torch.tensor(known, dtype=torch.bool)
 
     def look(self, mask: Tensor) -> None:
-        """Class ids of any shape, 255 = ignore."""
+        """Record the classes of a mask: ids of any shape, 255 = ignore."""
         if not bool(self.seen.all()):
             count = torch.bincount(mask.flatten().long(), minlength=IGNORE + 1)
             self.seen |= count[: len(self.names)].to(self.seen.device) > 0
 
     def share(self) -> list[bool]:
-        """What all processes together have seen; each of them must call this."""
+        """Combine the records of all processes. Each of them must call this."""
         self.seen = sum_over_processes(self.seen.int()) > 0
         return self.seen.tolist()
 
     def warn(self, pictures: int) -> None:
-        """Name the classes that no process has seen, in a UserWarning of the first process.
-
-        Args:
-            pictures: how many crops there have been.
-        """
+        """Warn about classes that no process has seen in the first `pictures` crops."""
         missing = [name for name, found in zip(self.names, self.share()) if not found]
         if missing and is_main():
             these = "it" if len(missing) == 1 else "these classes"

@@ -227,3 +227,30 @@ class TestFolder:
             path.write_text("half")
         assert train(stage_one) == 0
         assert not any(path.exists() for path in left) and all(p.exists() for p in kept)
+
+
+def fail_with(monkeypatch, error):
+    def fail(trainer):
+        raise error
+
+    monkeypatch.setattr(loop._Trainer, "update", fail)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("shapes differ"), KeyError("a name")])
+def test_the_traceback_of_a_bug_is_shown_with_its_notes(stage_one, monkeypatch, error):
+    fail_with(monkeypatch, error)
+    with pytest.raises(type(error)) as caught:
+        train(stage_one)
+    said = f"No checkpoint had been saved in {stage_one / 'prior'} yet."
+    assert caught.value is error and error.__notes__ == [said]
+
+
+@pytest.mark.parametrize("kind", [RuntimeError, EOFError])
+def test_a_data_process_that_was_killed_is_one_message(stage_one, monkeypatch, capsys, kind):
+    error = kind("the pipe was closed")
+    error.__cause__ = RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+    fail_with(monkeypatch, error)
+    assert train(stage_one, "--workers", 1) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("error: the pipe was closed DataLoader worker (pid 7)")
+    assert "Use fewer processes" in said and "No checkpoint had been saved" in said
