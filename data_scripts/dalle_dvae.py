@@ -1,9 +1,10 @@
 """python -m data_scripts.dalle_dvae: fetch DALL·E's dVAE (OpenAI, modified MIT licence).
 
-Downloads the two published files (390 MB), reads them without running anything in them, checks all
-150 tensors, writes dalle_dvae.safetensors into data/dalle_dvae ($GSS_DATA/dalle_dvae where GSS_DATA
-is set) and deletes the pickles. The files' SHA-256 are noted on first use and must be the same
-afterwards. Files that you have already are read with `--pickles FOLDER`, and left there.
+The script downloads the two published files (390 MB) and reads them without running anything in
+them. It checks all 150 tensors and writes dalle_dvae.safetensors into data/dalle_dvae
+($GSS_DATA/dalle_dvae where GSS_DATA is set). Then it deletes the pickles. The files' SHA-256 are
+noted on first use and must be the same afterwards. `--pickles FOLDER` reads files that you already
+have, and leaves them there.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from pathlib import Path
 import pooch
 import torch
 
-from data_scripts import data_folder, print_anything
+from data_scripts import data_folder, fetch
 from data_scripts.dalle_pickles import read_published
+from gss_lite.cli import print_anything
 from gss_lite.dalle import LICENCE, WEIGHTS, DalleDVAE, empty_dalle
 from gss_lite.storage import load_weights, replace_file, save_weights
 
@@ -28,7 +30,7 @@ NOTE = "dalle_dvae.sha256"  # in the usual format: one line "hash  name" a file
 
 
 def published_name(ours: str) -> str:
-    """groups.1.0.res.2.weight → blocks.group_2.block_1.res_path.conv_3.w, and so on."""
+    """Translate a name: groups.1.0.res.2.weight → blocks.group_2.block_1.res_path.conv_3.w."""
     name = re.sub(r"(?<=\.)\d", lambda digit: str(int(digit[0]) + 1), ours)  # OpenAI counts from 1
     name = re.sub(r"groups\.(\d)\.(\d)", r"group_\1.block_\2", name)
     name = re.sub(r"res\.(\d)", r"res_path.conv_\1", name).replace(".id.", ".id_path.")
@@ -39,7 +41,7 @@ def published_name(ours: str) -> str:
 def published_shapes(
     part: str, width: int = 256, vocab_size: int = 8192, code_dim: int = 128
 ) -> dict[str, tuple[int, ...]]:
-    """Name → shape of the 74 tensors in `encoder.pkl` or the 76 in `decoder.pkl`.
+    """Return name → shape of the 74 tensors in `encoder.pkl` or the 76 in `decoder.pkl`.
 
     Args:
         part: "encoder" or "decoder".
@@ -76,7 +78,7 @@ def import_published(encoder: str | Path, decoder: str | Path, model: DalleDVAE)
 
 
 def noted_hashes(folder: Path) -> dict[str, str]:
-    """Name → SHA-256 of the files seen on first use; {} before that.
+    """Return name → SHA-256 of the files seen on first use; {} before that.
 
     Raises:
         ValueError: a line of the note is not "hash  name".
@@ -95,16 +97,12 @@ def noted_hashes(folder: Path) -> dict[str, str]:
 
 
 def check_hash(path: Path, known: dict[str, str]) -> str:
-    """The file's SHA-256.
-
-    Raises:
-        ValueError: another was noted on first use.
-    """
+    """Return the file's SHA-256, or raise ValueError if another one was noted on first use."""
     digest = pooch.file_hash(str(path))
     if known.get(path.name, digest) != digest:
         raise ValueError(
-            f"{path} has the SHA-256 {digest}, where {known[path.name]} was noted on first use. "
-            f"Fetch it again; if it was published anew, delete {NOTE} and the weights beside it."
+            f"{path} has the SHA-256 {digest}, but {known[path.name]} was noted on first use. "
+            f"Fetch it again. If a new file was published, delete {NOTE} and the weights beside it."
         )
     return digest
 
@@ -113,27 +111,18 @@ def download(folder: Path, url: str) -> None:
     """Fetch both published files, `url`NAME, into `folder`.
 
     Raises:
-        ConnectionError: they cannot be had; says how to go on without.
+        ConnectionError: a download failed. The message says what to do without a connection.
     """
+    advice = (
+        f"fetch {' and '.join(PICKLES)} in another way and run "
+        "`python -m data_scripts.dalle_dvae --pickles FOLDER`"
+    )
     for name in PICKLES:
-        try:
-            pooch.retrieve(
-                url + name,
-                known_hash=None,
-                path=folder,
-                fname=name,
-                progressbar=sys.stderr.isatty(),
-            )
-        except Exception as error:  # requests and urllib3 raise dozens of types
-            raise ConnectionError(
-                f"{name} could not be downloaded from {url + name} ({type(error).__name__}: "
-                f"{error}). Check the connection, or fetch {' and '.join(PICKLES)} in another way "
-                "and run `python -m data_scripts.dalle_dvae --pickles FOLDER`."
-            ) from error
+        fetch(url + name, folder / name, advice)
 
 
 def convert(pickles: Path, folder: Path) -> None:
-    """Write both files in `pickles` to `folder` as one safetensors file, and note all hashes.
+    """Convert both files in `pickles` to one safetensors file in `folder`, and note all hashes.
 
     Raises:
         FileNotFoundError, ValueError: a file is missing, differs from the one first used, or is
@@ -155,19 +144,19 @@ def convert(pickles: Path, folder: Path) -> None:
 
 
 def verify(folder: Path) -> None:
-    """Raise ValueError unless `folder`'s weights are the ones converted there, all of them."""
+    """Raise ValueError unless `folder` holds all the weights that were converted there."""
     known = noted_hashes(folder)
     if WEIGHTS not in known:
         raise ValueError(
-            f"{folder / NOTE} does not name {WEIGHTS}, so nobody can say whether it is what "
-            "was converted. Delete the weights and run this again"
+            f"{folder / NOTE} does not name {WEIGHTS}, so the weights cannot be verified. Delete "
+            "them and run this again"
         )
     check_hash(folder / WEIGHTS, known)
     load_weights(folder / WEIGHTS, empty_dalle())
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Verify the weights if they are there, else make them; 0 when the dVAE is ready."""
+    """Verify the weights if they are there, else make them. Return 0 when the dVAE is ready."""
     print_anything()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -189,7 +178,7 @@ def main(argv: list[str] | None = None) -> int:
             verify(folder)
         else:
             folder.mkdir(parents=True, exist_ok=True)
-            # The pickles go with the temporary folder, whatever happens.
+            # The pickles are deleted with the temporary folder, also after an error.
             with tempfile.TemporaryDirectory(dir=folder) as scratch:
                 download(Path(scratch), URL)
                 convert(Path(scratch), folder)

@@ -1,8 +1,8 @@
 """The published files of DALL·E's dVAE, read as data: nothing in them is executed.
 
 `encoder.pkl` and `decoder.pkl` are pickles of whole modules, and a pickle may call any function.
-The documented way to restrict that is used here: a `pickle.Unpickler` with its own `find_class` and
-`persistent_load`. Every name in a file becomes an empty class that only keeps what it is given.
+This module uses the documented restriction: a `pickle.Unpickler` with its own `find_class` and
+`persistent_load`. Every name in a file becomes an empty class that only stores its arguments.
 Afterwards the tensors are found by their names, checked, and read as plain numbers.
 """
 
@@ -21,7 +21,7 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
-# Everything that the published files ask for, by the module in which they look for it.
+# All classes and functions that the published files name, by module.
 NAMES = {
     "dall_e.encoder": ("Encoder", "EncoderBlock"),
     "dall_e.decoder": ("Decoder", "DecoderBlock"),
@@ -50,11 +50,11 @@ Fetch = Callable[[str], bytes | memoryview]  # key of a storage → its bytes
 
 
 class RefusedFile(ValueError):
-    """The file is damaged, is not what was published, or asks for something to be run."""
+    """The file is damaged, differs from the published one, or asks to run something."""
 
 
 class Inert:
-    """Stands for whatever a file makes or calls: it keeps what it is given and does nothing."""
+    """Replaces every class and function in a file: it stores its arguments and does nothing."""
 
     __slots__ = ("args", "state")
 
@@ -66,7 +66,7 @@ class Inert:
         return self
 
     def __setstate__(self, state: object) -> None:
-        """Keep the attributes in one place; without this method pickle would set each of them."""
+        """Keep the attributes together. Without this method pickle would set each of them."""
         self.state = state
 
     def __setitem__(self, key: object, value: object) -> None:
@@ -78,14 +78,14 @@ class InertUnpickler(pickle.Unpickler):
     """Unpickles into Inert objects and plain values."""
 
     def find_class(self, module: str, name: str) -> type[Inert]:
-        """Make an empty class for a name that the published files need; refuse any other."""
+        """Make an empty class for a name that the published files need. Refuse any other name."""
         full = f"{module}.{name}"
         if name not in NAMES.get(module, ()):
             raise RefusedFile(f"it asks for {full[:80]!r}, which a dVAE in float32 does not need")
         return type(full, (Inert,), {"__slots__": ()})
 
     def persistent_load(self, pid: object) -> Inert | type[Inert]:
-        """Describe a storage; old files name classes in this way too, with their source code."""
+        """Describe a storage. Old files also name classes in this way, with their source code."""
         match pid:
             case ("storage", type(__name__="torch.FloatStorage"), str(key), _, int(numel), *_):
                 return Inert(key, numel)
@@ -95,7 +95,7 @@ class InertUnpickler(pickle.Unpickler):
 
 
 def unpickle(stream: BinaryIO) -> object:
-    """Read one pickle; `stream` is left behind its end."""
+    """Read one pickle, and leave `stream` after its last byte."""
     start = stream.tell()
     tuples = 0
     for count, (op, arg, _) in enumerate(pickletools.genops(stream)):
@@ -110,7 +110,7 @@ def unpickle(stream: BinaryIO) -> object:
 
 
 def open_zip(data: bytes) -> tuple[object, Fetch]:
-    """torch.save's container since 1.6: a zip, uncompressed, with one member for each storage."""
+    """Open torch.save's container since 1.6: an uncompressed zip with one member a storage."""
     archive = zipfile.ZipFile(io.BytesIO(data))
     folder = archive.namelist()[0].split("/")[0]
     seen = set()
@@ -131,7 +131,7 @@ def open_zip(data: bytes) -> tuple[object, Fetch]:
 
 
 def open_legacy(data: bytes) -> tuple[object, Fetch]:
-    """torch.save's older container: five pickles, then count and numbers of each storage."""
+    """Open torch.save's older container: five pickles, then size and numbers of each storage."""
     stream = io.BytesIO(data)
     if [unpickle(stream), unpickle(stream)] != LEGACY_START:
         raise RefusedFile("it is neither of torch.save's containers, or of another version")
@@ -147,7 +147,7 @@ def open_legacy(data: bytes) -> tuple[object, Fetch]:
 
 
 def find_tensors(root: Inert) -> dict[str, Inert]:
-    """Dotted name → what stands there, for every parameter and buffer in the tree of modules."""
+    """Find every parameter and buffer in the tree of modules → dotted name: its description."""
 
     def entries(module: Inert, kind: str) -> list[tuple[str, Inert]]:
         held = module.state.get(kind, {})
@@ -170,7 +170,7 @@ def find_tensors(root: Inert) -> dict[str, Inert]:
 
 
 def read_tensor(name: str, value: Inert, shape: tuple[int, ...], fetch: Fetch) -> Tensor:
-    """Read one tensor of the expected shape, which must fill a storage of its own in any order."""
+    """Read one tensor of the expected shape. It must fill its own storage, in any axis order."""
     if type(value).__name__ == "torch._utils._rebuild_parameter":
         value = value.args[0]
     if type(value).__name__ != "torch._utils._rebuild_tensor_v2":
@@ -207,7 +207,7 @@ def read_tensor(name: str, value: Inert, shape: tuple[int, ...], fetch: Fetch) -
 def read_published(
     path: str | Path, part: str, expected: dict[str, tuple[int, ...]]
 ) -> dict[str, Tensor]:
-    """The tensors of a published file, float32, by their published names.
+    """Read the tensors of a published file: published name → float32 tensor.
 
     Args:
         path: `encoder.pkl` or `decoder.pkl`, in torch.save's zip or its legacy container.
@@ -216,8 +216,8 @@ def read_published(
 
     Raises:
         FileNotFoundError: no such file.
-        RefusedFile: it asks for anything that such a module does not need, is cut short or damaged,
-            or its tensors are not the expected ones in number, name, shape or dtype.
+        RefusedFile: the file names a class that such a module does not need, or is damaged. Or its
+            tensors differ from the expected ones in number, name, shape or dtype.
     """
     path = Path(path)
     if not path.is_file():

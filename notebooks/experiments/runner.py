@@ -1,4 +1,4 @@
-"""What the experiments share: options, the run record, and the training of a prior."""
+"""Shared parts of the experiments: options, the run record, and the training of a prior."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset, Subset
 
-from gss_lite.cli import device, whole_number
+from gss_lite.cli import device, print_anything, whole_number
 from gss_lite.data.masks import MASK_SETS, evenly_spaced
 from gss_lite.factory import SHIPPED
 from gss_lite.gss import GSS
@@ -31,11 +31,11 @@ COMMON = {
     "weights": {"default": str(SHIPPED), "help": "folder of the trained weights"},
     "data": {"help": "folder of the data set (default: $GSS_DATA/NAME, then data/NAME)"},
     "masks": {"choices": MASK_SETS, "help": "the data set"},
-    "split": {"choices": ("val", "test"), "help": "what is judged on"},
-    "pictures": {**COUNT, "help": "how many are judged at most, evenly spaced"},
-    "seeds": {**COUNT, "help": "how many, from 0 on"},
+    "split": {"choices": ("val", "test"), "help": "the split for evaluation"},
+    "pictures": {**COUNT, "help": "the largest number of pictures, evenly spaced"},
+    "seeds": {**COUNT, "help": "the number of seeds, from 0"},
     "steps": {**COUNT, "help": "of the training"},
-    "work": {"type": Path, "help": "folder for checkpoints; what is finished there is taken up"},
+    "work": {"type": Path, "help": "folder for checkpoints; finished parts are not trained again"},
     "record": {"type": Path, "help": "where to write the run record"},
     "device": {
         "type": device,
@@ -47,17 +47,17 @@ COMMON = {
 
 
 def option(default: object, text: str, **settings: object) -> dict:
-    """An option's default, its help, and settings of `add_argument`; a count if there are none."""
+    """Describe an option; without `settings` of `add_argument` it is a count."""
     return {**(settings or COUNT), "default": default, "help": text}
 
 
 def new_parser(file: str, document: str, **options: object) -> argparse.ArgumentParser:
-    """The command line of an experiment; `--device` and `--quiet` are always there.
+    """Build the command line of an experiment, with `--device` and `--quiet`.
 
     Args:
         file: the experiment's `__file__`.
         document: its docstring, whose first line describes the command.
-        options: name → the default of an option in COMMON, or what `option` gave. In paths
+        options: name → the default of an option in COMMON, or the result of `option`. In paths
             {preset} and {data} stand for the values of those options.
     """
     parser = argparse.ArgumentParser(
@@ -78,7 +78,7 @@ def new_parser(file: str, document: str, **options: object) -> argparse.Argument
 
 
 class Run:
-    """One call of an experiment: its arguments, its command line, and when it began.
+    """One call of an experiment: its arguments, its command line and its start time.
 
     Args:
         parser: made by `new_parser`.
@@ -86,9 +86,7 @@ class Run:
     """
 
     def __init__(self, parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> None:
-        for stream in (sys.stdout, sys.stderr):
-            if hasattr(stream, "reconfigure"):  # a console that lacks a letter loses no work
-                stream.reconfigure(errors="backslashreplace")
+        print_anything()
         self.given = parser.parse_args(argv)
         words = sys.argv[1:] if argv is None else argv
         self.command = shlex.join([*parser.prog.split(), *words])
@@ -98,24 +96,24 @@ class Run:
         self.started = time.perf_counter()
 
     def path(self, path: Path) -> Path:
-        """A path of the arguments with {preset} and {data} filled in."""
+        """Fill {preset} and {data} into a path of the arguments."""
         text = str(path)
         for name in ("preset", "data"):
             text = text.replace(f"{{{name}}}", str(getattr(self.given, name, "")))
         return Path(text)
 
     def values(self, *names: str) -> dict:
-        """Some of the arguments, for the record."""
+        """Return some of the arguments, for the record."""
         return {name: getattr(self.given, name) for name in names}
 
     def write(self, preset: str, metrics: dict, **fields: object) -> None:
-        """Write the run record, and say where it is.
+        """Write the run record, and print its path.
 
         Args:
-            preset: the name of the preset whose parts were used.
-            metrics: what was found.
-            fields: further fields, or others than: seed 0, the seconds since the run began, the
-                argument `steps`, the module's name as the kind.
+            preset: the name of the preset.
+            metrics: the results.
+            fields: further fields. They may replace the defaults: kind (the module's name), seed
+                (0), steps (the argument) and seconds (since the start).
         """
         known = {
             "kind": self.kind,
@@ -140,12 +138,12 @@ def fit_prior(
 ) -> list[dict]:
     """Train a model's prior by the schedule of the job's preset → the log.
 
-    A run that was interrupted goes on, and one that is finished is taken up.
+    An interrupted run continues, and a finished one is loaded.
 
     Args:
-        stage: names the run and its folder.
-        pictures: (picture, mask) pairs as they are on disk, or as they are drawn.
-        loss_fn: in place of the model's own `losses`.
+        stage: the name of the run and its folder.
+        pictures: (picture, mask) pairs without augmentation.
+        loss_fn: replaces the model's own `losses`.
     """
     preset = job.preset
     schedule = preset.schedule("prior")
@@ -167,6 +165,6 @@ def fit_prior(
 
 
 def subset(dataset: Dataset, count: int | None) -> Dataset:
-    """`count` evenly spaced pictures of a data set; all of it where there are no more, or None."""
+    """Choose `count` evenly spaced pictures of a data set; None or a large count chooses all."""
     picked = evenly_spaced(len(dataset), count)
     return dataset if len(picked) == len(dataset) else Subset(dataset, picked)

