@@ -1,20 +1,20 @@
-"""Data sets by name: the one place that knows which there are.
+"""Data sets by name.
 
-Every item of a data set is a picture and a mask of class ids 0 … K−1, with 255 for pixels that do
-not count. A set's class says what else there is to know: `.classes`, `.licence`, `.leave_out`.
+Every item of a data set is a picture and a mask of class ids 0 … K−1, with 255 for pixels to
+ignore. The class of a set describes it: `.classes`, `.licence`, `.leave_out`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from types import MappingProxyType
 
 from torch.utils.data import Dataset
 
-from gss_lite.data.folders import CamVid, MaskFolder
+from gss_lite.data.folders import CamVid
 from gss_lite.data.masks import load_masks, near_borders, tiles
 from gss_lite.data.pictures import read_image
+from gss_lite.data.registry import DATASETS
 from gss_lite.data.scenes import ManyScenes, Scenes, render_fine
 from gss_lite.data.transforms import (
     InMemory,
@@ -43,9 +43,6 @@ __all__ = [
     "train_transform",
 ]
 
-DATASETS: Mapping[str, type[MaskFolder] | type[Scenes]] = MappingProxyType(
-    {kind.name: kind for kind in (Scenes, ManyScenes, CamVid)}
-)
 NORMALIZED = eval_transform()
 
 
@@ -63,8 +60,8 @@ def create_dataset(
         split: "train", "val" or "test".
         folder: where a set on disk lies, see `MaskFolder.find`.
         transform: called as transform(picture uint8 (3, H, W), mask uint8 (H, W)). By default an
-            item is (normalised picture float32 (3, H, W), mask int64 (H, W)); None leaves items as
-            they are.
+            item is (normalised picture float32 (3, H, W), mask int64 (H, W)); None returns items
+            unchanged.
 
     Raises:
         ValueError: there is no loader for the set, it has another number of classes, or a folder
@@ -76,7 +73,7 @@ def create_dataset(
     if spec.name not in DATASETS:
         raise ValueError(
             f"gss_lite has no loader yet for {spec.name}, which preset {preset.name} trains on; "
-            f"it has those of {', '.join(DATASETS)}"
+            f"it has loaders for {', '.join(DATASETS)}"
         )
     kind = DATASETS[spec.name]
     if kind is not ManyScenes and spec.num_classes != kind.num_classes:
@@ -86,7 +83,7 @@ def create_dataset(
         )
     if not kind.drawn:
         return kind(split, folder, transform=transform)
-    # A tokenizer's photographs lie in the folder, though the preset's own pictures are drawn.
+    # The folder may hold a tokenizer's photographs although the preset's own pictures are drawn.
     if folder is not None and not tokenizer_owner(preset).tokenizer.photographs:
         raise ValueError(
             f"preset {preset.name} draws its pictures and reads none from {folder}; leave --data "

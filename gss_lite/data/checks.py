@@ -1,4 +1,4 @@
-"""What is looked at before a folder is used: the files on both sides, and the ids in the masks."""
+"""Checks of a folder before it is used: pairs of pictures and masks, and the ids in the masks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gss_lite.contracts import IGNORE
 
 PICTURES = frozenset({".png", ".jpg", ".jpeg"})  # suffixes that pictures are read from
 MASKS = frozenset({".png"})
-# A file with such a suffix may be a frame that was saved in a way that is not read.
+# A file with such a suffix may be a frame in a format that is not supported.
 OTHER_PICTURES = frozenset(
     {".bmp", ".gif", ".heic", ".jfif", ".jp2", ".npy", ".pgm", ".ppm", ".tif", ".tiff", ".webp"}
 )
@@ -24,7 +24,7 @@ NO_DATA = frozenset({"thumbs.db", "desktop.ini", "__macosx", "@eadir"})
 
 
 class Listing(NamedTuple):
-    """The (picture, mask) pairs of two folders, and in words what is missing, wrong or no data."""
+    """The (picture, mask) pairs of two folders, and messages about missing and wrong files."""
 
     pairs: list[tuple[Path, Path]]
     missing: list[str]
@@ -33,10 +33,7 @@ class Listing(NamedTuple):
 
 
 def list_pairs(pictures: Path, masks: Path, picture_end: str = "", mask_end: str = "") -> Listing:
-    """Pair pictures and masks of the same name, looking from both sides.
-
-    Pairs come in the order of the pictures' paths.
-    """
+    """Pair pictures and masks of the same name, in the order of the pictures' paths."""
     images, unread_images = _list_frames(pictures, picture_end, PICTURES)
     labels, unread_labels = _list_frames(masks, mask_end, MASKS)
     missing, wrong, notes = [], [], []
@@ -66,7 +63,7 @@ def list_pairs(pictures: Path, masks: Path, picture_end: str = "", mask_end: str
 def _list_frames(
     folder: Path, end: str, suffixes: Iterable[str]
 ) -> tuple[dict[str, list[Path]], list[Path]]:
-    """List the files below a folder: those that are read, by their frame's name, and the others."""
+    """List the files below a folder: frame name → readable files, and the other files."""
     frames: dict[str, list[Path]] = {}
     others = []
     for path in sorted(folder.rglob("*")):
@@ -86,9 +83,9 @@ def is_data(path: Path, folder: Path) -> bool:
 
 
 def frame_name(path: Path, folder: Path, end: str = "") -> str:
-    """Name a frame: its path below `folder`, without suffix and ending.
+    """Name a frame by its path below `folder`, without suffix and ending.
 
-    Accents are composed, because file systems write them in two ways.
+    Accents are composed (Unicode NFC), because file systems store them in two forms.
     """
     name = path.relative_to(folder).with_suffix("").as_posix()
     return unicodedata.normalize("NFC", name.removesuffix(end))
@@ -100,7 +97,7 @@ def _listed(paths: Sequence[Path], most: int = 5) -> str:
 
 
 def runs(ids: Iterable[int]) -> str:
-    """Write whole numbers as text: 0, 1, 2 and 5 as 0…2, 5."""
+    """Write whole numbers as text: 0, 1, 2 and 5 give "0…2, 5"."""
     spans = []
     for _, run in groupby(enumerate(sorted(ids)), lambda pair: pair[1] - pair[0]):
         numbers = [number for _, number in run]
@@ -111,10 +108,10 @@ def runs(ids: Iterable[int]) -> str:
 def odd_histogram(
     counts: np.ndarray, ids: Mapping[int, int], shares: Sequence[float] | None = None
 ) -> list[str]:
-    """Say what in a histogram (256,) of the ids in mask files cannot be right.
+    """Describe what looks wrong in a histogram (256,) of the ids in mask files.
 
     Args:
-        ids: id in the files → class id, or 255 for pixels that do not count.
+        ids: id in the files → class id, or 255 for pixels to ignore.
         shares: the classes' shares of the labelled pixels in the published set, if known.
     """
     labels = [k for k, label in ids.items() if label != IGNORE]
@@ -128,7 +125,7 @@ def odd_histogram(
         odd.append(f"the masks hold nothing but id {classes[0]}")
     found = [k for k in classes if k in labels]
     if len(found) <= len(labels) / 2:
-        return odd  # where few classes are seen, no more can be said
+        return odd  # the further checks need more than half of the classes
     if counts[min(labels)] == 0 and counts[max(labels) + 1] > 0:
         odd.append("the ids seem to count from 1, with 0 for void; map them to the set's own first")
     elif shares:

@@ -1,7 +1,6 @@
-"""Data sets of picture and mask files on disk: one class reads them all, with a row for each set.
+"""Data sets of picture and mask files on disk.
 
-A set is a subclass of `MaskFolder` that says where its files lie and what the ids in its masks
-mean.
+`MaskFolder` reads all of them. Each set is a subclass that names its folders and its class ids.
 """
 
 from __future__ import annotations
@@ -22,26 +21,26 @@ from gss_lite.data.checks import frame_name, is_data, list_pairs, odd_histogram,
 from gss_lite.data.pictures import check_pair, opened, read_image, read_mask
 from gss_lite.data.street.classes import CLASSES
 
-LOOKS = 8  # masks whose labels are looked at when a set is opened
+LOOKS = 8  # number of masks whose ids are checked when a set is opened
 
 
 class MaskFolder(Dataset):
     """Pairs of a picture and a mask of class ids, in the order of the pictures' paths.
 
-    An item is (picture uint8 (3, H, W), mask uint8 (H, W) with 0 … K−1 and 255), or what
-    `transform` makes of the two. A picture and its mask have the same name but for an ending and
-    the suffix.
+    An item is (picture uint8 (3, H, W), mask uint8 (H, W) with 0 … K−1 and 255), or the result of
+    `transform` for the two. The names of a picture and its mask differ in ending and suffix only.
 
     Attributes:
-        name: of the folder that holds the set. title: the set's name in messages.
+        name: name of the folder that holds the set.
+        title: name of the set in messages.
         classes: names of the classes 0 … K−1.
-        ids: id in the mask files → class id, or 255 for pixels that do not count.
+        ids: id in the mask files → class id, or 255 for pixels to ignore.
         splits: split → number of pictures in the published set.
         pictures, masks: folders of a split, with {split} for its name.
-        picture_end, mask_end: endings of the names; a file without the ending is no data.
+        picture_end, mask_end: endings of the names; files with other names are skipped.
         script: the command that fetches the set.
-        licence: what users of the data must keep to; None where there is nothing.
-        leave_out: names of frames that are known to be broken; results are also given without them.
+        licence: the licence of the data; None if there is none.
+        leave_out: names of broken frames; results are also given without them.
         shares: each class's share of the labelled pixels in the published set, if known.
         drawn: False, because the pictures lie on disk.
 
@@ -51,10 +50,8 @@ class MaskFolder(Dataset):
         transform: called as transform(image, mask).
 
     Raises:
-        ValueError: no such split, or files that cannot be used as they are, such as two pictures
-            for one mask.
-        FileNotFoundError: no folder, no pictures, or a picture or a mask that is missing. One error
-            names all such files.
+        ValueError: there is no such split, or files cannot be used (two pictures for one mask).
+        FileNotFoundError: the folder or files are missing. One error names all such files.
     """
 
     name: str
@@ -116,11 +113,12 @@ class MaskFolder(Dataset):
     def find(cls, folder: str | Path | None = None, split: str = "train") -> Path:
         """Return the folder that holds the set.
 
-        It is the one given; or $GSS_DATA/NAME where GSS_DATA is set; or data/NAME in the current
-        folder or beside the package; or ../shared/data/NAME beside the repository.
+        A given `folder` is the only candidate. Otherwise it is $GSS_DATA/NAME if GSS_DATA is set.
+        Otherwise these are tried: data/NAME in the current folder, data/NAME beside the package,
+        and ../shared/data/NAME beside the repository.
 
         Raises:
-            FileNotFoundError: none of them holds the split; says what is there, and what to do.
+            FileNotFoundError: no candidate holds the split. The message says what to do.
         """
         above = os.environ.get("GSS_DATA", "")
         repository = Path(__file__).resolve().parents[2]
@@ -147,7 +145,7 @@ class MaskFolder(Dataset):
 
     @classmethod
     def _why_not(cls, place: Path, split: str) -> str | None:
-        """Say why a place does not hold the split; None where it does."""
+        """Say why a place does not hold the split; None if it does."""
         parts = cls.parts(split)
         missing = [part for part in parts if not (place / part).is_dir()]
         if not missing:
@@ -184,7 +182,7 @@ class MaskFolder(Dataset):
         return (image, mask) if self.transform is None else self.transform(image, mask)
 
     def _odd_labels(self) -> list[str]:
-        """Look at a few masks, and say what in their labels cannot be right."""
+        """Check the ids of a few masks, and describe what looks wrong."""
         counts = np.zeros(256, np.int64)
         colors: dict[int, set] = {}
         for k in np.linspace(0, len(self) - 1, min(LOOKS, len(self))).round().astype(int):
@@ -194,7 +192,7 @@ class MaskFolder(Dataset):
                 with opened(path, "mask", "a PNG") as (picture, _):
                     table = picture.getpalette() if picture.mode == "P" else []
             except (ValueError, OSError):
-                continue  # whoever reads the item is told what is wrong with the mask
+                continue  # reading the item raises an error that names the fault
             counts += found
             for label in np.flatnonzero(found)[: len(table) // 3]:
                 colors.setdefault(label, set()).add(tuple(table[3 * label : 3 * label + 3]))
@@ -202,7 +200,7 @@ class MaskFolder(Dataset):
         if any(len(different) > 1 for different in colors.values()):
             odd.append(
                 "one id has different colours in the palettes of two masks. Were coloured masks "
-                "reduced to palettes one by one? Then their ids mean nothing"
+                "reduced to palettes one by one? Then equal ids do not mean equal classes"
             )
         return odd
 

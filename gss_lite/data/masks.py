@@ -1,6 +1,8 @@
-"""Masks alone: many at once, cut into tiles, and where their borders lie."""
+"""Masks without pictures: load many at once, cut them into tiles, find their borders."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
@@ -8,74 +10,77 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from gss_lite.contracts import IGNORE
-from gss_lite.data.folders import CamVid
-from gss_lite.data.scenes import ManyScenes, Scenes
+from gss_lite.data.registry import DATASETS
 
-# The sets that are drawn, and how high and wide their masks are.
-_DRAWN = {
-    "scenes": (Scenes, 96, 128),
-    "scenes-large": (Scenes, 360, 480),  # the size of CamVid
-    # At 96 × 128 most of the 150 classes are a few pixels, and no palette can save them.
-    "many-scenes": (ManyScenes, 192, 256),
+# Height and width of the masks of sets that are drawn.
+SIZES = {
+    "scenes": (96, 128),
+    "scenes-large": (360, 480),  # the set "scenes" at the size of CamVid
+    "many-scenes": (192, 256),  # at 96 × 128 most of the 150 classes have only a few pixels
 }
-MASK_SETS = (*_DRAWN, "camvid")
+MASK_SETS = (*SIZES, *(name for name, kind in DATASETS.items() if not kind.drawn))
 TILE = (48, 64)  # height and width; many small masks show more classes a step than few large ones
 
 
 def mask_set(name: str, split: str, count: int, **arguments: object) -> Dataset:
-    """The data set behind `load_masks`.
+    """Make the data set of `load_masks`.
 
     Args:
         name: one of MASK_SETS.
         split: "train", "val" or "test".
-        count: how many pictures a set that is drawn has.
-        arguments: for the class of the set, as num_classes=64 for "many-scenes".
+        count: number of pictures of a set that is drawn.
+        arguments: further arguments of the set's class, as num_classes=64 for "many-scenes".
 
     Raises:
         ValueError: there is no such set.
     """
     if name not in MASK_SETS:
         raise ValueError(f"masks are loaded from {', '.join(MASK_SETS)}; got {name!r}")
-    if name == "camvid":
-        return CamVid(split, **arguments)
-    kind, height, width = _DRAWN[name]
+    kind = DATASETS[name.removesuffix("-large")]
+    if not kind.drawn:
+        return kind(split, **arguments)
+    height, width = SIZES[name]
     return kind(count, split=split, height=height, width=width, **arguments)
 
 
 def class_names(name: str) -> tuple[str, ...]:
-    """The names of the K classes in a set's masks."""
+    """Return the names of the K classes in a set's masks."""
     return tuple(mask_set(name, "val", 1).classes)
 
 
 def load_masks(name: str, split: str, count: int, **arguments: object) -> Tensor:
-    """Masks that are evenly spaced through a split → uint8 (N, H, W), N at most `count`.
+    """Load at most `count` evenly spaced masks of a split → uint8 (N, H, W).
 
     Their sides are cropped to multiples of 8, so that every tokenizer here can encode them.
     Arguments and errors are those of `mask_set`.
     """
     dataset = mask_set(name, split, count, **arguments)
-    picked = evenly_spaced(len(dataset), count)
-    masks = torch.stack([torch.as_tensor(dataset[i][1]) for i in picked])
+    masks = stack_masks(dataset, evenly_spaced(len(dataset), count))
     height, width = (side // 8 * 8 for side in masks.shape[1:])
     return masks[:, :height, :width]
 
 
+def stack_masks(dataset: Dataset, indices: Iterable[int]) -> Tensor:
+    """Stack the masks of these (picture, mask) pairs → (N, H, W)."""
+    return torch.stack([torch.as_tensor(dataset[i][1]) for i in indices])
+
+
 def evenly_spaced(length: int, count: int | None = None) -> list[int]:
-    """`count` numbers from 0 to length − 1 at equal distances; all of them if there are no more."""
+    """Choose `count` indices from 0 to length − 1 at equal distances; by default all of them."""
     count = min(count or length, length)
     return torch.linspace(0, length - 1, count).round().long().tolist()
 
 
 def tiles(masks: Tensor, height: int = TILE[0], width: int = TILE[1]) -> Tensor:
-    """Cut masks (N, H, W) into (M, height, width); what is left at the right and below is lost."""
+    """Cut masks (N, H, W) into whole tiles → (M, height, width)."""
     return masks.unfold(1, height, height).unfold(2, width, width).reshape(-1, height, width)
 
 
 def near_borders(masks: Tensor, reach: int) -> Tensor:
-    """The pixels of masks (B, H, W) that have another class near them → bool (B, H, W).
+    """Find the pixels of masks (B, H, W) that have another class near them → bool (B, H, W).
 
-    Near means at most `reach` pixels away, where a diagonal step counts one. Ignored pixels are
-    another class to their neighbours, and are never near a border themselves.
+    Near means at most `reach` pixels away, where a diagonal step counts one. Ignored pixels count
+    as another class for their neighbours, but are never near a border themselves.
     """
     ids = masks.masked_fill(masks == IGNORE, -1).float()[:, None]  # (B, 1, H, W)
     padded = F.pad(ids, (reach,) * 4, mode="replicate")  # (B, 1, H + 2·reach, W + 2·reach)

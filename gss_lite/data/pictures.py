@@ -1,4 +1,4 @@
-"""Single picture and mask files, read with care: every fault is one error that names the file."""
+"""Read single picture and mask files. Every fault is one error that names the file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from torchvision import tv_tensors
 
-_ORIENTATION = 0x0112  # the EXIF tag, and what its values ask for
+_ORIENTATION = 0x0112  # the EXIF tag
+# Value of the tag → the operation that turns the picture upright.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -27,13 +28,13 @@ _TURNS = {
 def read_image(path: str | Path) -> tv_tensors.Image:
     """Read a picture file → uint8 (3, H, W), turned upright as its EXIF orientation says.
 
-    Grey pictures of 16 bits are brought to 8. If their values fill 8, 10, 12 or 14 bits only, that
-    range is taken for the whole one, with a warning.
+    Grey pictures of 16 bits are converted to 8. If their values use only 8, 10, 12 or 14 bits, that
+    range is scaled to 8 bits, with a warning.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: not a readable picture, one of too many pixels, or one of 32-bit values.
-        MemoryError: the picture is too large for the memory that is left.
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no readable picture, has too many pixels, or holds 32-bit values.
+        MemoryError: the picture is too large for the free memory.
     """
     with opened(path, "picture", "a PNG or JPEG file") as (picture, deep):
         mode = picture.mode
@@ -41,8 +42,8 @@ def read_image(path: str | Path) -> tv_tensors.Image:
         values = np.array(picture if mode in {"I", "F"} or grey else picture.convert("RGB"))
     if mode in {"I", "F"} and not grey:
         raise ValueError(
-            f"{path} holds 32-bit values (Pillow's mode {mode}), whose range nothing tells; save "
-            "it with 8 or 16 bits"
+            f"{path} holds 32-bit values (Pillow's mode {mode}) of unknown range; save it with 8 "
+            "or 16 bits"
         )
     if grey:
         values = _to_eight_bits(values, path)  # (H, W)
@@ -57,7 +58,7 @@ def read_image(path: str | Path) -> tv_tensors.Image:
 
 
 def _to_eight_bits(values: np.ndarray, path: str | Path) -> np.ndarray:
-    """Values of 16 bits → 8 bits, by the range that they fill."""
+    """Scale values of 16 bits to 8 bits, by the number of bits that they use."""
     largest = int(values.max())
     bits = next(bits for bits in (8, 10, 12, 14, 16) if largest < 2**bits)
     if bits < 16 and largest:
@@ -72,12 +73,12 @@ def _to_eight_bits(values: np.ndarray, path: str | Path) -> np.ndarray:
 def read_mask(path: str | Path) -> tv_tensors.Mask:
     """Read a one-channel (grey or palette) PNG of ids → uint8 (H, W), ids as in the file.
 
-    It is turned as its EXIF orientation says, as a picture is.
+    It is turned upright as its EXIF orientation says, like a picture.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: not a picture, or one with colour channels.
-        MemoryError: the mask is too large for the memory that is left.
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no picture, or has colour channels.
+        MemoryError: the mask is too large for the free memory.
     """
     with opened(path, "mask", "a PNG of class ids") as (picture, _):
         ids = np.array(picture)
@@ -91,9 +92,9 @@ def read_mask(path: str | Path) -> tv_tensors.Mask:
 
 @contextmanager
 def opened(path: str | Path, kind: str, expected: str) -> Iterator[tuple[Image.Image, bool]]:
-    """Open a file: the picture, upright, and whether the file holds 16 bits a value.
+    """Open a file → the upright picture, and whether the file holds 16 bits a value.
 
-    Whatever is raised inside becomes an error that names the file.
+    Every error raised inside becomes an error that names the file.
     """
     try:
         with Image.open(path) as picture:
@@ -117,16 +118,16 @@ def opened(path: str | Path, kind: str, expected: str) -> Iterator[tuple[Image.I
 
 
 def _upright(picture: Image.Image) -> Image.Image:
-    """Turn a picture as its EXIF orientation says; damaged metadata says nothing."""
+    """Turn a picture as its EXIF orientation says; damaged metadata are ignored."""
     try:
         turn = _TURNS.get(picture.getexif().get(_ORIENTATION))
-    except Exception:  # metadata are not pixels, so their faults do not matter
+    except Exception:  # the pixels may be intact although the metadata are damaged
         turn = None
     return picture if turn is None else picture.transpose(turn)
 
 
 def check_pair(image: torch.Tensor, mask: torch.Tensor, name: str) -> None:
-    """Raise ValueError unless picture (3, H, W) and mask (H, W) are of one size."""
+    """Raise ValueError unless picture (3, H, W) and mask (H, W) have the same size."""
     if image.shape[1:] != mask.shape:
         raise ValueError(
             f"{name}: the picture is {image.shape[2]}×{image.shape[1]} (width × height), its mask "

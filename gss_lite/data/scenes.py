@@ -1,7 +1,7 @@
-"""Scenes: an embedded data set of drawn street pictures with CamVid's 11 classes.
+"""Scenes: a data set of drawn street pictures with CamVid's 11 classes.
 
-Nothing is downloaded, any size can be asked for, and there are four domains. ManyScenes shows the
-same streets with up to 150 classes, for palettes that get crowded.
+Nothing is downloaded. Pictures can have any size, and there are four domains. ManyScenes shows the
+same streets with up to 150 classes, so a palette needs many colours.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from gss_lite.data.street import compose
 from gss_lite.data.street.classes import CLASSES, FINE_CLASSES, FINE_GROUP, FINE_TO_COARSE
 from gss_lite.data.street.light import LIGHTS, illuminate
 
-# Day; dusk: dark warm light, lit windows and lamps; fog: whitened by depth; town: another town's
-# architecture, by day.
+# Dusk has dark warm light, lit windows and lamps. Fog whitens distant things. Town is another
+# town's architecture by day.
 DOMAINS = ("day", "dusk", "fog", "town")
 SPLITS = ("train", "val", "test")
 _LEAST_SIZE = 32
@@ -32,9 +32,8 @@ def render(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw scene `index` of the stream `seed`.
 
-    A scene depends on (seed, index) alone. It is the same at every size, and for day, dusk and fog
-    the mask is the same too: only the light changes. A picture wider or narrower than 4:3 sees more
-    or less of the street at its sides.
+    A scene depends on (seed, index) alone, at every size. Day, dusk and fog have the same mask, and
+    only the light differs. A picture wider than 4:3 shows more of the street at its sides.
 
     Args:
         seed: stream of scenes, ≥ 0.
@@ -47,7 +46,7 @@ def render(
         255 for void.
 
     Raises:
-        ValueError: unknown domain, picture below 32×32, or a negative seed or index.
+        ValueError: the domain is unknown, a side is below 32, or seed or index is negative.
     """
     image, fine = render_fine(seed, index, height, width, domain)
     return image, FINE_TO_COARSE[fine]
@@ -56,7 +55,7 @@ def render(
 def render_fine(
     seed: int, index: int, height: int = 96, width: int = 128, domain: str = "day"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """As `render`, but with the 150 fine classes of `ManyScenes` in the mask."""
+    """Draw a scene as `render` does, with the 150 fine classes of `ManyScenes` in the mask."""
     _check_picture(height, width, domain)
     if seed < 0 or index < 0:
         raise ValueError(f"seed and index must not be negative, got seed {seed}, index {index}")
@@ -77,7 +76,7 @@ def _check_picture(height: int, width: int, domain: str) -> None:
 
 
 def _vote(fine: np.ndarray) -> np.ndarray:
-    """Most frequent of a pixel's four samples, ties to the earliest: (2H, 2W) → (H, W)."""
+    """Take the most frequent of a pixel's four samples (in a tie, the first): (2H, 2W) → (H, W)."""
     a, b, c, d = fine[0::2, 0::2], fine[0::2, 1::2], fine[1::2, 0::2], fine[1::2, 1::2]
     agrees_a = (a == b) | (a == c) | (a == d)
     agrees_b = (b == c) | (b == d)
@@ -85,10 +84,7 @@ def _vote(fine: np.ndarray) -> np.ndarray:
 
 
 def stream_of(seed: int, split: str) -> int:
-    """Return the stream of scenes behind a split.
-
-    There are three streams for each seed, so no two (seed, split) share a scene.
-    """
+    """Return the stream of a split. Two different (seed, split) never share a stream."""
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}; the known ones are {', '.join(SPLITS)}")
     if seed < 0:
@@ -97,25 +93,26 @@ def stream_of(seed: int, split: str) -> int:
 
 
 class Scenes(Dataset):
-    """Procedural street scenes, drawn when asked for; nothing is stored.
+    """Street scenes that are drawn when they are read; nothing is stored.
 
-    An item is (picture uint8 (3, H, W), mask uint8 (H, W) with 0…10 and 255), or what `transform`
-    makes of the two.
+    An item is (picture uint8 (3, H, W), mask uint8 (H, W) with 0…10 and 255), or the result of
+    `transform` for the two.
 
     Attributes:
-        classes: names of the classes. drawn: True, because nothing lies on disk.
-        licence, leave_out: as for sets on disk; there is nothing to keep to or to leave out.
+        classes: names of the classes.
+        drawn: True, because there are no files on disk.
+        licence, leave_out: None and (), see `MaskFolder`.
 
     Args:
         length: number of scenes.
         split: "train", "val" or "test"; different splits never share a scene.
-        seed: another seed gives another set of scenes.
+        seed: each seed gives other scenes.
         height, width: picture size in pixels, each ≥ 32.
         domain: one of `DOMAINS`.
         transform: called as transform(image, mask).
 
     Raises:
-        ValueError: an argument that is none of these.
+        ValueError: an argument is out of range.
     """
 
     name = "scenes"
@@ -168,7 +165,7 @@ class ManyScenes(Scenes):
     The further arguments are those of `Scenes`.
 
     Attributes:
-        classes: names of the classes, as in "Car: red flank".
+        classes: names of the classes, as "Car: red flank".
         to_coarse: look-up table (256,) uint8 from the ids to CamVid's.
     """
 
@@ -190,21 +187,18 @@ class ManyScenes(Scenes):
 
 
 def fold(num_classes: int) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Merge sibling classes until `num_classes` are left.
+    """Merge sibling classes until `num_classes` are left, 11 … 150.
 
     Only neighbours of one CamVid class merge: first within a group of siblings (the parts of one
-    house style, of one paint), then whole groups. The smallest pair goes first; among equals, one
-    of the CamVid class that still has the most classes.
-
-    Args:
-        num_classes: 11 … 150.
+    house style, of one paint), then whole groups. The smallest pair is merged first. In a tie, it
+    is a pair of the CamVid class that still has the most classes.
 
     Returns:
-        look-up table (256,) uint8 from the 150 fine ids to 0…num_classes−1, where 255 stays 255;
-        and the names, as in "Car: red flank + red end".
+        A look-up table (256,) uint8 from the 150 fine ids to 0…num_classes−1, where 255 stays 255;
+        and the names, as "Car: red flank + red end".
 
     Raises:
-        ValueError: num_classes outside 11…150.
+        ValueError: num_classes is outside 11…150.
     """
     if not len(CLASSES) <= num_classes <= len(FINE_CLASSES):
         raise ValueError(

@@ -1,6 +1,6 @@
-"""Transforms of a picture and its mask together, and the order in which training sees them.
+"""Transforms of a picture and its mask together, and the order of the training samples.
 
-Every geometric step comes from torchvision v2 and moves both alike.
+Every geometric step comes from torchvision v2 and changes both in the same way.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class ClassShareCrop(v2.Transform):
     """A random crop in which no class covers more than `limit` of the labelled pixels.
 
-    The crop is drawn again, at most ten times, while one class covers more, or while no pixel is
-    labelled. This is mmsegmentation's `cat_max_ratio`: without it, crops of nothing but road take
-    up much of a street data set. Pictures smaller than the crop are first padded at the right and
-    at the bottom: black, and 255 in the mask.
+    If one class covers more, or no pixel is labelled, another crop is drawn, at most ten in all.
+    This is mmsegmentation's `cat_max_ratio`. Without it, many crops of a street data set would show
+    only road. Smaller pictures are first padded at the right and at the bottom: with black, and
+    with 255 in the mask.
     """
 
     def __init__(self, height: int, width: int, limit: float = 0.75) -> None:
@@ -53,12 +53,12 @@ class ClassShareCrop(v2.Transform):
 
 
 class PhotometricDistortion(v2.RandomPhotometricDistort):
-    """Brightness, contrast, saturation and hue change, each in one picture of two.
+    """Change brightness, contrast, saturation and hue, each in one picture of two.
 
-    The ranges are those of the released configs: brightness ± 32 of 255 (here a factor within
-    1 ± 1/8), contrast and saturation times 0.5 … 1.5, hue turned by up to a tenth of the circle.
-    torchvision's own transform also permutes the colour channels, which theirs (mmsegmentation's)
-    does not.
+    The ranges come from the released configs: brightness ± 32 of 255 (here a factor within
+    1 ± 1/8), contrast and saturation times 0.5 … 1.5, and hue turned by up to a tenth of the
+    circle. torchvision's own transform also permutes the colour channels; mmsegmentation's does
+    not.
     """
 
     def __init__(self) -> None:
@@ -75,10 +75,10 @@ DISTORTIONS = {"released": PhotometricDistortion, "torchvision": v2.RandomPhotom
 
 
 class RandomScale(v2.Transform):
-    """Resize a pair into `size` times a factor that is drawn uniformly from `scales`.
+    """Resize a pair into `size` times a random factor, uniform in `scales`.
 
-    The picture is interpolated bilinearly, and each pixel of the mask takes the nearest id. The
-    ratio of the sides is kept, see `resize_shape`.
+    The picture is interpolated bilinearly, and the mask by the nearest id. The ratio of the sides
+    is kept, see `resize_shape`.
     """
 
     def __init__(self, size: tuple[int, int], scales: tuple[float, float]) -> None:
@@ -97,11 +97,11 @@ class RandomScale(v2.Transform):
 
 
 def resize_shape(sides: Sequence[int], size: Sequence[float]) -> list[int]:
-    """Give the (height, width) of a picture that is resized into `size`, its ratio kept.
+    """Return the (height, width) of a picture that is resized into `size` with its ratio kept.
 
-    This is mmsegmentation's rule: the longer side reaches the longer of `size`, or the shorter side
-    the shorter, whichever comes first, in either orientation. So (512, 2048) means a shorter side
-    of 512 for all but very long pictures.
+    This is mmsegmentation's rule: the picture is as large as possible, but its longer side is at
+    most the longer of `size`, and its shorter side at most the shorter. So (512, 2048) means a
+    shorter side of 512 for all but very long pictures.
     """
     ratio = min(max(size) / max(sides), min(size) / min(sides))
     return [max(1, round(side * ratio)) for side in sides]
@@ -116,7 +116,7 @@ def train_transform(
 ) -> v2.Compose:
     """Build the released configs' training pipeline.
 
-    Its steps are a random scale, a crop with a limit on class shares, a flip in one picture of two,
+    Its steps are a random scale, a crop with a limit on class shares, a flip of one picture in two,
     photometric distortion, and normalisation.
 
     Args:
@@ -126,7 +126,7 @@ def train_transform(
         distortion: "released", or "torchvision" for its stronger one, see `PhotometricDistortion`.
 
     Raises:
-        ValueError: another distortion.
+        ValueError: there is no such distortion.
     """
     if distortion not in DISTORTIONS:
         raise ValueError(
@@ -192,9 +192,9 @@ def collate(pairs: Sequence[Pair]) -> Pair:
 
 
 class InMemory(Dataset):
-    """Keeps every sample once it was read.
+    """A data set that keeps every sample in memory after it was read once.
 
-    A street of Scenes takes 10 ms to draw and 50 kB to keep, CamVid's training set 250 MB.
+    A street of Scenes takes 10 ms to draw and 50 kB of memory. CamVid's training set takes 250 MB.
     """
 
     def __init__(self, dataset: Dataset) -> None:
@@ -213,7 +213,7 @@ class InMemory(Dataset):
 def mixed_seed(seed: int, count: int) -> int:
     """Return a seed for draw `count` of run `seed`.
 
-    It has 32 bits: torch's CPU generator looks at the low 32 bits of a seed only.
+    The result has 32 bits, because torch's CPU generator uses only the low 32 bits of a seed.
     """
     return (count + 0x9E3779B1 * seed) % 2**32
 
@@ -221,8 +221,8 @@ def mixed_seed(seed: int, count: int) -> int:
 class SeededAugmentation(Dataset):
     """A data set whose augmentation depends on (seed, draw) alone.
 
-    So the number of workers and restarts makes no difference. Index it with (draw, index): `draw`
-    counts the samples of a training run from its very first one.
+    The number of workers and restarts therefore makes no difference. The index is (draw, index),
+    where `draw` numbers the samples of a training run from 0.
     """
 
     def __init__(self, dataset: Dataset, transform: Callable, seed: int) -> None:
@@ -234,7 +234,7 @@ class SeededAugmentation(Dataset):
     def __getitem__(self, item: tuple[int, int]) -> Pair:
         draw, index = item
         sample = self.dataset[index]
-        # The generator of the CPU alone is forked, and no GPU's state is touched.
+        # Only the CPU's generator is used, and its state is restored afterwards.
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(mixed_seed(self.seed, draw))
             return self.transform(*sample)
@@ -243,13 +243,13 @@ class SeededAugmentation(Dataset):
 class ResumableBatches(Sampler):
     """Batches of (draw, index) for the steps first … last − 1.
 
-    Every epoch is a fresh permutation that (seed, epoch) fixes. Step s holds the same samples
-    whether training began at 0 or was resumed at s.
+    Every epoch is a permutation that depends on (seed, epoch) alone. Step s therefore has the same
+    samples whether training began at step 0 or was resumed at s.
     """
 
     def __init__(self, length: int, batch: int, first: int, last: int, seed: int) -> None:
         if length < 1:
-            raise ValueError("the training set is empty")
+            raise ValueError("the training set is empty; training needs at least one picture")
         self.length, self.first, self.last, self.seed = length, first, last, seed
         self.batch_size = batch  # the name that Accelerate looks for
 

@@ -1,4 +1,4 @@
-"""One street: who stands where. The layout comes from (seed, index) alone."""
+"""The layout of one street, which depends on (seed, index) alone."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from gss_lite.data.street.vehicles import car
 # Depth (m) at which houses close the street.
 FAR = 85.0
 
-# Something to draw: its depth (m), and a function that draws it. What is far is drawn first.
+# Something to draw: its depth (m), and a function that draws it. Far things are drawn first.
 Draw = tuple[float, Callable[[], None]]
 
 
 @dataclass
 class Street:
-    """One composed street: materials, refined surfaces, and what the light needs to know."""
+    """One composed street: its materials, its refined surfaces, and values for the light."""
 
     canvas: Canvas
     surfaces: Surfaces
@@ -78,9 +78,9 @@ def compose(seed: int, index: int, rows: int, columns: int, elsewhere: bool = Fa
 
 
 def _ground(dice: Dice, town: Town) -> Ground:
-    """The road and its pavements, with their paint."""
+    """Choose the road, its pavements and their paint."""
     half = dice(*town.road)
-    own = dice.pick((-1.0, 1.0)) * dice(0.2, 1.7)  # how far right of the road's middle we drive
+    own = dice.pick((-1.0, 1.0)) * dice(0.2, 1.7)  # the camera's place right of the road's middle
     left, right = -half + own, half + own
     ground = Ground(
         left_wall=left - dice(*town.pavement),
@@ -121,7 +121,7 @@ def _horizon(canvas: Canvas, dice: Dice, town: Town) -> None:
 def _plots(
     canvas: Canvas, dice: Dice, town: Town, ground: Ground, side: int
 ) -> tuple[list[Draw], list[Draw]]:
-    """Plots along one side: what stands at the building line, and what stands in front of it."""
+    """Choose the plots along one side → houses, and the things in front gardens."""
     wall = ground.left_wall if side < 0 else ground.right_wall
     facing = 0.8 if canvas.sun[0] * side > 0 else -0.7
     houses: list[Draw] = []
@@ -160,7 +160,7 @@ def _garden(
     far: float,
     facing: float,
 ) -> list[Draw]:
-    """Trees in a front garden, and the fence or hedge around it."""
+    """Choose the trees in a front garden, and the fence or hedge around it."""
     things: list[Draw] = []
     for _ in range(1 + dice.below(3)):
         x = wall + side * dice(1.2, 4.5)
@@ -177,7 +177,7 @@ def _garden(
 
 
 def _traffic(canvas: Canvas, dice: Dice, town: Town, ground: Ground) -> list[Draw]:
-    """Parked, driving and crossing cars, and cyclists."""
+    """Choose parked, driving and crossing cars, and cyclists."""
     left, right = ground.left_kerb, ground.right_kerb
     middle = (left + right) / 2
     things: list[Draw] = []
@@ -211,7 +211,7 @@ def _traffic(canvas: Canvas, dice: Dice, town: Town, ground: Ground) -> list[Dra
 
 
 def _pavement_life(canvas: Canvas, dice: Dice, town: Town, ground: Ground, side: int) -> list[Draw]:
-    """Trees, posts, signs, people, railings and clutter on one pavement."""
+    """Choose trees, posts, signs, people, railings and clutter on one pavement."""
     kerb = ground.left_kerb if side < 0 else ground.right_kerb
     wall = ground.left_wall if side < 0 else ground.right_wall
     at_kerb = kerb + side * 0.45
@@ -245,8 +245,7 @@ def _pavement_life(canvas: Canvas, dice: Dice, town: Town, ground: Ground, side:
         plane = kerb + side * 0.25
         things += fence(canvas, dice, kind, plane, near, dice(1.1, 1.35), -0.2, spans)
     for _ in range((0, 1, 2, 2, 3)[dice.below(5)]):
-        # Nearer than 5 m the pavement lies outside the picture, so whoever is that near crosses
-        # the road.
+        # Nearer than 5 m the pavement lies outside the picture, so near people cross the road.
         if dice.chance(0.25):
             x = dice(ground.left_kerb, ground.right_kerb)
             z = dice(3.6, 6.0)
@@ -261,7 +260,7 @@ def _pavement_life(canvas: Canvas, dice: Dice, town: Town, ground: Ground, side:
 
 
 def _frame(canvas: Canvas, dice: Dice) -> None:
-    """Draw what belongs to the camera (void): our car's bonnet and a dark border."""
+    """Draw the void classes at the camera: the bonnet of its car and a dark border."""
     height, width = canvas.scale, 2 * canvas.middle
     if dice.chance(0.4):
         bonnets = ((0.12, 0.12, 0.14), (0.35, 0.36, 0.38), (0.35, 0.10, 0.10))

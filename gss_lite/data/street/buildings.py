@@ -32,7 +32,7 @@ _DARK = (0.0, 0.0, 0.0)
 
 @dataclass(frozen=True)
 class Town:
-    """How a town builds: the ranges (least, most) that houses, streets and plants are drawn from.
+    """The style of a town: ranges (least, most) for its houses, streets and plants.
 
     Lengths are in metres; `pitched`, `timber`, `shops` and `tree_share` are probabilities.
     """
@@ -79,7 +79,7 @@ ELSEWHERE = Town(
 def _wall_materials(
     canvas: Canvas, dice: Dice, style: str, town: Town, depth: float, facing: float, timber: bool
 ) -> tuple[int, int]:
-    """Materials of one house: its first wall slot, of `FACADE_SLOTS` in a row, and its roof."""
+    """Register a house's materials → the first of its `FACADE_SLOTS` wall slots, and its roof."""
     paint = dice.tint(_WALL_COLOURS[style], 0.08)
     base = tuple(min(1.0, c * gain) for c, gain in zip(paint, town.wall_gain))
     ground = scaled(base, dice(0.72, 1.05))
@@ -239,7 +239,7 @@ def fence(
     for slot in range(FACADE_SLOTS):
         part, rgb = ("panel", panel) if slot in _PANEL_SLOTS else ("posts", posts)
         canvas.material(f"{kind} {part}", rgb, near, facing, 0.08, wall=len(canvas.walls))
-    # A fence is one storey of its own height, with panels for windows: the walls' pattern draws it.
+    # A fence uses the pattern of walls: one storey of its height, with panels in place of windows.
     pattern = Wall(
         across=0.0,
         plane=plane,

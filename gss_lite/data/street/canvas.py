@@ -2,7 +2,7 @@
 
 Each shape is drawn once, with the number of its *material*. Colour, light, depth and class are
 columns of the material table, and they are looked up afterwards. Picture and mask therefore agree
-to the pixel by construction; computer graphics calls this deferred shading.
+in every pixel. In computer graphics this is called deferred shading.
 
 Lengths are metres: X to the right, Y up from the road, Z ahead. Picture coordinates are fractions
 of the picture's height.
@@ -18,8 +18,7 @@ from PIL import Image, ImageDraw
 
 from gss_lite.data.street.classes import FINE_ID
 
-# Buffer samples per output pixel along each axis. The averages and the vote over the mask rely on
-# the value 2.
+# Buffer samples per output pixel along each axis. The code for averages and votes assumes 2.
 SUPERSAMPLE = 2
 
 # Materials of pixels that no shape covers. `surfaces.refine` splits them further.
@@ -33,7 +32,7 @@ Colour = Sequence[float]
 
 
 class Dice:
-    """Uniform random numbers, one at a time, much cheaper than scalar calls of a Generator."""
+    """Uniform random numbers, one at a time and much faster than scalar calls of a Generator."""
 
     def __init__(self, generator: np.random.Generator) -> None:
         self._generator = generator
@@ -58,7 +57,7 @@ class Dice:
         return options[int(self() * len(options))]
 
     def tint(self, colour: Colour, spread: float = 0.06) -> tuple[float, float, float]:
-        """Return a colour near `colour`: one change of brightness, and a smaller one a channel."""
+        """Return a colour near `colour`: its brightness and, less, each channel are changed."""
         gain = 1.0 + self(-2.0, 2.0) * spread
         return tuple(min(1.0, max(0.0, c * gain + self(-spread, spread) * 0.4)) for c in colour)
 
@@ -87,11 +86,12 @@ class Wall(NamedTuple):
         across: 1 where the wall stands across the street on the plane Z = `plane`, 0 where it
             stands along it on the plane X = `plane`.
         origin: where the first column of windows begins.
-        period: width of a column. half: half a window's width, as a part of `period`.
-        low, high: a window's lower and upper edge, as parts of the storey.
-        door_every: every how many columns there is a door; 0 for none.
-        shop, timber: 1 for shop windows below and for timber beams above.
-        slats: slats a metre; 0 for none.
+        period: width of a column.
+        half: half a window's width, as a fraction of `period`.
+        low, high: a window's lower and upper edge, as fractions of the storey.
+        door_every: number of columns from one door to the next; 0 for no doors.
+        shop, timber: 1 for shop windows on the ground floor, and for timber beams above it.
+        slats: slats per metre; 0 for none.
     """
 
     across: float
@@ -220,9 +220,9 @@ class Canvas:
         self.quad([(plane, *corner) for corner in corners], material)
 
     def thickness(self, metres: float, z: float, least: float) -> float:
-        """Return half a width in metres, widened to show as `least` picture heights at depth `z`.
+        """Return half a width in metres, so wide that it covers `least` picture heights at `z`.
 
-        So thin things stay visible.
+        Thin things stay visible in this way.
         """
         return max(metres, least * z / self.camera.focal) / 2
 
@@ -249,7 +249,7 @@ class Canvas:
         self._shadow_draw.polygon([(x / SUPERSAMPLE, y / SUPERSAMPLE) for x, y in points], fill=255)
 
     def blob_shadow(self, x: float, z: float, rx: float, rz: float) -> None:
-        """Darken an ellipse of the ground, below crowns and where things stand."""
+        """Darken an ellipse of the ground, below a crown or at the foot of a thing."""
         z = max(z, 1.5 + rz)
         centre, _ = self.project(x, 0.0, z)
         _, near = self.project(x, 0.0, z - rz)

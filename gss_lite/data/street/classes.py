@@ -1,7 +1,7 @@
 """The street classes: 150 fine classes, each belonging to one of CamVid's 11.
 
-Everything that the street generator draws carries a *fine* class. The mask of 11 classes is looked
-up from it, so both class sets come from one drawing and cannot disagree.
+The street generator gives every pixel a *fine* class. A table maps it to one of the 11 classes, so
+the two masks always agree.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _Groups = tuple[tuple[str, ...], ...]
 
 
 def _each(kinds: tuple[str, ...], *parts: str) -> _Groups:
-    """One group of siblings for each kind: its parts, as in "red brick door"."""
+    """Make one group of siblings for each kind: its parts, as "red brick door"."""
     return tuple(tuple(f"{kind} {part}" for part in parts) for kind in kinds)
 
 
@@ -91,13 +91,13 @@ _FINE_BY_CLASS: dict[str, _Groups] = {
 
 _GROUPS = [(coarse, group) for coarse in CLASSES for group in _FINE_BY_CLASS[coarse]]
 
-# Names of the 150 fine classes, as in "Car: red flank". Siblings stand next to each other, and the
-# coarse classes come in CamVid's order.
+# Names of the 150 fine classes, as "Car: red flank". Siblings are neighbours. The coarse classes
+# are in CamVid's order.
 FINE_CLASSES: tuple[str, ...] = tuple(
     f"{coarse}: {fine}" for coarse, group in _GROUPS for fine in group
 )
 
-# For each fine class, the number of its group of siblings: one house style, one paint, one tree.
+# For each fine class, the number of its group of siblings (one house style, one paint, one tree).
 FINE_GROUP: tuple[int, ...] = tuple(
     number for number, (_, group) in enumerate(_GROUPS) for _ in group
 )

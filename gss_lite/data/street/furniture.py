@@ -1,4 +1,4 @@
-"""Trees, lamp posts, signs, traffic lights, and the clutter that CamVid leaves unlabelled."""
+"""Draw trees, lamp posts, signs, traffic lights, and clutter that CamVid does not label."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _CROWNS = {
 
 
 def _outlines(corners: int, count: int = 16) -> list[list[tuple[float, float]]]:
-    """Unit circles with an uneven edge, as leaves make it."""
+    """Make unit circles with an uneven edge, like that of leaves."""
     jitter = np.random.Generator(np.random.PCG64(corners)).uniform(0.93, 1.06, (count, corners))
     angle = np.arange(corners) * 2 * np.pi / corners
     return np.stack([np.cos(angle) * jitter, np.sin(angle) * jitter], -1).tolist()

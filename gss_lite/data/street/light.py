@@ -1,4 +1,4 @@
-"""Light on a composed street: day, dusk or fog, shadows, textures, and what a camera adds."""
+"""Light on a composed street: day, dusk or fog, shadows, textures and camera noise."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ _TILE, _TEXELS = 256, 4
 
 
 def _texture() -> np.ndarray:
-    """Smooth noise of about ±1 that repeats every `_TILE` texels; the same for every scene."""
+    """Make smooth noise of about ±1 that repeats every `_TILE` texels, equal for all scenes."""
     generator = np.random.Generator(np.random.PCG64(1))
     total = np.zeros((_TILE, _TILE), np.float32)
     for cells, weight in ((16, 0.9), (64, 1.0), (256, 0.5)):
@@ -82,7 +82,7 @@ _TEXTURE = _texture()
 
 
 def _average(values: np.ndarray) -> np.ndarray:
-    """Mean of each output pixel's samples: (2H, 2W, C) → (H, W, C)."""
+    """Average each output pixel's samples: (2H, 2W, C) → (H, W, C)."""
     rows, columns, channels = values.shape
     pairs = values.reshape(rows // SUPERSAMPLE, SUPERSAMPLE, columns * channels)
     pairs = (pairs[:, 0] + pairs[:, 1]).reshape(-1, columns // SUPERSAMPLE, SUPERSAMPLE, channels)
@@ -90,7 +90,7 @@ def _average(values: np.ndarray) -> np.ndarray:
 
 
 def _first_sample(values: np.ndarray) -> np.ndarray:
-    """One of the samples of every output pixel: (2H, 2W) → (H, W)."""
+    """Take the first sample of every output pixel: (2H, 2W) → (H, W)."""
     return values[::SUPERSAMPLE, ::SUPERSAMPLE]
 
 
@@ -99,7 +99,7 @@ def illuminate(street: Street, light: Light) -> np.ndarray:
     light = Light(*(np.asarray(value, np.float32) for value in light[:5]), *light[5:])
     canvas, index = street.canvas, street.surfaces.index
     sun = light.sun * street.sunny
-    # What the sun does not give on a dull day, the bright cloud cover does.
+    # On a dull day the sun gives less light and the clouds give more.
     ambient = light.ambient + (light.sun - sun) * 0.5
     direct = (np.asarray(canvas.facing, np.float32) + 1.0) * 0.5
     lit = np.asarray(canvas.rgb, np.float32) * (ambient + sun * (direct * 1.3)[:, None])
@@ -109,7 +109,7 @@ def illuminate(street: Street, light: Light) -> np.ndarray:
     _color_sky(street, light, colour)
     colour = _average(colour)  # (H, W, 3)
 
-    # The nearest sample decides, or the far side of an outline would speckle in fog.
+    # The nearest sample is used, because otherwise outlines would have specks in fog.
     samples = [street.surfaces.depth[i::2, j::2] for i in (0, 1) for j in (0, 1)]
     depth = np.minimum.reduce(samples)  # (H, W)
     strength = float((sun / (ambient + sun)).mean()) * 0.95 + 0.10
@@ -142,9 +142,9 @@ def _color_sky(street: Street, light: Light, colour: np.ndarray) -> None:
 
 
 def _grain_and_shadow(street: Street, strength: float) -> np.ndarray:
-    """Brightness factor (H, W) of the surfaces' grain, and of shadows on the ground."""
+    """Compute the brightness factor (H, W) of the surfaces' grain and of shadows on the ground."""
     canvas, surfaces = street.canvas, street.surfaces
-    # Adding a large multiple of the tile keeps the truncation to int a floor.
+    # A large multiple of the tile is added, so that truncation to int rounds down.
     u, v = (
         (_first_sample(t) * _TEXELS + 1024 * _TILE).astype(np.int32) & (_TILE - 1)
         for t in (surfaces.texture_u, surfaces.texture_v)
@@ -158,7 +158,7 @@ def _grain_and_shadow(street: Street, strength: float) -> np.ndarray:
 
 
 def _photograph(street: Street, light: Light, colour: np.ndarray) -> np.ndarray:
-    """What the camera adds to `colour` (H, W, 3): vignette, white balance, exposure and noise."""
+    """Add the camera's vignette, white balance, exposure and noise to `colour` (H, W, 3)."""
     height, width = colour.shape[:2]
     yy = (np.arange(height, dtype=np.float32) / height - 0.5)[:, None]
     xx = (np.arange(width, dtype=np.float32) / width - 0.5)[None, :]

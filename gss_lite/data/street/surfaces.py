@@ -1,7 +1,7 @@
-"""Detail of the large surfaces, pixel by pixel: the ground, the walls and the sky.
+"""Details of the large surfaces, pixel by pixel: the ground, the walls and the sky.
 
-Each pixel's ray meets its plane in closed form, and what lies there is decided in metres on that
-plane. So the detail is in perspective, and the same at every picture size.
+The point where a pixel's ray meets its plane has a closed form. The detail at this point depends on
+metres on the plane. It is therefore in perspective, and the same at every picture size.
 """
 
 from __future__ import annotations
@@ -66,10 +66,10 @@ class Ground:
 
 @dataclass
 class Surfaces:
-    """What `refine` found at each sample of the buffer, (rows, columns) each.
+    """The result of `refine`: arrays (rows, columns) over the samples of the buffer.
 
-    `index` is the material. `depth` is in metres, `shade` a factor of brightness, and `texture_u`
-    and `texture_v` are coordinates in the texture, all float32.
+    `index` is the material. `depth` is in metres, `shade` is a factor of brightness, and
+    `texture_u` and `texture_v` are coordinates in the texture. All but `index` are float32.
     """
 
     index: np.ndarray
@@ -80,7 +80,7 @@ class Surfaces:
 
 
 def ground_materials(canvas: Canvas, dice: Dice) -> int:
-    """Register the ground's materials, one for each of `_GROUND_PARTS`; return the first one."""
+    """Register a material for each of `_GROUND_PARTS` → the number of the first."""
     kind = dice.below(3)
     asphalts = ((0.30, 0.31, 0.34), (0.47, 0.47, 0.47), (0.42, 0.38, 0.35))
     grey = dice.tint(asphalts[kind], 0.07)
@@ -107,7 +107,7 @@ def ground_materials(canvas: Canvas, dice: Dice) -> int:
 
 
 def _ground_part(ground: Ground, x: np.ndarray, z: np.ndarray) -> np.ndarray:
-    """Index into `_GROUND_PARTS` for ground points x, z (m), both (n,)."""
+    """Map ground points x, z (m), both (n,), to indices into `_GROUND_PARTS`."""
     part = np.zeros(x.shape, np.int32)
     _paint_road(ground, x, z, part)
     for side, sign, kerb, wall, verge in (
@@ -138,7 +138,7 @@ def _paint_road(ground: Ground, x: np.ndarray, z: np.ndarray, part: np.ndarray) 
     if ground.cycle_lane:
         edge = left if ground.cycle_lane < 0 else right
         part[np.abs(x - edge) < 1.5] = _NUMBER["cycle lane"]
-    # Far lines are widened a little, as they would otherwise be narrower than a pixel.
+    # Far lines are widened, because they would otherwise be narrower than a pixel.
     line = np.maximum(0.08, 0.006 * z)
     dashes = (z + ground.dash_phase) % 6.0 < 3.2
     if ground.yellow_centre:
@@ -168,7 +168,7 @@ def _paint_road(ground: Ground, x: np.ndarray, z: np.ndarray, part: np.ndarray) 
 
 
 def _wall_part(wall: Wall, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Slot of each wall point (see `FACADE_SLOTS`) and its factor of brightness.
+    """Find the slot of each wall point (see `FACADE_SLOTS`) and its factor of brightness.
 
     `wall` holds one array (n,) for each of its values; `u` runs along the wall and `v` up (m).
     """
@@ -227,7 +227,10 @@ def refine(
     wall = np.asarray(canvas.wall, np.int32).take(index)
 
     def rays(at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Right of and below the vanishing point, in picture heights, for flat positions."""
+        """Map flat positions to distances right of and below the vanishing point.
+
+        The unit is the picture's height.
+        """
         row = at // columns
         return x.take(at - row * columns) - camera.vx, y.take(row) - camera.vy
 

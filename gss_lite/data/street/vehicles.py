@@ -25,8 +25,8 @@ Face = list[Point]
 class _Body(NamedTuple):
     """A car's shape in metres.
 
-    The cabin spans `bottom` at the belt line and `top` at the roof: (rear, front), as parts of the
-    car's length.
+    `bottom` and `top` are the (rear, front) ends of the cabin at the belt line and at the roof, as
+    fractions of the car's length.
     """
 
     length: float
@@ -53,7 +53,7 @@ _SIDES = ("rear", "front", "left", "right")
 
 
 def _between(face: Face, low: float, high: float, left: float, right: float) -> Face:
-    """A quadrilateral inside a face; its corners go from below left over below right around."""
+    """Return a quadrilateral inside a face, its corners counter-clockwise from below left."""
 
     def at(s: float, t: float) -> Point:
         a, b, c, d = face
@@ -103,13 +103,13 @@ class _Car:
         self.plate = add("bumper", (0.88, 0.84, 0.55), z, 0.0, 0.0)
 
     def world(self, along: float, across: float, up: float) -> Point:
-        """Metres ahead of, right of and above the car's middle → world point."""
+        """Convert metres ahead of, right of and above the car's middle to a world point."""
         x = self.x + along * self.sine + across * self.cosine
         z = self.z + along * self.cosine - across * self.sine
         return x, up, z
 
     def visible(self, face: Face) -> bool:
-        """Whether a face, its corners counter-clockwise from outside, looks at the camera."""
+        """Whether the camera sees a face; its corners are counter-clockwise from outside."""
         points = [self.canvas.project(*corner) for corner in face]
         area = 0.0
         for (x0, y0), (x1, y1) in zip(points, points[1:] + points[:1]):
@@ -119,10 +119,10 @@ class _Car:
     def slab(
         self, rear: tuple, front: tuple, low: float, high: float, inset: float
     ) -> dict[str, Face]:
-        """Faces of a box between the heights `low` and `high`.
+        """Return the faces of a box between the heights `low` and `high`.
 
-        Its bottom spans `rear[0]` … `front[0]` along the car, and its top `rear[1]` … `front[1]`,
-        narrowed by `inset` on either side.
+        Its bottom spans `rear[0]` … `front[0]` along the car. Its top spans `rear[1]` … `front[1]`
+        and is narrower by `inset` on either side.
         """
         half = self.body.width / 2
         halves = (half, half - inset)
