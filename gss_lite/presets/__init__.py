@@ -1,4 +1,4 @@
-"""Every experiment by name: `get_preset("scenes-cpu")`, `list_presets()`."""
+"""All experiments by name: see `get_preset("scenes-cpu")` and `list_presets()`."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
 
 
 def get_preset(name: str | Preset) -> Preset:
-    """A preset by name; a preset itself is given back as it is.
+    """Return a preset by its name. A preset is returned unchanged.
 
     Raises:
-        ValueError: no such name; lists the names there are.
+        ValueError: there is no such name; the message lists all names.
     """
     if isinstance(name, Preset):
         return name
@@ -56,10 +56,10 @@ def get_preset(name: str | Preset) -> Preset:
 
 
 def list_presets() -> list[str]:
-    """The names of all presets, ours first, then the paper's."""
+    """List the names of all presets: ours first, then the paper's."""
     return list(PRESETS)
 
 
 def tokenizer_owner(preset: Preset) -> Preset:
-    """The preset that trains the tokenizer: the preset itself, or the one whose it shares."""
+    """Return the preset that owns the tokenizer: the preset itself, or the one it shares with."""
     return get_preset(preset.tokenizer) if isinstance(preset.tokenizer, str) else preset

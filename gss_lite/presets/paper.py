@@ -1,14 +1,15 @@
 """The models of the paper with the authors' settings (supplement C and D.iv; released configs).
 
-Stage I trains nothing here: the tokenizer is OpenAI's dVAE, frozen. Stage II starts from a backbone
-trained on ImageNet. The released configs say what the paper does not: the dilations of R101, D = 6
-for HRNet too, drop path 0.3, a batch of 32 for MSeg (16 in the paper), warm-up over 1,500
+Stage I trains nothing here, because the tokenizer is OpenAI's frozen dVAE. Stage II starts from a
+backbone trained on ImageNet. Some settings come from the released configs alone: the dilations of
+R101, D = 6 for HRNet, drop path 0.3, a batch of 32 for MSeg (16 in the paper), warm-up over 1,500
 iterations, and no gradient clipping.
 """
 
 from __future__ import annotations
 
 from gss_lite.presets.parts import (
+    LEVELS,
     DataSpec,
     InverseSchedule,
     Preset,
@@ -19,11 +20,9 @@ from gss_lite.presets.parts import (
     fixed,
 )
 
-LEVELS = (1, 2, 3, 4)  # timm's numbers of the feature maps at 1/4, 1/8, 1/16 and 1/32
-
 
 def _prior(backbone: str, pretrained: str, depth: int, **arguments: object) -> PriorSpec:
-    """The authors' head on a backbone; D is the number of shifted-window blocks."""
+    """Put the authors' head on a backbone; `depth` is D, the number of shifted-window blocks."""
     head = fixed(
         level_dim=384,
         fuse_dim=512,
@@ -44,7 +43,7 @@ SWIN_L = _prior(
     depth=2,
     drop_path_rate=0.3,
     strict_img_size=False,
-    # The released code cuts windows, and shifts them, also where the map is no larger than one.
+    # The released code also cuts and shifts windows where the map is no larger than one window.
     always_partition=True,
     # It also has layer norms on the four maps. timm's Swin lacks them.
     level_norms=True,
@@ -54,44 +53,42 @@ HRNET = _prior("hrnet_w48", "hrnet_w48.ms_in1k", depth=6, feature_location="", o
 
 
 def _schedules(steps: int, batch: int, side: int, lr: float, inverse_lr: float, inverse_depth: int):
-    """Stage II and X⁻¹.
+    """Make the schedules of stage II and X⁻¹.
 
-    The authors trained stage II in float32 on eight GPUs. bfloat16 should halve the memory, and
-    the time of the frozen dVAE. GSS-FT was not released: its width and its rate are ours. The paper
-    decodes the whole data set anew in every step of X⁻¹; we keep 2,000 decoded pictures.
+    The authors trained stage II in float32 on eight GPUs; bfloat16 should halve the memory and the
+    time of the frozen dVAE. GSS-FT was not released, so its width and learning rate are our choice.
+    The paper decodes pictures in every step of X⁻¹; we decode 2,000 pictures once.
     """
     crop = (side, side)
-    return fixed(
-        **{
-            "prior": Schedule(
-                steps=steps,
-                batch=batch,
-                crop=crop,
-                lr=lr,
-                warmup=1500,
-                weight_decay=0.01,
-                scales=(0.5, 2.0),
-                precision="bf16",
-                target_precision="bf16",
-            ),
-            "inverse-ft": InverseSchedule(
-                steps=3_000,
-                batch=16,
-                crop=crop,
-                lr=inverse_lr,
-                pictures=2000,
-                network=fixed(width=64),
-            ),
-            "inverse-ft-w": InverseSchedule(
-                steps=40_000,
-                batch=16,
-                crop=crop,
-                lr=inverse_lr,
-                pictures=2000,
-                network=fixed(dim=128, ffn_dim=256, depth=inverse_depth),
-            ),
-        }
-    )
+    return {
+        "prior": Schedule(
+            steps=steps,
+            batch=batch,
+            crop=crop,
+            lr=lr,
+            warmup=1500,
+            weight_decay=0.01,
+            scales=(0.5, 2.0),
+            precision="bf16",
+            target_precision="bf16",
+        ),
+        "inverse-ft": InverseSchedule(
+            steps=3_000,
+            batch=16,
+            crop=crop,
+            lr=inverse_lr,
+            pictures=2000,
+            network=fixed(width=64),
+        ),
+        "inverse-ft-w": InverseSchedule(
+            steps=40_000,
+            batch=16,
+            crop=crop,
+            lr=inverse_lr,
+            pictures=2000,
+            network=fixed(dim=128, ffn_dim=256, depth=inverse_depth),
+        ),
+    }
 
 
 _DALLE = TokenizerSpec(fixed(vocab_size=8192), kind="dalle")

@@ -1,6 +1,6 @@
-"""The parts of a preset: data, tokenizer, prior, view, and how long each stage trains.
+"""The parts of a preset: data, tokenizer, prior, view, and the schedule of each stage.
 
-Each part goes to the one function that needs it. What does not apply is None or absent.
+Each part goes to the one function that needs it. A part that does not apply is None or absent.
 """
 
 from __future__ import annotations
@@ -9,9 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
+LEVELS = (1, 2, 3, 4)  # timm's numbers of the feature maps at 1/4, 1/8, 1/16 and 1/32
+
 
 def fixed(**arguments: object) -> Mapping:
-    """Keyword arguments as a mapping that cannot be changed."""
+    """Make a read-only mapping of keyword arguments."""
     return MappingProxyType(arguments)
 
 
@@ -25,14 +27,15 @@ class Schedule:
         distortion: "released" is the photometric distortion of the released configs;
             "torchvision" is torchvision's, which also swaps colour channels.
         precision: Accelerate's mixed precision: "no" (float32), "bf16" or "fp16".
-        target_precision: the frozen tokenizer encodes the targets in "no" (float32) or "bf16".
-        accumulate: micro-batches that one step's batch is split into. They need less memory, and
-            batch norm sees one of them at a time; otherwise the step is the same.
-        clip: the largest norm of a step's gradient; None leaves gradients as they are.
-        checkpointing: the backward pass recomputes the backbone's activations. It needs less memory
-            and more time, and the averages of the backbone's batch norms move twice.
+        target_precision: precision in which the frozen tokenizer encodes the targets: "no"
+            (float32) or "bf16".
+        accumulate: number of micro-batches of one step. More of them need less memory. Batch norm
+            uses the statistics of one micro-batch; otherwise the step is the same.
+        clip: the largest norm of a step's gradient; None does not clip.
+        checkpointing: recompute the backbone's activations in the backward pass. This saves memory
+            and costs time. The backbone's batch norms then update their averages twice a step.
         compile: use torch.compile.
-        ema: decay of the averaged copy of the weights that is kept; None keeps the last weights.
+        ema: decay of the moving average of the weights that is kept; None keeps the last weights.
     """
 
     steps: int
@@ -79,14 +82,14 @@ class InverseSchedule(Schedule):
 
 @dataclass(frozen=True)
 class DataSpec:
-    """Which pictures.
+    """The data set and its size.
 
     Attributes:
         name: the data set's name, see `gss_lite.data.DATASETS`.
         size: height and width of the pictures in pixels.
         num_classes: K.
-        train_pictures: how many pictures the training split has, for sets that are drawn.
-        eval_pictures: how many pictures the other splits have, for sets that are drawn.
+        train_pictures: number of pictures in the training split of a drawn set.
+        eval_pictures: number of pictures in its other splits.
     """
 
     name: str
@@ -98,12 +101,12 @@ class DataSpec:
 
 @dataclass(frozen=True)
 class TokenizerSpec:
-    """A tokenizer of its own.
+    """The tokenizer of a preset that shares none.
 
     Attributes:
-        arguments: keyword arguments of the tokenizer's class, vocab_size among them.
+        arguments: keyword arguments of the tokenizer's class, including vocab_size.
         kind: "vqvae", which stage I trains, or "dalle", OpenAI's dVAE.
-        readback: weight of the cross-entropy of X⁻¹ in stage I (S.2); 0 leaves it out.
+        readback: weight of the classification loss through X⁻¹ in stage I (S.2); 0 omits it.
         photographs: the data set whose training photographs the tokenizer also learns.
     """
 
@@ -118,7 +121,8 @@ class PriorSpec:
     """The image encoder I_ψ.
 
     Attributes:
-        backbone: timm's name. backbone_arguments: for timm.create_model.
+        backbone: timm's name.
+        backbone_arguments: keyword arguments of timm.create_model.
         head: keyword arguments of Prior.
         pretrained: timm's name of the weights that training may start from.
     """
@@ -131,11 +135,11 @@ class PriorSpec:
 
 @dataclass(frozen=True)
 class ViewSpec:
-    """How a picture is looked at, in validation, evaluation and prediction alike.
+    """The view of a picture in validation, evaluation and prediction.
 
     Attributes:
         window: side and stride in pixels of a sliding window; None looks at the whole picture.
-        size: the picture is first fitted into this height and width; None leaves it as it is.
+        size: height and width that the picture is first resized into; None keeps its size.
     """
 
     window: tuple[int, int] | None = None
@@ -148,10 +152,10 @@ class Preset:
 
     Attributes:
         palette: the name of a construction; None means that the tokenizer serves any palette.
-            "by-neighbours" looks at masks, so it is made by stage I and kept in a file.
-        tokenizer: the experiment's own, or the name of the preset that owns it. A palette that the
-            owner's tokenizer was trained in comes with it.
-        prior: None where the preset is a tokenizer alone.
+            "by-neighbours" depends on masks, so stage I makes it and saves it in a file.
+        tokenizer: the preset's own tokenizer, or the name of the preset that owns it. If the
+            owner's tokenizer was trained in one palette, this preset uses that palette.
+        prior: None if the preset has a tokenizer only.
         schedules: a stage's name → its schedule. A stage that is absent is not trained.
     """
 
@@ -165,8 +169,16 @@ class Preset:
     seed: int = 0
     notes: str = field(default="", compare=False)
 
+    def __post_init__(self) -> None:
+        """Make the schedules read-only."""
+        object.__setattr__(self, "schedules", fixed(**self.schedules))
+
     def schedule(self, stage: str) -> Schedule:
-        """The schedule of a stage, or ValueError naming the stages that the preset trains."""
+        """Return the schedule of a stage.
+
+        Raises:
+            ValueError: the preset does not train this stage; the message names those it trains.
+        """
         if stage not in self.schedules:
             stages = ", ".join(self.schedules) or "none"
             raise ValueError(
@@ -176,11 +188,11 @@ class Preset:
         return self.schedules[stage]
 
     def with_schedule(self, stage: str, **changes: object) -> Preset:
-        """The same preset with some values of one stage's schedule changed."""
+        """Return the same preset with some values of one stage's schedule changed."""
         changed = replace(self.schedule(stage), **changes)
-        return replace(self, schedules=MappingProxyType({**self.schedules, stage: changed}))
+        return replace(self, schedules={**self.schedules, stage: changed})
 
     @property
     def needs_masks(self) -> bool:
-        """Whether the palette is made by looking at training masks."""
+        """Whether the palette depends on training masks."""
         return self.palette == "by-neighbours"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from gss_lite.presets.parts import (
+    LEVELS,
     DataSpec,
     InverseSchedule,
     Preset,
@@ -14,11 +15,9 @@ from gss_lite.presets.parts import (
     fixed,
 )
 
-LEVELS = (1, 2, 3, 4)  # timm's numbers of the feature maps at 1/4, 1/8, 1/16 and 1/32
-
 
 def _convolutions(pictures: int, steps: int, batch: int, crop: tuple[int, int], width: int):
-    """How the X⁻¹ of GSS-FT is trained."""
+    """Make the schedule for the X⁻¹ of GSS-FT."""
     return InverseSchedule(
         steps=steps,
         batch=batch,
@@ -31,7 +30,7 @@ def _convolutions(pictures: int, steps: int, batch: int, crop: tuple[int, int], 
 
 
 def _swin_blocks(pictures: int, steps: int, batch: int, crop: tuple[int, int], precision="no"):
-    """How the X⁻¹ of GSS-FT-W is trained."""
+    """Make the schedule for the X⁻¹ of GSS-FT-W."""
     return InverseSchedule(
         steps=steps,
         batch=batch,
@@ -58,24 +57,22 @@ SCENES = Preset(
         backbone_arguments=fixed(channels=(64, 128, 160, 192), stem_width=32, out_indices=LEVELS),
         head=SMALL_HEAD,
     ),
-    schedules=fixed(
-        **{
-            "vqvae": Schedule(steps=3000, batch=16, crop=(96, 128), lr=3e-3, weight_decay=0.0),
-            "prior": Schedule(
-                steps=6000,
-                batch=16,
-                crop=(96, 128),
-                lr=2e-3,
-                warmup=200,
-                weight_decay=0.05,
-                ema=0.998,
-                precision="bf16",
-                distortion="torchvision",
-            ),
-            "inverse-ft": _convolutions(800, steps=800, batch=16, crop=(48, 64), width=32),
-            "inverse-ft-w": _swin_blocks(800, steps=500, batch=16, crop=(35, 49)),
-        }
-    ),
+    schedules={
+        "vqvae": Schedule(steps=3000, batch=16, crop=(96, 128), lr=3e-3, weight_decay=0.0),
+        "prior": Schedule(
+            steps=6000,
+            batch=16,
+            crop=(96, 128),
+            lr=2e-3,
+            warmup=200,
+            weight_decay=0.05,
+            ema=0.998,
+            precision="bf16",
+            distortion="torchvision",
+        ),
+        "inverse-ft": _convolutions(800, steps=800, batch=16, crop=(48, 64), width=32),
+        "inverse-ft-w": _swin_blocks(800, steps=500, batch=16, crop=(35, 49)),
+    },
     notes="The default of the notebooks: street scenes drawn on the fly, for a laptop.",
 )
 
@@ -94,30 +91,18 @@ TINY = replace(
             level_dim=8, fuse_dim=16, token_dim=16, pixel_dim=8, depth=2, heads=2, ffn_dim=32
         ),
     ),
-    schedules=fixed(
-        **{
-            "vqvae": Schedule(steps=12, batch=2, crop=(32, 32), lr=3e-3, warmup=2),
-            "prior": Schedule(steps=12, batch=2, crop=(32, 32), lr=2e-3, warmup=2, ema=0.9),
-            "inverse-ft": InverseSchedule(
-                steps=12,
-                batch=2,
-                crop=(32, 32),
-                lr=5e-3,
-                warmup=2,
-                pictures=8,
-                network=fixed(width=8),
-            ),
-            "inverse-ft-w": InverseSchedule(
-                steps=12,
-                batch=2,
-                crop=(21, 28),
-                lr=3e-3,
-                warmup=2,
-                pictures=8,
-                network=fixed(dim=16, ffn_dim=32),
-            ),
-        }
-    ),
+    schedules={
+        "vqvae": Schedule(steps=12, batch=2, crop=(32, 32), lr=3e-3, warmup=2),
+        "prior": Schedule(steps=12, batch=2, crop=(32, 32), lr=2e-3, warmup=2, ema=0.9),
+        "inverse-ft": replace(
+            _convolutions(8, steps=12, batch=2, crop=(32, 32), width=8), warmup=2
+        ),
+        "inverse-ft-w": replace(
+            _swin_blocks(8, steps=12, batch=2, crop=(21, 28)),
+            warmup=2,
+            network=fixed(dim=16, ffn_dim=32),
+        ),
+    },
     notes="A model that learns nothing useful in a second, for tests of the machinery.",
 )
 
@@ -126,39 +111,31 @@ MOBILENET = replace(
     name="scenes-cpu-mobilenet",
     tokenizer=SCENES.name,
     prior=PriorSpec("mobilenetv3_small_050", fixed(out_indices=LEVELS), SMALL_HEAD),
-    schedules=fixed(prior=replace(SCENES.schedules["prior"], steps=1000)),
+    schedules={"prior": replace(SCENES.schedules["prior"], steps=1000)},
     notes="Another image encoder for the tokens of scenes-cpu: one trained X⁻¹ serves both.",
 )
 
-CAMVID = Preset(
+CAMVID = replace(
+    SCENES,
     name="camvid",
     data=DataSpec("camvid", (360, 480), 11),
-    palette="by-neighbours",
     tokenizer=TokenizerSpec(fixed(vocab_size=512, stride=4, width=64, code_dim=16), readback=1.0),
-    prior=PriorSpec(
-        backbone="resnet18d",
+    prior=replace(
+        SCENES.prior,
         backbone_arguments=fixed(channels=(48, 96, 160, 224), stem_width=24, out_indices=LEVELS),
-        head=SMALL_HEAD,
     ),
-    schedules=fixed(
-        **{
-            "vqvae": Schedule(steps=4000, batch=8, crop=(128, 160), lr=3e-3, weight_decay=0.0),
-            "prior": Schedule(
-                steps=5500,
-                batch=8,
-                crop=(192, 256),
-                lr=2e-3,
-                warmup=200,
-                weight_decay=0.05,
-                scales=(0.6, 1.6),
-                ema=0.998,
-                precision="bf16",
-                distortion="torchvision",
-            ),
-            "inverse-ft": _convolutions(120, steps=800, batch=8, crop=(64, 96), width=32),
-            "inverse-ft-w": _swin_blocks(240, steps=800, batch=8, crop=(49, 63), precision="bf16"),
-        }
-    ),
+    schedules={
+        "vqvae": Schedule(steps=4000, batch=8, crop=(128, 160), lr=3e-3, weight_decay=0.0),
+        "prior": replace(
+            SCENES.schedules["prior"],
+            steps=5500,
+            batch=8,
+            crop=(192, 256),
+            scales=(0.6, 1.6),
+        ),
+        "inverse-ft": _convolutions(120, steps=800, batch=8, crop=(64, 96), width=32),
+        "inverse-ft-w": _swin_blocks(240, steps=800, batch=8, crop=(49, 63), precision="bf16"),
+    },
     notes="Real street frames, trained from scratch on two CPU cores.",
 )
 
@@ -179,8 +156,8 @@ CAMVID_GPU = replace(
             ffn_dim=512,
         ),
     ),
-    schedules=fixed(
-        prior=Schedule(
+    schedules={
+        "prior": Schedule(
             steps=8000,
             batch=16,
             crop=(320, 448),
@@ -192,8 +169,8 @@ CAMVID_GPU = replace(
             target_precision="bf16",
             ema=0.999,
         )
-    ),
-    notes="CamVid in the palette and tokens of camvid, for one GPU. No run of it is recorded here.",
+    },
+    notes="CamVid in the palette and tokens of camvid, for one GPU. There is no record of a run.",
 )
 
 GENERIC_S4 = Preset(
@@ -206,21 +183,19 @@ GENERIC_S4 = Preset(
         photographs="camvid",
     ),
     prior=None,
-    schedules=fixed(
-        **{
-            "vqvae": Schedule(
-                steps=6000,
-                batch=8,
-                crop=(96, 128),
-                lr=3e-3,
-                warmup=200,
-                weight_decay=0.0,
-                scales=(0.5, 1.25),
-            ),
-            "inverse-ft": _convolutions(400, steps=600, batch=8, crop=(64, 96), width=64),
-            "inverse-ft-w": _swin_blocks(400, steps=500, batch=8, crop=(49, 70)),
-        }
-    ),
+    schedules={
+        "vqvae": Schedule(
+            steps=6000,
+            batch=8,
+            crop=(96, 128),
+            lr=3e-3,
+            warmup=200,
+            weight_decay=0.0,
+            scales=(0.5, 1.25),
+        ),
+        "inverse-ft": _convolutions(400, steps=600, batch=8, crop=(64, 96), width=64),
+        "inverse-ft-w": _swin_blocks(400, steps=500, batch=8, crop=(49, 70)),
+    },
     notes="A tokenizer for any palette and any K. It learns random colours and photographs.",
 )
 
@@ -231,7 +206,7 @@ GENERIC_S8 = replace(
         GENERIC_S4.tokenizer,
         arguments=fixed(vocab_size=4096, stride=8, width=96, code_dim=32),
     ),
-    schedules=fixed(vqvae=replace(GENERIC_S4.schedules["vqvae"], crop=(128, 160))),
+    schedules={"vqvae": replace(GENERIC_S4.schedules["vqvae"], crop=(128, 160))},
     notes="As generic-s4 with a quarter of the tokens: the stride of the paper's tokenizer.",
 )
 
@@ -241,7 +216,7 @@ CAMVID_S8 = replace(
     data=CAMVID.data,
     palette="greedy",
     tokenizer=replace(GENERIC_S8.tokenizer, photographs=None),
-    schedules=fixed(vqvae=replace(GENERIC_S8.schedules["vqvae"], steps=3000)),
+    schedules={"vqvae": replace(GENERIC_S8.schedules["vqvae"], steps=3000)},
     notes="The network and loss of generic-s8 on CamVid alone: a specialist to compare with.",
 )
 
@@ -254,13 +229,11 @@ MANY_SCENES = replace(
         SCENES.prior,
         backbone_arguments=fixed(channels=(48, 96, 128, 160), stem_width=32, out_indices=LEVELS),
     ),
-    schedules=fixed(
-        **{
-            "prior": replace(SCENES.schedules["prior"], steps=1500),
-            "inverse-ft": _convolutions(800, steps=600, batch=16, crop=(48, 64), width=64),
-            "inverse-ft-w": _swin_blocks(800, steps=400, batch=16, crop=(35, 49)),
-        }
-    ),
+    schedules={
+        "prior": replace(SCENES.schedules["prior"], steps=1500),
+        "inverse-ft": _convolutions(800, steps=600, batch=16, crop=(48, 64), width=64),
+        "inverse-ft-w": _swin_blocks(800, steps=400, batch=16, crop=(35, 49)),
+    },
     notes="Many classes, where colours get crowded. The tokenizer is that of generic-s4.",
 )
 
