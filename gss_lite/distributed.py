@@ -1,6 +1,6 @@
-"""Several processes: what they agree on, so that a step is that of one on the whole batch.
+"""Sums, means and copies over several processes, for the same step as one process would take.
 
-All of it costs nothing where there is one process.
+With one process these functions return their arguments unchanged.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ def is_distributed() -> bool:
 
 
 def world_size() -> int:
-    """How many processes work together, this one among them."""
+    """Return how many processes work together, including this one."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def process_index() -> int:
-    """The number of this process among those that work together, from 0."""
+    """Return the number of this process, from 0."""
     return dist.get_rank() if is_distributed() else 0
 
 
@@ -36,20 +36,20 @@ def is_main() -> bool:
 
 
 def wait_for_all() -> None:
-    """Return when every process has come here."""
+    """Wait until every process has called this function."""
     if is_distributed():
         dist.barrier()
 
 
 def init_distributed(device: torch.device) -> torch.device:
-    """Join the processes that a launcher started beside this one → the device of this process.
+    """Connect to the other processes of the launcher → the device of this process.
 
-    A process that was started alone joins nobody, and keeps `device`.
+    A process that was started alone keeps `device`.
     """
     on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU")
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         return PartialState(cpu=on_cpu or device.type == "cpu").device
-    # `accelerate launch --cpu --num_processes 2` leaves an address to meet at, and starts nobody.
+    # `accelerate launch --cpu --num_processes 2` sets an address, but starts one process only.
     if on_cpu and "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ:
         warnings.warn(
             "accelerate launch --cpu starts one process, whatever --num_processes says (without "
@@ -61,7 +61,7 @@ def init_distributed(device: torch.device) -> torch.device:
 
 
 def sum_over_processes(count: Tensor) -> Tensor:
-    """Counts, added up over all processes; they must be whole numbers below 2²⁴ on a GPU."""
+    """Add counts up over all processes. On a GPU the sums must be whole numbers below 2²⁴."""
     if not is_distributed():
         return count
     exact = torch.float64 if count.device.type == "cpu" else torch.float32
@@ -71,17 +71,17 @@ def sum_over_processes(count: Tensor) -> Tensor:
 
 
 def mean_over_processes(count: Tensor) -> Tensor:
-    """A count, averaged over all processes.
+    """Average a count over all processes.
 
-    Gradients are averaged over the processes. A sum divided by this count then has the gradient of
-    (all sums) / (all counts). If each process divided by its own count, positions in pictures with
-    many ignored pixels would weigh more.
+    Gradients are averaged over the processes. A sum divided by this count therefore has the
+    gradient of (all sums) / (all counts). If each process divided by its own count, pixels of
+    pictures with many ignored pixels would have a larger weight.
     """
     return sum_over_processes(count) / world_size() if is_distributed() else count
 
 
 def all_gather(rows: Tensor) -> Tensor:
-    """Rows (N, …) → those of all processes, one below the other (n·N, …)."""
+    """Concatenate the rows (N, …) of all n processes → (n·N, …)."""
     if not is_distributed():
         return rows
     rows = rows.contiguous()

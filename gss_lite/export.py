@@ -1,7 +1,7 @@
-"""Shipping: a run's weights, in 16 bits, and its records go into the package, or nothing does.
+"""Export: copy a run's weights, in 16 bits, and its records into the package.
 
-Everything is read and checked before the first file changes. Weights that stay in the package, and
-whose tokenizer would be exchanged under them, are named, and the export is refused.
+Everything is read and checked before the first file changes. The export is refused if it would
+replace the tokenizer of weights that stay in the package.
 """
 
 from __future__ import annotations
@@ -46,17 +46,18 @@ LOG_LINES = 60
 def export_weights(
     preset: str | Preset, run: str | Path, folder: str | Path = SHIPPED
 ) -> list[Path]:
-    """Copy what `run` holds of NAME.{palette,vqvae,prior,inverse-*} to `folder` → the paths.
+    """Copy the files NAME.{palette,vqvae,prior,inverse-*} of `run` to `folder` → their paths.
 
-    Weights are stored in 16 bits, each with a JSON card: the training record with its log thinned
-    to about 60 lines, which is enough for a curve, and the licence of the data where there is one
-    to keep to.
+    Weights are stored in 16 bits, each with a JSON card. The card is the training record, with
+    about 60 entries of its log and the licence of the data, if there is one.
+
+    After an error nothing is changed.
 
     Raises:
         FileNotFoundError: the run holds no weights of the preset, or a record is missing.
         ValueError: a file is damaged; parts belong to different runs; or weights that stay in
-            `folder` rest on the tokenizer that would be replaced. Nothing is changed then.
-        OSError: the files cannot be written. Nothing is changed then either.
+            `folder` were trained with the tokenizer that would be replaced.
+        OSError: the files cannot be written.
     """
     preset = get_preset(preset)
     run = Path(run)
@@ -71,7 +72,7 @@ def export_weights(
         staged = Path(made)
         hashes = _write_stage_one(preset, modules, cards, palette, staged, folder)
         for stage in modules.keys() - {"vqvae"}:
-            # An X⁻¹ that goes where no tokenizer is keeps what it says.
+            # Without a tokenizer beside it, an X⁻¹ keeps the hashes of its own file.
             known = what_it_rests_on(run / f"{preset.name}.{stage}.safetensors")
             _write(preset, stage, modules[stage], cards[stage], staged, hashes or known)
         _check_nothing_breaks(preset, modules, hashes, folder)
@@ -100,8 +101,7 @@ def _read_modules(preset: Preset, run: Path) -> dict[str, nn.Module]:
 def _read_card(path: Path) -> dict:
     if not path.is_file():
         raise FileNotFoundError(
-            f"no run record at {path}, which the weights beside it need; put it back, or train "
-            "the stage again"
+            f"no run record at {path} beside the weights; put it back, or train the stage again"
         )
     card = read_json(path)
     if not isinstance(card.get("log"), list):
@@ -110,7 +110,7 @@ def _read_card(path: Path) -> dict:
 
 
 def _read_palette(preset: Preset, run: Path) -> Palette | None:
-    """The run's palette; None where the preset has none, or the run only an X⁻¹."""
+    """Return the run's palette; None if the preset has no palette, or the run only an X⁻¹."""
     stages = ("vqvae", "prior")
     trained = any((run / f"{preset.name}.{s}.safetensors").exists() for s in stages)
     return create_palette(preset, run) if preset.palette and trained else None
@@ -119,11 +119,13 @@ def _read_palette(preset: Preset, run: Path) -> Palette | None:
 def _check_belongs_together(
     preset: Preset, run: Path, folder: Path, modules: Mapping, palette: Palette | None
 ) -> None:
-    """What is exported must rest on the palette and tokenizer that are exported, or that stay."""
+    """Check that all weights were trained with the palette and tokenizer that they end up with."""
     owned = tokenizer_owner(preset) is preset and preset.tokenizer.kind == "vqvae"
     if "prior" in modules and owned and "vqvae" not in modules:
         path = run / f"{preset.name}.prior.safetensors"
-        raise ValueError(f"{path} is there without its tokenizer; a prior is exported with it")
+        raise ValueError(
+            f"{path} is there without its tokenizer; put the VQ-VAE of its run beside it"
+        )
     if "vqvae" in modules and palette:
         check_rests_on(run / f"{preset.name}.vqvae.safetensors", palette_hash(palette))
     tokenizer = modules.get("vqvae") or _tokenizer_in(preset, folder)
@@ -136,7 +138,7 @@ def _check_belongs_together(
 
 
 def _tokenizer_in(preset: Preset, folder: Path) -> Tokenizer | None:
-    """The tokenizer that the preset's weights in `folder` go with; None where there is none."""
+    """Return the tokenizer of the preset's weights in `folder`; None if there is none."""
     if tokenizer_owner(preset).tokenizer.kind == "vqvae":
         folder = folder if tokenizer_path(preset, folder).exists() else None
     return create_tokenizer(preset, pretrained=folder) if folder else None
@@ -150,7 +152,7 @@ def _write_stage_one(
     staged: Path,
     folder: Path,
 ) -> dict[str, str]:
-    """Palette and tokenizer → what the other weights rest on, once these are in 16 bits."""
+    """Write palette and tokenizer → their hashes in 16 bits, for the weights that use them."""
     if palette and preset.needs_masks and owns_palette(preset):
         palette.save(staged / f"{preset.name}.palette.json")
     if "vqvae" in modules:
@@ -195,7 +197,7 @@ def _licence(preset: Preset) -> str | None:
 def _check_nothing_breaks(
     preset: Preset, modules: Mapping, hashes: Mapping[str, str], folder: Path
 ) -> None:
-    """Refuse to exchange a tokenizer under a prior or an X⁻¹ that stays."""
+    """Raise ValueError if a prior or an X⁻¹ that stays would lose its tokenizer."""
     if "vqvae" not in modules:
         return
     broken = []
@@ -205,8 +207,9 @@ def _check_nothing_breaks(
         for path in sorted(folder.glob(f"{other.name}.*.safetensors")):
             stage = path.stem.removeprefix(f"{other.name}.")
             replaced = other.name == preset.name and stage in modules
-            rests = stage == "prior" or stage.startswith("inverse-")
-            if not replaced and rests and _rests_on_another(path, hashes):
+            if replaced or not (stage == "prior" or stage.startswith("inverse-")):
+                continue
+            if what_it_rests_on(path).get("tokenizer_sha256") != hashes["tokenizer_sha256"]:
                 broken.append(path.name)
     if broken:
         raise ValueError(
@@ -216,13 +219,8 @@ def _check_nothing_breaks(
         )
 
 
-def _rests_on_another(path: Path, hashes: Mapping[str, str]) -> bool:
-    name = "tokenizer_sha256"
-    return what_it_rests_on(path).get(name) != hashes[name]
-
-
 def _exchange(files: list[Path], folder: Path) -> list[Path]:
-    """Move the new files to their places; if one cannot be moved, the old ones come back."""
+    """Move the new files to their places. If one cannot be moved, put the old ones back."""
     kept = Path(tempfile.mkdtemp(prefix=".old-", dir=folder))
     moved: list[Path] = []
     try:

@@ -1,7 +1,7 @@
-"""From a preset's parts to objects: models, tokenizers, palettes and X⁻¹, trained or not.
+"""Make the objects that a preset describes: models, tokenizers, palettes and X⁻¹, trained or not.
 
-`pretrained` says which weights: False for none, True for those that come with the package, or the
-folder that `train` wrote to.
+The argument `pretrained` chooses the weights: False for random ones, True for those that come with
+the package, or the folder that `train` wrote to.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from gss_lite.vqvae import VQVAE
 
 SHIPPED = Path(__file__).parent / "weights"
 
-# X⁻¹ by the name that the command line gives it, and what its predictions are called.
+# The name of each X⁻¹ on the command line → the name of its predictions in tables.
 INVERSES = {
     "ff": "GSS-FF",
     "ft": "GSS-FT",
@@ -61,20 +61,19 @@ def create_model(
     inverse: str | Path = "ff",
     model: str = "gss",
 ) -> Segmenter:
-    """A preset's whole model, in eval mode if it is trained.
+    """Make a preset's whole model, in eval mode if it is trained.
 
     Args:
         preset: a preset or its name, see `list_presets`.
-        pretrained: False for random weights (a tokenizer shared with another preset is trained all
-            the same), True for the weights that come with the package, or a run's folder.
-        inverse: X⁻¹. "ff" is the nearest colour; "expected" is the nearest colour of expected
-            codes; another key of INVERSES, or the path of a file that `train --stage inverse-…`
-            wrote.
+        pretrained: False for random weights, True for the weights that come with the package, or a
+            run's folder. A tokenizer shared with another preset is always trained.
+        inverse: X⁻¹: a key of INVERSES, or the path of a file that `train --stage inverse-…` wrote.
+            "ff" is the nearest colour; "expected" is the nearest colour of expected codes.
         model: "gss", or "pixel" for the discriminative twin.
 
     Raises:
-        ValueError: no such preset, model or X⁻¹; weights that do not belong together.
-        FileNotFoundError: the weights are not there.
+        ValueError: the preset, model or X⁻¹ does not exist, or weights do not belong together.
+        FileNotFoundError: a file of weights is missing.
     """
     preset = get_preset(preset)
     if model not in ("gss", "pixel"):
@@ -102,7 +101,18 @@ def _create_gss(preset: Preset, pretrained: Weights) -> GSS:
         palette = create_palette(preset, folder)
         tokenizer = create_tokenizer(preset, pretrained=isinstance(preset.tokenizer, str))
     prior = create_prior(preset, tokenizer.vocab_size)
-    gss = GSS(
+    gss = assemble_gss(preset, palette, tokenizer, prior)
+    if not pretrained:
+        return gss
+    path = folder / f"{preset.name}.prior.safetensors"
+    load_weights(path, prior)
+    check_rests_on(path, stage_one_hashes(palette, tokenizer))
+    return gss.eval()
+
+
+def assemble_gss(preset: Preset, palette: Palette, tokenizer: Tokenizer, prior: Prior) -> GSS:
+    """Put a GSS-FF together from its parts, with the preset's view and picture size."""
+    return GSS(
         palette,
         tokenizer,
         prior,
@@ -110,12 +120,6 @@ def _create_gss(preset: Preset, pretrained: Weights) -> GSS:
         view=preset.view,
         picture_size=preset.data.size,
     )
-    if not pretrained:
-        return gss
-    path = folder / f"{preset.name}.prior.safetensors"
-    load_weights(path, prior)
-    check_rests_on(path, stage_one_hashes(palette, tokenizer))
-    return gss.eval()
 
 
 def _create_twin(preset: Preset, pretrained: Weights) -> PixelTwin:
@@ -128,22 +132,22 @@ def _create_twin(preset: Preset, pretrained: Weights) -> PixelTwin:
 
 
 def weights_folder(pretrained: Weights) -> Path:
-    """The folder that `pretrained` stands for; that of the package for True and False."""
+    """Return the folder of the weights; for True and False it is that of the package."""
     return SHIPPED if isinstance(pretrained, bool) else Path(pretrained)
 
 
 def palette_hash(palette: Palette) -> dict[str, str]:
-    """What a tokenizer rests on: the hash of the colours that it was trained in."""
+    """Return the hash of the colours that a tokenizer is trained with."""
     return {"palette_sha256": tensors_hash([palette.colors])}
 
 
 def stage_one_hashes(palette: Palette, tokenizer: Tokenizer) -> dict[str, str]:
-    """What a prior and an X⁻¹ rest on: the hashes of the palette and of the tokenizer's weights."""
+    """Return the hashes of the palette and the tokenizer that a prior or an X⁻¹ is trained with."""
     return {**palette_hash(palette), "tokenizer_sha256": weights_hash(tokenizer)}
 
 
 def check_rests_on(path: Path, hashes: Mapping[str, str]) -> None:
-    """Raise ValueError unless the weights in `path` were trained with what has these hashes.
+    """Raise ValueError unless the weights in `path` were trained with parts of these hashes.
 
     Args:
         hashes: a part's name and "_sha256" → its hash, see `stage_one_hashes`.
@@ -152,15 +156,15 @@ def check_rests_on(path: Path, hashes: Mapping[str, str]) -> None:
     unknown = _named(name for name in hashes if name not in trained_on)
     if unknown:
         raise ValueError(
-            f"{path} does not say which {unknown} it was trained with: an earlier version of "
-            "gss_lite made it, or another program. Train it again in a new folder"
+            f"{path} does not say which {unknown} it was trained with. An earlier version of "
+            "gss_lite or another program made it. Train it again in a new folder"
         )
     other = _named(name for name, value in hashes.items() if trained_on[name] != value)
     if other:
         raise ValueError(
-            f"{path} was trained with another {other} than the one it is used with, so together "
-            "they would predict nonsense. Put the files of one run together, or train it again in "
-            "a new folder"
+            f"{path} was trained with another {other} than the one it is used with, so the "
+            "prediction would be wrong. Put the files of one run together, or train it again in a "
+            "new folder"
         )
 
 
@@ -174,17 +178,18 @@ def owns_palette(preset: Preset) -> bool:
     A tokenizer that was trained in a palette knows no other colours, so a preset that shares such a
     tokenizer shares its palette too.
     """
-    return isinstance(preset.tokenizer, str) is False or tokenizer_owner(preset).palette is None
+    return not isinstance(preset.tokenizer, str) or tokenizer_owner(preset).palette is None
 
 
 def create_palette(preset: str | Preset, weights: Weights = True) -> Palette:
-    """The palette of a preset's classes.
+    """Return the palette of a preset's classes.
 
-    It is constructed, or read from the folder `weights` where it was made by looking at masks, or
-    it is that of the preset whose tokenizer is shared, as shipped.
+    There are three cases. Most palettes are constructed. A palette that was made from masks is read
+    from the folder `weights`. A preset that shares a tokenizer takes the shipped palette of its
+    owner.
 
     Raises:
-        ValueError: the preset is a tokenizer for any palette; the folder holds another palette
+        ValueError: the preset's tokenizer serves any palette. Or the folder holds another palette
             than that of the shared tokenizer, or one with another number of classes.
         FileNotFoundError: the folder lacks the palette, which stage I makes.
     """
@@ -211,8 +216,8 @@ def _find_palette(preset: Preset, folder: Path) -> Palette:
         if path.is_file() and not Palette.load(path).colors.equal(palette.colors):
             raise ValueError(
                 f"{path} is not the palette of {preset.tokenizer}, whose tokenizer {preset.name} "
-                "shares and which knows no other colours: what was trained there was trained with "
-                "another tokenizer. Train again in a new folder"
+                "shares. That tokenizer was trained with its own palette alone. Train again in a "
+                "new folder"
             )
         return palette
     if preset.needs_masks:
@@ -233,13 +238,14 @@ def _find_palette(preset: Preset, folder: Path) -> Palette:
 
 
 def create_tokenizer(preset: str | Preset, *, pretrained: Weights = False) -> Tokenizer:
-    """A preset's tokenizer, in eval mode if it is trained.
+    """Make a preset's tokenizer, in eval mode if it is trained.
 
-    Whatever the folder, a tokenizer that is shared with another preset is the one that comes with
-    the package, and OpenAI's dVAE lies where `python -m data_scripts.dalle_dvae` leaves it.
+    Two trained tokenizers do not come from the folder `pretrained`. A tokenizer that is shared with
+    another preset comes with the package. OpenAI's dVAE is read from the folder of
+    `python -m data_scripts.dalle_dvae`.
 
     Raises:
-        FileNotFoundError: the weights are not there.
+        FileNotFoundError: the file of weights is missing.
     """
     preset = get_preset(preset)
     owner = tokenizer_owner(preset)
@@ -253,24 +259,24 @@ def create_tokenizer(preset: str | Preset, *, pretrained: Weights = False) -> To
 
 
 def tokenizer_path(preset: Preset, weights: Weights) -> Path:
-    """Where the VQ-VAE of a preset lies; one that is shared comes with the package."""
+    """Return the path of a preset's VQ-VAE; one that is shared comes with the package."""
     owner = tokenizer_owner(preset)
     folder = weights_folder(weights) if owner is preset else SHIPPED
     return folder / f"{owner.name}.vqvae.safetensors"
 
 
 def create_stage_one(preset: str | Preset, weights: Weights) -> tuple[Palette, Tokenizer]:
-    """A preset's palette and its trained tokenizer, which belong together.
+    """Return a preset's palette and the tokenizer that was trained with it.
 
     Raises:
-        ValueError: the tokenizer was trained in another palette.
-        FileNotFoundError: one of them is not there.
+        ValueError: the tokenizer was trained with another palette.
+        FileNotFoundError: one of them is missing.
     """
     preset = get_preset(preset)
     palette = create_palette(preset, weights)
     tokenizer = create_tokenizer(preset, pretrained=weights)
     owner = tokenizer_owner(preset)
-    if owner.needs_masks:  # its palette lies in a file, which could be exchanged
+    if owner.needs_masks:  # its palette is a file, so somebody may have replaced it
         check_rests_on(tokenizer_path(preset, weights), palette_hash(palette))
     return palette, tokenizer
 
@@ -278,7 +284,7 @@ def create_stage_one(preset: str | Preset, weights: Weights) -> tuple[Palette, T
 def create_prior(
     preset: str | Preset, vocab_size: int | None = None, *, pretrained_backbone: bool = False
 ) -> Prior:
-    """A preset's I_ψ with random weights.
+    """Make a preset's prior I_ψ, with random weights.
 
     Args:
         vocab_size: outputs of the token head; by default the tokenizer's vocabulary.
@@ -286,14 +292,14 @@ def create_prior(
 
     Raises:
         ValueError: the preset names no pretrained weights.
-        OSError: they cannot be had: there is no network, and none were kept from an earlier time.
+        OSError: these weights can neither be downloaded nor found in timm's cache.
     """
     preset = get_preset(preset)
     spec = preset.prior
     if pretrained_backbone and not spec.pretrained:
         raise ValueError(
-            f"preset {preset.name} names no pretrained weights that timm has; build it without, "
-            "and load a state_dict into prior.backbone"
+            f"preset {preset.name} names no pretrained weights of timm; leave pretrained_backbone "
+            "out, and load a state_dict into prior.backbone"
         )
     name = spec.pretrained if pretrained_backbone else spec.backbone
     try:
@@ -307,7 +313,7 @@ def create_prior(
 
 
 def with_inverse(gss: GSS, preset: Preset, choice: str | Path, weights: Weights = True) -> GSS:
-    """A model with the X⁻¹ that `choice` names, see `create_model`."""
+    """Return the model with the X⁻¹ that `choice` names, see `create_model`."""
     if choice == "ff":
         return gss
     if choice == "expected":
@@ -315,13 +321,13 @@ def with_inverse(gss: GSS, preset: Preset, choice: str | Path, weights: Weights 
     path = inverse_path(preset, choice, weights)
     inverse, _ = load_inverse(path)
     merged = gss.with_inverse(inverse)
-    # The colours were compared. An X⁻¹ serves every prior that predicts the same tokenizer's codes.
+    # with_inverse compares the colours. An X⁻¹ serves every prior with the same tokenizer.
     check_rests_on(path, {"tokenizer_sha256": weights_hash(gss.tokenizer)})
     return merged
 
 
 def inverse_path(preset: Preset, choice: str | Path, weights: Weights = True) -> Path:
-    """Where the X⁻¹ that `choice` names lies.
+    """Return the path of the X⁻¹ that `choice` names.
 
     Raises:
         ValueError: the choice is neither a key of INVERSES nor a .safetensors file.
@@ -337,13 +343,14 @@ def inverse_path(preset: Preset, choice: str | Path, weights: Weights = True) ->
 
 
 def load_inverse(path: str | Path) -> tuple[Inverse, str]:
-    """The X⁻¹ in a file of weights, in eval mode, and its name, a key of INVERSES.
+    """Load an X⁻¹ from a file of weights and the run record beside it.
 
-    The run record beside the file says what it is.
+    Returns:
+        The X⁻¹ in eval mode, and its name, a key of INVERSES.
 
     Raises:
-        FileNotFoundError: the weights or the record are not there.
-        ValueError: one of the two is damaged, or belongs to something else.
+        FileNotFoundError: the weights or the record are missing.
+        ValueError: one of the two is damaged, or does not describe an X⁻¹.
     """
     path = Path(path)
     card = path.with_suffix(".json")
@@ -351,7 +358,7 @@ def load_inverse(path: str | Path) -> tuple[Inverse, str]:
         if not file.is_file():
             raise FileNotFoundError(
                 f"no {what} at {file}; train --stage inverse-ft, inverse-ft-w or inverse-gaussian "
-                "(python -m gss_lite) leaves both in its --out"
+                "(python -m gss_lite) writes both to its --out"
             )
     try:
         record = read_json(card)

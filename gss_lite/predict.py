@@ -1,4 +1,4 @@
-"""Segment picture files: the mask, the maskige and an overlay are written as PNG files."""
+"""Segment picture files, and write the mask, the maskige and an overlay as PNG files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gss_lite.palette import paint
 from gss_lite.storage import check_replaceable, replace_file
 
 OUTPUTS = ("mask", "maskige", "overlay")
-MADE_BY = "gss_lite predict"  # stands in every file that is written here, see `is_ours`
+MADE_BY = "gss_lite predict"  # a note in every file that is written here, see `is_ours`
 
 
 def predict_file(gss: GSS, picture: Path, folder: Path) -> list[Path]:
@@ -26,14 +26,15 @@ def predict_file(gss: GSS, picture: Path, folder: Path) -> list[Path]:
     All three have the picture's own size.
 
     Raises:
-        FileNotFoundError, ValueError: there is no such file, or it is no picture.
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no picture.
     """
     image = read_image(picture)  # (3, H, W)
     found = gss.segment(image)
     ids = found.mask.to(torch.uint8).cpu()  # (H, W)
     colors = gss.colors.cpu()
     indexed = Image.fromarray(ids.numpy())
-    # putpalette turns the grey picture into an indexed one; its values stay class ids.
+    # putpalette turns the grey picture into an indexed one. Its values stay class ids.
     indexed.putpalette((255 * colors).round().to(torch.uint8).flatten().tolist())
     laid_over = overlay(image.float() / 255, ids.long(), colors)
     pictures = (indexed, to_pil(found.maskige), to_pil(laid_over))
@@ -46,20 +47,20 @@ def predict_file(gss: GSS, picture: Path, folder: Path) -> list[Path]:
 
 
 def output_paths(picture: Path, folder: Path) -> list[Path]:
-    """Where `predict_file` writes, in the order of OUTPUTS."""
+    """Return the paths of `predict_file`, in the order of OUTPUTS."""
     return [folder / f"{picture.stem}_{name}.png" for name in OUTPUTS]
 
 
 def check_outputs(pictures: list[Path], folder: Path, overwrite: bool = False) -> None:
-    """What must hold before anything is written.
+    """Check that all pictures can be read and no file is lost, before anything is written.
 
     Args:
         overwrite: also replace files that `predict` did not make.
 
     Raises:
-        FileNotFoundError: a picture is not there.
-        FileExistsError: `folder` is a file, or a result would replace a file that is not ours.
-        ValueError: a result would overwrite another result, or a picture that is given.
+        FileNotFoundError: a picture is missing.
+        FileExistsError: `folder` is a file, or a result would replace a file of another origin.
+        ValueError: a result would overwrite another result, or one of the pictures.
         OSError: a result would replace a folder or a device.
     """
     for picture in pictures:
@@ -91,7 +92,7 @@ def check_outputs(pictures: list[Path], folder: Path, overwrite: bool = False) -
 
 
 def is_ours(path: Path) -> bool:
-    """Whether the file is as `predict_file` wrote it, and was not edited since."""
+    """Whether `predict_file` wrote the file and nobody has edited it since."""
     try:
         with Image.open(path) as picture:
             return picture.info.get("Software") == _signature(picture)
@@ -100,20 +101,20 @@ def is_ours(path: Path) -> bool:
 
 
 def _signature(picture: Image.Image) -> str:
-    """What stands in a result: who made it, and a hash of its pixels."""
+    """Make the note in a result: the program's name, and a hash of the pixels."""
     return f"{MADE_BY} {hashlib.sha256(picture.tobytes()).hexdigest()[:16]}"
 
 
 def overlay(image: Tensor, mask: Tensor, colors: Tensor, strength: float = 0.55) -> Tensor:
-    """Picture (3, H, W) in [0, 1] with the painted mask (H, W) laid over it.
+    """Lay the painted mask (H, W) over a picture (3, H, W) in [0, 1] → (3, H, W).
 
-    Ignored pixels keep the picture.
+    Ignored pixels show the picture alone.
     """
     painted = torch.where(mask == IGNORE, image, paint(mask, colors))  # (3, H, W)
     return (1 - strength) * image + strength * painted
 
 
 def to_pil(picture: Tensor) -> Image.Image:
-    """(3, H, W) in [0, 1] → an 8-bit PIL picture."""
+    """Convert a picture (3, H, W) in [0, 1] to PIL with 8 bits a channel."""
     levels = (255 * picture.clamp(0, 1)).round().to(torch.uint8)
     return Image.fromarray(levels.permute(1, 2, 0).cpu().numpy())

@@ -1,7 +1,7 @@
-"""Files: written beside and renamed, read without executing anything, and run records as JSON.
+"""Files: atomic writing, weights and checkpoints that execute nothing, and run records as JSON.
 
-A file of weights says what it rests on: a prior names the hashes of its tokenizer and palette, and
-whoever puts them together compares.
+A file of weights names the hashes of the weights that it builds on. A prior names those of its
+tokenizer and palette. They are compared when a model is put together.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ RESTS_ON = "rests_on"  # the entry of a weights file's metadata, see `save_weigh
 
 
 def replace_file(path: str | Path, write: Callable[[Path], object]) -> None:
-    """Let `write(temporary_path)` write beside `path`, then rename.
+    """Let `write(temporary_path)` write a file beside `path`, then rename it.
 
-    A reader sees the old file or the new one, never half a file. A link is followed: the file that
-    it points to is replaced, and the link stays.
+    A reader sees the old file or the new one, never half a file. If `path` is a link, the file that
+    it points to is replaced and the link stays.
 
     Raises:
-        OSError: `path` is there and is no regular file, or the new file could not be written, as on
-            a full disk. The old file is intact, and nothing half-written stays.
+        OSError: `path` is no regular file, or the new file could not be written (a full disk). The
+            old file is unchanged, and the temporary file is deleted.
     """
     check_replaceable(path)
     target = Path(os.path.realpath(path))
@@ -54,7 +54,7 @@ def replace_file(path: str | Path, write: Callable[[Path], object]) -> None:
 
 
 def check_replaceable(path: str | Path) -> None:
-    """Raise OSError if `path` must not be replaced: a folder, a device, a pipe, our own output."""
+    """Raise OSError if `path` is a folder, a device, a pipe or this command's own output."""
     if os.path.islink(os.path.realpath(path)):
         raise OSError(f"{path} is a link that leads back to itself; name a file to write to")
     if not os.path.exists(path):
@@ -67,7 +67,7 @@ def check_replaceable(path: str | Path) -> None:
 
 
 def _is_a_stream(path: str | Path) -> bool:
-    """Whether a file is what standard output or standard error are written to."""
+    """Whether standard output or standard error is written to this file."""
     for stream in (1, 2):
         with suppress(OSError):
             if os.path.samestat(os.stat(path), os.fstat(stream)):
@@ -76,7 +76,7 @@ def _is_a_stream(path: str | Path) -> bool:
 
 
 def check_writable(folder: str | Path) -> None:
-    """Raise OSError unless files can be made in `folder`, or in the folder it would be made in."""
+    """Raise OSError unless `folder`, or the folder that it would be made in, can be written to."""
     place = Path(folder)
     while not place.exists() and place != place.parent:
         place = place.parent
@@ -111,35 +111,36 @@ def _is_running(process: int) -> bool:
 
 
 def write_json(path: str | Path, value: dict) -> None:
-    """JSON with two-space indents, atomically."""
+    """Write JSON with an indent of two spaces, atomically."""
     text = json.dumps(value, indent=2) + "\n"
     replace_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def read_json(path: str | Path) -> dict:
-    """A JSON object from a file; a byte-order mark in front is skipped.
+    """Read a JSON object from a file. A byte-order mark is skipped.
 
     Raises:
-        FileNotFoundError: there is no such file. ValueError: it holds no JSON object.
+        FileNotFoundError: there is no such file.
+        ValueError: the file holds no JSON object.
     """
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except ValueError as error:  # the JSON or its UTF-8
         raise ValueError(f"{path} is not JSON, perhaps cut short ({error})") from error
     if not isinstance(value, dict):
-        raise ValueError(f"{path} holds JSON, but no object with names and values")
+        raise ValueError(f"{path} holds JSON, but no object; expected names and values in {{…}}")
     return value
 
 
 def save_checkpoint(path: str | Path, state: dict) -> None:
-    """Everything a training run needs to go on, atomically."""
+    """Save everything that a training run needs to continue, atomically."""
 
     def write(temporary: Path) -> None:
         try:
             with open(temporary, "wb") as file:
                 torch.save(state, file)
         except RuntimeError as error:
-            # Torch puts words of its own in front of the system's reason, as a full disk.
+            # Torch hides the system's error (a full disk) behind its own. Raise the system's.
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from None
             raise
@@ -148,10 +149,10 @@ def save_checkpoint(path: str | Path, state: dict) -> None:
 
 
 def load_checkpoint(path: Path, run: Mapping) -> dict | None:
-    """The state saved at `path`, or None where there is none.
+    """Load the state saved at `path`; None if there is no file.
 
     Args:
-        run: what identifies the run that wants to go on: preset, stage, seed, data and more.
+        run: what identifies the run that continues: preset, stage, seed, data and more.
 
     Raises:
         ValueError: another run made the checkpoint, or it cannot be read.
@@ -170,18 +171,18 @@ def load_checkpoint(path: Path, run: Mapping) -> dict | None:
 
 
 def check_same_run(what: str, there: Mapping, now: Mapping) -> None:
-    """Raise ValueError, naming every difference, unless both runs are the same one.
+    """Raise ValueError, naming every difference, unless both runs are the same.
 
     Args:
-        what: the file that the run `there` left.
+        what: the file of the run `there`.
         there: what identifies that run.
-        now: what identifies the run that wants to go on.
+        now: what identifies the run that continues.
     """
     differing = sorted(k for k in now.keys() | there.keys() if now.get(k) != there.get(k))
     if not differing:
         return
     shown = "; ".join(f"{k}: {there.get(k)!r} there, {now.get(k)!r} now" for k in differing)
-    data = "The pictures, their classes or their masks are others. " if "data" in differing else ""
+    data = "The pictures, their classes or their masks differ. " if "data" in differing else ""
     raise ValueError(
         f"{what} belongs to another run ({shown}). {data}Choose another folder, or delete it to "
         "begin again."
@@ -195,14 +196,14 @@ def save_weights(
     half: bool = False,
     rests_on: Mapping[str, str] | None = None,
 ) -> None:
-    """Parameters and buffers as safetensors.
+    """Save parameters and buffers as safetensors.
 
     Args:
-        half: store floats in 16 bits, which is half the size, for shipping.
-        rests_on: name → hash of what the weights were trained on; `what_it_rests_on` reads it.
+        half: store floats in 16 bits instead of 32, for the package.
+        rests_on: name → hash of a part that the weights were trained with; see `what_it_rests_on`.
 
     Raises:
-        ValueError: a value is not finite, or too large for 16 bits; names the tensor.
+        ValueError: a value is not finite, or too large for 16 bits. The message names the tensor.
     """
     tensors = {}
     for name, tensor in module.state_dict().items():
@@ -217,18 +218,19 @@ def save_weights(
                 )
             tensor = tensor.half() if half else tensor
         tensors[name] = tensor
-    # One entry: safetensors writes several in any order, and equal weights shall be equal files.
+    # One entry only: safetensors writes several in any order, so equal weights could give
+    # different files.
     metadata = {RESTS_ON: json.dumps(dict(rests_on), sort_keys=True)} if rests_on else None
     replace_file(path, lambda temporary: save_file(tensors, temporary, metadata))
 
 
 def load_weights(path: str | Path, module: nn.Module) -> None:
-    """Read safetensors into `module`, strictly.
+    """Load safetensors into `module`; names, shapes and types must agree.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is damaged, was made for another architecture, or holds values that are
-            no weights (NaN, infinity, whole numbers where floats belong); names the first.
+        ValueError: the file is damaged, was made for another architecture, or holds NaN or
+            infinity. The message names the first wrong tensor.
     """
     path = Path(path)
     if not path.exists():
@@ -265,7 +267,7 @@ def load_weights(path: str | Path, module: nn.Module) -> None:
 
 
 def what_it_rests_on(path: str | Path) -> dict[str, str]:
-    """The hashes that `save_weights` put into a file of weights; empty where it put none.
+    """Return the hashes that `save_weights` put into a file of weights, or {}.
 
     Raises:
         ValueError: the file is damaged.
@@ -278,7 +280,7 @@ def what_it_rests_on(path: str | Path) -> dict[str, str]:
 
 
 def tensors_hash(tensors: Iterable[Tensor]) -> str:
-    """64 hexadecimal digits that change with any bit of the tensors, taken in their order."""
+    """Hash tensors in their order → 64 hexadecimal digits of SHA-256."""
     digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(tensor.detach().cpu().contiguous().numpy())
@@ -286,14 +288,14 @@ def tensors_hash(tensors: Iterable[Tensor]) -> str:
 
 
 def weights_hash(module: nn.Module) -> str:
-    """`tensors_hash` of a module's parameters and buffers, in the order of their names."""
+    """Hash a module's parameters and buffers in the order of their names, see `tensors_hash`."""
     return tensors_hash(tensor for _, tensor in sorted(module.state_dict().items()))
 
 
 def hardware(device: str | torch.device | None = None) -> str:
-    """One line on what `device` is: the GPU's name, or the CPU's and the threads torch uses.
+    """Describe a device in one line: the GPU's name, or the CPU's name and torch's threads.
 
-    None stands for the device that Accelerate trains on: the GPU where there is one.
+    None stands for the GPU if there is one, as for Accelerate.
     """
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if device.type == "cuda":
@@ -316,9 +318,9 @@ def _cpu_name() -> str:
 
 
 def commit() -> str | None:
-    """The commit of this package's own source, with a + where files differ from it.
+    """Return the commit of this package's source, with a + if files differ from it.
 
-    None where the package was installed without its repository, also inside another project's.
+    It is None if the package lies outside its own repository.
     """
     here = Path(__file__).resolve()
     git = ["git", "-C", str(here.parent)]
@@ -339,7 +341,7 @@ def _answer(command: list[str]) -> str:
 
 
 def version() -> str:
-    """The installed package's version, or "unknown" where it runs from a folder uninstalled."""
+    """Return the version of the installed package; "unknown" if it is not installed."""
     try:
         return importlib.metadata.version("gss-lite")
     except importlib.metadata.PackageNotFoundError:
@@ -357,11 +359,11 @@ def run_record(
     command: str,
     device: str | torch.device | None = None,
 ) -> dict:
-    """The fields that every run record has: what was run, on what, for how long, with what result.
+    """Make the fields of every run record: the run, its hardware, its duration and its result.
 
     Args:
         kind: "train STAGE", "evaluate SPLIT …" or the name of an experiment.
-        device: what it ran on, see `hardware`.
+        device: see `hardware`.
     """
     return {
         "kind": kind,

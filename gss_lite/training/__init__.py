@@ -1,4 +1,4 @@
-"""Training: `train` is the one door to all stages. Started again, it goes on from where it was."""
+"""Training: `train` runs every stage. Called again, it continues from the last checkpoint."""
 
 from __future__ import annotations
 
@@ -40,27 +40,22 @@ STAGES = {
     "prior": "stage II",
     "all": "both (default)",
     "pixel": "the discriminative twin of stage II",
-    "inverse-ft": "GSS-FT's X⁻¹ for a trained model",
-    "inverse-ft-w": "GSS-FT-W's",
-    "inverse-gaussian": "one that is measured, not trained",
+    "inverse-ft": "X⁻¹ of GSS-FT for a trained model",
+    "inverse-ft-w": "X⁻¹ of GSS-FT-W",
+    "inverse-gaussian": "X⁻¹ by Gaussians, measured and not trained",
 }
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a folder holds after training.
-
-    Attributes:
-        preset: the preset's name.
-        folder: `create_model(preset, pretrained=folder)` loads the model.
-    """
+    """The folder of a training run; `create_model(preset, pretrained=folder)` loads the model."""
 
     preset: str
     folder: Path
 
     @property
     def records(self) -> Mapping[str, dict]:
-        """A stage's name → its run record, for the stages that are finished."""
+        """The run records of the finished stages, by the stage's name."""
         found = {}
         for path in sorted(self.folder.glob(f"{self.preset}.*.safetensors")):
             stage = path.name.removeprefix(f"{self.preset}.").removesuffix(".safetensors")
@@ -85,22 +80,24 @@ def train(
     options: LoopOptions | None = None,
     command: str = "",
 ) -> Run:
-    """Train one stage of a preset, or both; called again, it goes on from the last checkpoint.
+    """Train one stage of a preset, or both; called again, it continues from the last checkpoint.
 
     Args:
         preset: a preset or its name.
         folder: for weights, checkpoints and records.
         stage: a key of STAGES.
-        seed: in place of the preset's.
+        seed: replaces the preset's seed.
         data: the folder of a data set that is on disk.
-        stage_one: what the stage rests on, by default `folder`: palette and tokenizer for "prior",
-            the whole model for "inverse-…". "shipped" is what comes with the package.
-        maskige: what X⁻¹ is trained on: "noisy", from the prior's own tokens, or "clean".
+        stage_one: the folder with the weights that the stage builds on, by default `folder`.
+            Stage "prior" needs palette and tokenizer, "inverse-…" the whole model. "shipped" takes
+            the weights that come with the package.
+        maskige: what X⁻¹ is trained on: "noisy" maskige of the tokens that the prior predicts, or
+            "clean" maskige of true masks.
         pretrained_backbone: stage II starts from the backbone weights that the preset names.
         validate_every: stage II measures the validation split's mIoU every so many steps.
         keep: stage II keeps the "last" weights, or the "best" of `validate_every`.
         options: for the loop: checkpoints, workers, progress and more.
-        command: what a person would type to make the records again.
+        command: the command line, for the run records.
 
     Raises:
         ValueError: no such preset or stage, or options that do not belong to the stage.
@@ -119,7 +116,7 @@ def train(
         )
     if keep == "best" and not validate_every:
         raise ValueError("keep='best' keeps the best of validate_every; give that too")
-    # Before anything is written: where there are several processes, the first one does that.
+    # The processes join before anything is written, because only the first one writes.
     device = init_distributed(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     folder = Path(folder)
     prepare(folder)
@@ -144,8 +141,8 @@ def train(
     if inverse:
         if not (source / f"{preset.name}.prior.safetensors").is_file():
             raise FileNotFoundError(
-                f"no trained prior of {preset.name} in {source}, and X⁻¹ is trained on what it "
-                f"predicts. Train it first (--stage all --out {source}), or say where it is: "
+                f"no trained prior of {preset.name} in {source}, but X⁻¹ is trained on its "
+                f"predictions. Train it first (--stage all --out {source}), or say where it is: "
                 "--stage-one FOLDER, or --stage-one shipped for the one in the package"
             )
         gss = create_model(preset, pretrained=source).to(device)

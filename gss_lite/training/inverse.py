@@ -1,9 +1,8 @@
 """The stage that makes X⁻¹ (supplement, D.iii): FT and FT-W are trained, Gaussians are measured.
 
-Everything before X⁻¹ is frozen and in eval mode, so a picture has one maskige however often it is
-drawn. It is decoded once and kept, and the stage trains on crops of what was kept. (The released
-code runs the frozen part in every step with its batch norms in train mode, and their statistics
-drift.)
+Everything before X⁻¹ is frozen and in eval mode, so a picture always has the same maskige. Each
+maskige is decoded once and kept in memory, and the stage trains on crops of it. (The released code
+runs the frozen part in every step, with its batch norms in train mode, so their statistics change.)
 """
 
 from __future__ import annotations
@@ -16,25 +15,25 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset
 from tqdm import tqdm
 
+from gss_lite.data.masks import evenly_spaced
 from gss_lite.data.transforms import SeededAugmentation, collate, eval_transform
-from gss_lite.distributed import is_main, wait_for_all
 from gss_lite.factory import stage_one_hashes
 from gss_lite.gss import GSS, rebuild
 from gss_lite.inverse_fitted import KINDS, GaussianInverse, LearnedInverse, fit_gaussians
 from gss_lite.palette import Palette
 from gss_lite.presets import InverseSchedule
-from gss_lite.storage import run_record, save_weights, tensors_hash, write_json
-from gss_lite.training.run import Job, run_stage
+from gss_lite.storage import tensors_hash
+from gss_lite.training.run import Job, run_stage, write_result
 
-# Of a batch to decode on a CPU, whose caches hold no more of its maps: eight frames at once are
-# slower than one by one.
+# The largest batch to decode on a CPU, in pixels. The feature maps of a larger batch do not fit
+# into the CPU's caches: eight CamVid frames at once are slower than one by one.
 CPU_PIXELS = 100_000
-INPUTS = ("noisy", "clean")  # decoded from the prior's own tokens, or from the true mask's
+INPUTS = ("noisy", "clean")  # decoded from the tokens that the prior predicts, or the true mask's
 GAUSSIAN_PICTURES = 200
 
 
 def stage_name(kind: str, maskige: str) -> str:
-    """The stage's name in folders and files, as "inverse-ft" or "inverse-ft-w-clean".
+    """Return the stage's name in folders and files, as "inverse-ft" or "inverse-ft-w-clean".
 
     Raises:
         ValueError: no such X⁻¹ or no such maskige.
@@ -49,7 +48,7 @@ def stage_name(kind: str, maskige: str) -> str:
 
 
 class InverseLoss(nn.Module):
-    """forward(maskige, mask) gives X⁻¹'s loss."""
+    """The loss of an X⁻¹ as a module."""
 
     def __init__(self, inverse: LearnedInverse) -> None:
         super().__init__()
@@ -71,29 +70,27 @@ def decode_pictures(
     batch: int | None = None,
     progress: bool = False,
 ) -> TensorDataset:
-    """What X⁻¹ is given, for `count` pictures evenly spaced through a data set.
+    """Decode the maskige of `count` evenly spaced pictures: the training data of X⁻¹.
 
-    The whole model is put into eval mode first and stays in it: not even batch-norm statistics
-    change.
+    The whole model is put into eval mode and stays in it, so batch-norm statistics do not change.
 
     Args:
         dataset: (normalised image, mask) pairs.
-        maskige: "noisy" is D_θ of the prior's own arg-max tokens for the photograph, "clean" is
-            D_θ of the true mask's tokens.
-        batch: pictures at a time; by default 8 on a GPU, and on a CPU as many as CPU_PIXELS holds.
+        maskige: "noisy" decodes the arg-max tokens that the prior predicts for the photograph.
+            "clean" decodes the tokens of the true mask.
+        batch: pictures at a time; by default 8 on a GPU, and at most CPU_PIXELS pixels on a CPU.
 
     Returns:
         A data set of (maskige (D, s·H, s·W) in float16, mask (H, W) in uint8). s is stride/4 for
         noisy maskige and 1 for clean.
 
     Raises:
-        ValueError: an empty set, or noisy maskige that are smaller than the picture.
+        ValueError: the data set is empty, or noisy maskige would be smaller than the picture.
     """
     stage_name("ft", maskige)
     if not len(dataset):
         raise ValueError("there are no pictures to decode; the data set is empty")
-    count = min(count or len(dataset), len(dataset))
-    picked = torch.linspace(0, len(dataset) - 1, count).round().long().tolist()
+    picked = evenly_spaced(len(dataset), count)
     gss.eval()
     device = gss.colors.device
     pixels = torch.as_tensor(dataset[picked[0]][1]).numel()
@@ -125,7 +122,7 @@ def noisy_maskige(gss: GSS, image: Tensor) -> Tensor:
             f"a tokenizer of stride {gss.tokenizer.stride} gives maskige smaller than the picture; "
             "the stage needs 4, 8, 12 …"
         )
-    scale = gss.tokenizer.stride // 4  # the prior predicts tokens on a quarter of the grid
+    scale = gss.tokenizer.stride // 4  # the prior predicts a token for 4 × 4 pixels
     height, width = image.shape[2:]
     return gss.predict_maskige(image)[:, :, : scale * height, : scale * width]
 
@@ -156,7 +153,7 @@ class CropPair:
 
 
 def build_inverse(palette: Palette, kind: str, schedule: InverseSchedule) -> LearnedInverse:
-    """The X⁻¹ that a schedule trains, untrained."""
+    """Make the X⁻¹ of a schedule, untrained."""
     return KINDS[kind](palette.colors, **schedule.network)
 
 
@@ -170,7 +167,7 @@ def train_inverse(
 ) -> LearnedInverse:
     """Train X⁻¹ `kind`, "ft" or "ft-w", for a trained model, which is not changed.
 
-    Leaves NAME.inverse-KIND.safetensors and its record in the run's folder.
+    NAME.inverse-KIND.safetensors and its record are written to the run's folder.
 
     Args:
         maskige: see `decode_pictures`.
@@ -219,7 +216,7 @@ def measure_gaussians(
     count: int = GAUSSIAN_PICTURES,
     progress: bool = False,
 ) -> GaussianInverse:
-    """Measure where the classes' colours land, and how widely they scatter, in `count` pictures.
+    """Measure the mean and covariance of each class's colours in `count` decoded pictures.
 
     Arguments and errors are those of `decode_pictures` and `fit_gaussians`.
     """
@@ -230,43 +227,41 @@ def measure_gaussians(
 
 
 def same_size(maskige: Tensor, mask: Tensor) -> Tensor:
-    """The mask (B, H, W) at the size of its maskige (B, D, s·H, s·W), every pixel s × s times."""
+    """Repeat every pixel of a mask (B, H, W) s × s times, to the size of (B, D, s·H, s·W)."""
     scale = maskige.shape[2] // mask.shape[1]
     return mask.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
 
 
 def train_gaussians(job: Job, gss: GSS, *, maskige: str = "noisy") -> GaussianInverse:
-    """Measure X⁻¹ for a trained model; nothing is trained, and it takes seconds.
+    """Measure X⁻¹ for a trained model. Nothing is trained, so it takes seconds.
 
-    Leaves NAME.inverse-gaussian.safetensors and its record in the run's folder.
+    NAME.inverse-gaussian.safetensors and its record are written to the run's folder.
     """
     started = time.perf_counter()
     pictures = job.pictures(transform=eval_transform())
     inverse = measure_gaussians(gss, pictures, maskige=maskige, progress=job.options.progress)
-    name = stage_name("gaussian", maskige)
-    classes, channels = inverse.colors.shape
-    if is_main():
-        rests_on = stage_one_hashes(gss.palette, gss.tokenizer)
-        save_weights(job.path(f"{name}.safetensors"), inverse, rests_on=rests_on)
-        record = run_record(
-            kind=f"train {name}",
-            preset=job.preset.name,
-            seed=job.preset.seed,
-            steps=None,
-            seconds=time.perf_counter() - started,
-            metrics={"pictures": min(GAUSSIAN_PICTURES, len(pictures))},
-            command=job.command,
-            device=gss.colors.device,
-        )
-        parameters = classes * (channels + channels * (channels + 1) // 2)
-        card = {**record, "parameters": parameters, "maskige": maskige, "log": []}
-        write_json(job.path(f"{name}.json"), card)
-    wait_for_all()
+    write_result(
+        job,
+        stage_name("gaussian", maskige),
+        inverse,
+        stage_one_hashes(gss.palette, gss.tokenizer),
+        {"parameters": gaussian_parameters(inverse), "maskige": maskige, "log": []},
+        steps=None,
+        seconds=time.perf_counter() - started,
+        metrics={"pictures": min(GAUSSIAN_PICTURES, len(pictures))},
+        device=gss.colors.device,
+    )
     return inverse.to(gss.colors.device).eval()
 
 
+def gaussian_parameters(inverse: GaussianInverse) -> int:
+    """Count the numbers that were measured: a mean and a covariance for each class."""
+    classes, channels = inverse.colors.shape
+    return classes * (channels + channels * (channels + 1) // 2)
+
+
 def fingerprint(gss: GSS) -> str:
-    """16 hexadecimal digits that change with any bit of what stands before X⁻¹."""
+    """Hash the weights of everything before X⁻¹ → 16 hexadecimal digits."""
     parts = [gss.tokenizer] if gss.prior is None else [gss.tokenizer, gss.prior]
     tensors = [tensor for part in parts for tensor in part.state_dict().values()]
     return tensors_hash([gss.colors, *tensors])[:16]

@@ -8,16 +8,13 @@ from tqdm import tqdm
 
 
 class TrainingLog:
-    """Where a run's entries go.
+    """Collects the entries of a run, and shows them.
 
     Args:
-        entries: those of an earlier part of the run; new ones are appended to this list.
-        stage: the stage's name, which TensorBoard puts before the name of each value.
-        bar: the progress bar, which stands at the step that the run goes on from.
-        tensorboard: the folder for TensorBoard's files, or None for none.
-
-    Raises:
-        ImportError: TensorBoard is asked for and not installed.
+        entries: the entries of an earlier part of the run; new ones are appended to this list.
+        stage: the stage's name, a prefix of the names in TensorBoard.
+        bar: the progress bar at the run's first step.
+        tensorboard: the folder for TensorBoard's files, or None.
     """
 
     def __init__(self, entries: list[dict], stage: str, bar: tqdm, tensorboard: Path | None):
@@ -27,7 +24,7 @@ class TrainingLog:
         self.writer = summary_writer(tensorboard, bar.n) if tensorboard else None
 
     def add(self, entry: dict) -> None:
-        """An entry has the step, the seconds so far, the learning rate lr, and other scalars."""
+        """Add an entry: the step, the seconds so far, the learning rate lr, and other scalars."""
         rounded = {k: float(f"{v:.5g}") if isinstance(v, float) else v for k, v in entry.items()}
         self.entries.append(rounded)
         hidden = ("step", "seconds", "lr")
@@ -38,14 +35,14 @@ class TrainingLog:
                 self.writer.add_scalar(f"{self.stage}/{name}", value, entry["step"])
 
     def close(self) -> None:
-        """Finish the bar's line and TensorBoard's file."""
+        """Close the progress bar and TensorBoard's file."""
         self.bar.close()
         if self.writer:
             self.writer.close()
 
 
 def summary_writer(folder: Path, first: int):
-    """A TensorBoard writer that forgets what an interrupted run wrote beyond step `first`.
+    """Make a TensorBoard writer. It deletes what an interrupted run wrote after step `first`.
 
     Raises:
         ImportError: TensorBoard is not installed.

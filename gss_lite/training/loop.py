@@ -1,4 +1,4 @@
-"""The one training loop: Accelerate, one process or several, checkpoints to go on from."""
+"""The training loop of all stages, with Accelerate, several processes and checkpoints."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DataLoaderConfiguration, set_seed
 from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
@@ -31,12 +32,12 @@ from gss_lite.training.checks import (
     worker_that_died,
 )
 from gss_lite.training.log import TrainingLog
-from gss_lite.training.optimizer import adamw, averaged, learning_rate
+from gss_lite.training.optimizer import adamw, averaged, poly_with_warmup
 
 
 @dataclass(frozen=True)
 class LoopOptions:
-    """How a run is saved, logged and fed; nothing here changes what is learned.
+    """How a run is saved, logged and fed with data. These options do not change the weights.
 
     Attributes:
         save_every: steps between two checkpoints.
@@ -44,11 +45,11 @@ class LoopOptions:
         workers: processes that load data; 0 loads them in the training process.
         progress: show a progress bar.
         tensorboard: write the log to FOLDER/tensorboard as well.
-        validate: gets the model (its average where there is one) and gives a score, the higher the
-            better; `evaluation.validator` makes one. All processes call it.
+        validate: maps the model (or its moving average, if there is one) to a score; higher is
+            better. `evaluation.validator` makes such a function. All processes call it.
         validate_every: steps between two calls of `validate`; None never calls it.
-        classes: names of the classes in the masks, which come last in a batch. Those that no pixel
-            has shown after an epoch, or at the end of a shorter run, are named in a warning.
+        classes: names of the classes in the masks, which come last in a batch. A warning names the
+            classes that have not occurred after one epoch, or at the end of a shorter run.
     """
 
     save_every: int = 250
@@ -71,37 +72,37 @@ def fit(
     folder: Path,
     options: LoopOptions | None = None,
 ) -> list[dict]:
-    """Train `model` with `loss_fn`; go on from FOLDER/checkpoint.pt where it exists.
+    """Train `model` with `loss_fn`; continue from FOLDER/checkpoint.pt if it exists.
 
-    Every random number of step s depends on (run["seed"], s) alone, so a run that was killed and
-    started again ends with the same weights as one that was not.
+    Every random number of step s depends on (run["seed"], s) alone. A run that was killed and
+    started again therefore ends with the same weights as an uninterrupted one.
 
-    Started by `accelerate launch` or torchrun, every process takes its share of `schedule.batch`.
-    That is the step of one process on the whole batch, up to rounding, if nothing in the model is
-    random (dropout and drop path draw other numbers) and the loss is a mean over positions. Batch
-    norm is over all processes on GPUs. On CPUs each process normalises its own share.
+    Under `accelerate launch` or torchrun, every process takes its share of `schedule.batch`. Up to
+    rounding, the step is that of one process on the whole batch. There are three exceptions:
+    dropout and drop path draw other numbers; the loss must be a mean over positions; and on CPUs
+    each process computes batch norm on its own share. On GPUs batch norm is over all processes.
 
     Args:
         loss_fn: its forward(*batch) gives (loss, {name: scalar tensor}).
-        model: the part of it that is trained.
+        model: the part of `loss_fn` that is trained.
         dataset: indexed by (draw, index), see SeededAugmentation.
         run: what identifies the run (preset, stage, seed, …); a checkpoint of another run is
             refused.
         folder: for checkpoint.pt, and for best.pt with the model of the highest validation score.
 
     Returns:
-        The log: a dict with step, seconds, lr, loss and the other scalars for every `log_every`
-        steps, and the score where one was taken. A scalar that is undefined for its batch (an
-        accuracy where nothing is labelled) is left out.
+        The log: a dict for every `log_every` steps, with step, seconds, lr, loss and the other
+        scalars. Validated steps also have a score. A scalar that is undefined for its batch (an
+        accuracy without labelled pixels) is left out.
 
     Raises:
-        ValueError: a batch that cannot be shared out evenly; another run's checkpoint.
-        ImportError: there is no TensorBoard.
+        ValueError: the batch cannot be divided equally, or the checkpoint is another run's.
+        ImportError: TensorBoard is not installed.
         FloatingPointError: the loss or its gradient is not finite. In fp16 the scaler skips such
-            steps, but not without end.
-        MemoryError: the GPU's memory is too small, or the machine's.
+            steps, and the error comes after too many of them.
+        MemoryError: the memory of the GPU or the machine is too small.
         OSError: a checkpoint could not be written.
-        RuntimeError: a process that loads data died, or another that trains.
+        RuntimeError: a process that loads data has died, or another process that trains.
     """
     trainer = _Trainer(loss_fn, model, dataset, schedule, run, folder, options or LoopOptions())
     with trainer.explained():
@@ -116,7 +117,7 @@ def fit(
 
 @dataclass
 class _Progress:
-    """How far a run has come; every checkpoint holds it."""
+    """The state of a run beside its weights; every checkpoint holds it."""
 
     step: int = 0
     log: list[dict] = field(default_factory=list)
@@ -126,7 +127,7 @@ class _Progress:
 
 
 class _Trainer:
-    """The parts of a run, and what is done with them in a step. `fit` tells the order."""
+    """The parts of a run and the actions of a step; `fit` calls them in order."""
 
     def __init__(
         self,
@@ -144,9 +145,9 @@ class _Trainer:
         self.folder = folder
         self.options = options
         # Accelerate keeps the precision of a process's first Accelerator, but the stages of one
-        # command may differ in theirs.
+        # command may have different precisions.
         AcceleratorState._reset_state()
-        # With split_batches, the loader's batch is the whole one, and the processes share it.
+        # With split_batches, the processes divide the loader's batch among themselves.
         self.accelerator = Accelerator(
             mixed_precision=schedule.precision,
             dataloader_config=DataLoaderConfiguration(split_batches=True),
@@ -160,7 +161,7 @@ class _Trainer:
         if schedule.checkpointing:
             set_checkpointing(model)
         optimizer = adamw(model, schedule)
-        self.scheduler = learning_rate(optimizer, schedule)
+        self.scheduler = LambdaLR(optimizer, lambda step: poly_with_warmup(step, schedule))
         self.average = averaged(model, schedule)
         parts = {
             "model": model,
@@ -171,8 +172,8 @@ class _Trainer:
         }
         self.kept = {name: part for name, part in parts.items() if part is not None}
         self.progress = self._load()
-        # To the loader a micro-batch is a batch of its own. Those of a step are, one after the
-        # other, the samples of the step's whole batch. They are numbered from the run's first one.
+        # The loader yields micro-batches, numbered from the run's first one. In their order they
+        # hold the samples of the step's whole batch.
         self.first_number = self.progress.step * schedule.accumulate
         last_number = schedule.steps * schedule.accumulate
         order = ResumableBatches(
@@ -220,7 +221,7 @@ class _Trainer:
 
     @contextmanager
     def explained(self) -> Iterator[None]:
-        """Whatever ends the run inside the block says that the last checkpoint is intact."""
+        """Add to every error in the block whether there is a checkpoint to continue from."""
         try:
             yield
         except (Exception, KeyboardInterrupt) as error:
@@ -249,18 +250,18 @@ class _Trainer:
         return f"No checkpoint had been saved in {self.folder} yet."
 
     def accumulate(self, number: int, batch: list[Tensor]) -> None:
-        """Loss and gradients of one micro-batch."""
+        """Compute loss and gradients of one micro-batch."""
         step = self.progress.step + 1
         parts = self.schedule.accumulate
         self.watch.look(batch[-1])
         # Dropout draws other numbers in every micro-batch and in every process.
         process = self.accelerator.process_index
         set_seed((mixed_seed(self.run["seed"], number) + 0x51ED270B * process) % 2**32)
-        # The processes' gradients meet in the last micro-batch of a step.
+        # The processes exchange gradients in the last micro-batch of a step only.
         last = (number + 1) % parts == 0
         with nullcontext() if last else self.accelerator.no_sync(self.loss_fn):
             loss, self.scalars = self.loss_fn(*batch)
-            # Every process sees the mean, so that they stop together.
+            # Every process checks the mean, so that all stop together.
             mean = loss.detach()
             if self.processes > 1:
                 mean = self.accelerator.reduce(mean, "mean")
@@ -270,14 +271,14 @@ class _Trainer:
             self.accelerator.backward(loss / parts if parts > 1 else loss)
 
     def update(self) -> None:
-        """Move the weights, and their average after them."""
+        """Update the weights and their moving average."""
         step = self.progress.step + 1
         parameters = list(self.model.parameters())
         if self.schedule.clip:
             norm = self.accelerator.clip_grad_norm_(parameters, self.schedule.clip)
         else:
             norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        # fp16's scaler looks for itself, and skips the step.
+        # The scaler of fp16 checks the gradient itself and skips the step.
         if self.schedule.precision != "fp16":
             check_finite("gradient", float(norm), step, self.schedule)
         self.optimizer.step()
@@ -289,7 +290,7 @@ class _Trainer:
         self.progress.step = step
 
     def report(self) -> None:
-        """Log the step if it is its turn, and validate; then the next step's learning rate."""
+        """Validate and log if the step is due, then set the next step's learning rate."""
         step = self.progress.step
         validated = self._is_due(self.options.validate_every) and self.options.validate
         if self._is_due(self.options.log_every) or validated:
@@ -311,14 +312,14 @@ class _Trainer:
             self.watch.warn(step * self.schedule.batch)
 
     def _is_due(self, every: int | None) -> bool:
-        """Whether this step is one of every so many, or the last one."""
+        """Whether the step is a multiple of `every`, or the last one."""
         step = self.progress.step
         return bool(every) and (step % every == 0 or step == self.schedule.steps)
 
     def _mean(self, amount: Tensor) -> Tensor:
-        """A scalar's mean over the processes whose share defines it; NaN where none does.
+        """Average a scalar over the processes where it is finite; NaN if there are none.
 
-        This is not always the scalar of the whole batch: perplexities are averaged, too.
+        This may differ from the scalar of the whole batch, as for a perplexity.
         """
         if self.processes == 1:
             return amount
@@ -330,7 +331,7 @@ class _Trainer:
         return total / count
 
     def _validate(self) -> float:
-        """The model's score; the best model so far is saved."""
+        """Return the model's score, and save the model if it is the best so far."""
         candidate = self.average.module if self.average else self.model
         score = float(self.options.validate(candidate))
         self.loss_fn.train()
@@ -342,7 +343,7 @@ class _Trainer:
         return score
 
     def save(self) -> None:
-        """Write a checkpoint if it is its turn."""
+        """Write a checkpoint if one is due."""
         if not self._is_due(self.options.save_every):
             return
         self.progress.seen = self.watch.share()
@@ -352,7 +353,7 @@ class _Trainer:
             save_checkpoint(self.checkpoint, {"run": self.run, **vars(self.progress), **parts})
 
     def finish(self) -> list[dict]:
-        """Leave the average in the model, where there is one → the log."""
+        """Load the moving average into the model, if there is one → the log."""
         if self.average:
             self.model.load_state_dict(self.average.module.state_dict())
         return self.progress.log
@@ -362,7 +363,7 @@ def set_checkpointing(model: nn.Module) -> None:
     """Let the backbone recompute its activations in the backward pass.
 
     Raises:
-        ValueError: the model has no backbone, or timm cannot do it for this one (HRNet).
+        ValueError: the model has no backbone, or timm cannot do this for its kind (HRNet).
     """
     backbone = getattr(model, "backbone", None)
     try:

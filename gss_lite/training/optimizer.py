@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from torch import nn
 from torch.optim import AdamW
-from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from gss_lite.presets.parts import Schedule
@@ -13,9 +12,9 @@ NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
 
 def adamw(module: nn.Module, schedule: Schedule) -> AdamW:
-    """AdamW, without weight decay where the released configs have none.
+    """Make an AdamW without weight decay on normalisation layers and relative position biases.
 
-    These are normalisation layers and relative position biases.
+    The released configs exclude the same parameters.
     """
     free = set()
     for part in module.modules():
@@ -36,27 +35,22 @@ def adamw(module: nn.Module, schedule: Schedule) -> AdamW:
 
 
 def poly_with_warmup(step: int, schedule: Schedule) -> float:
-    """Factor on the learning rate: a line from 1 to 0, times a linear warm-up from 1e-6."""
+    """Factor of the learning rate: a linear decay from 1 to 0, times a linear warm-up from 1e-6."""
     decay = max(0.0, 1 - step / schedule.steps)
     if not schedule.warmup:
         return decay
     return decay * min(1.0, 1e-6 + (1 - 1e-6) * step / schedule.warmup)
 
 
-def learning_rate(optimizer: AdamW, schedule: Schedule) -> LambdaLR:
-    """The learning rate of the schedule, step by step."""
-    return LambdaLR(optimizer, lambda step: poly_with_warmup(step, schedule))
-
-
 class Average(AveragedModel):
-    """An average of weights and statistics that leaves a module's constants alone.
+    """A moving average of weights and statistics, but not of constant buffers.
 
-    torch also averages buffers of whole numbers, and cuts off the fractions. The table of indices
-    of an attention layer would then drift. Such constants are not in the module's state_dict.
+    torch also averages buffers of whole numbers and cuts off the fractions, which would change the
+    index tables of attention layers. Such constants are not in the module's state_dict.
     """
 
     def update_parameters(self, model: nn.Module) -> None:
-        """Move the average towards the model's weights."""
+        """Update the average with the model's weights."""
         super().update_parameters(model)
         weights = model.state_dict().keys()
         for (name, ours), theirs in zip(self.module.named_buffers(), model.buffers()):
@@ -65,7 +59,7 @@ class Average(AveragedModel):
 
 
 def averaged(module: nn.Module, schedule: Schedule) -> Average | None:
-    """An exponential moving average of the weights, if the schedule asks for one."""
+    """Make an exponential moving average of the weights if the schedule has a decay `ema`."""
     if not schedule.ema:
         return None
     return Average(module, multi_avg_fn=get_ema_multi_avg_fn(schedule.ema), use_buffers=True)

@@ -1,7 +1,9 @@
-"""Stage II: the prior on photographs; and its discriminative twin, on the same schedule."""
+"""Stage II trains the prior on photographs. Its discriminative twin has the same schedule."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,15 +14,14 @@ from gss_lite.contracts import Segmenter
 from gss_lite.data.transforms import eval_transform
 from gss_lite.distributed import wait_for_all
 from gss_lite.evaluation import validator
-from gss_lite.factory import create_prior, create_stage_one, stage_one_hashes
+from gss_lite.factory import assemble_gss, create_prior, create_stage_one, stage_one_hashes
 from gss_lite.gss import GSS
-from gss_lite.inverse import NearestColor
 from gss_lite.training.run import Job, bring_stage_one, check_stage_one, run_stage
 from gss_lite.training.tokenizer import augmented
 
 
 class SegmenterLoss(nn.Module):
-    """forward(image, mask) gives a segmenter's loss, with what else its `losses` is to be told."""
+    """The loss of a segmenter as a module; `arguments` are further arguments of its `losses`."""
 
     def __init__(self, segmenter: Segmenter, **arguments: object) -> None:
         super().__init__()
@@ -33,87 +34,75 @@ class SegmenterLoss(nn.Module):
 
 
 def train_prior(job: Job, stage_one: Path | None = None) -> GSS:
-    """Stage II, on the palette and the tokenizer found in `stage_one`, by default the run's folder.
+    """Train stage II on the palette and the tokenizer in `stage_one`, by default the run's folder.
 
-    Leaves NAME.prior.safetensors and its record in the run's folder, with stage I beside them.
+    NAME.prior.safetensors and its record are written to the run's folder. Stage I is copied there.
 
     Raises:
-        ValueError: the run's folder holds another stage I than `stage_one`, which would be
-            overwritten. Otherwise as `run_stage`.
+        ValueError: the run's folder holds another stage I, which would be overwritten.
+        Exception: the errors of `run_stage`.
     """
     preset = job.preset
     source = Path(stage_one or job.folder)
     check_stage_one(preset, source, job.folder)
     torch.manual_seed(preset.seed)
     palette, tokenizer = create_stage_one(preset, source)
-    prior = create_prior(preset, tokenizer.vocab_size, pretrained_backbone=job.pretrained_backbone)
-
-    def assembled(trained: nn.Module) -> GSS:
-        inverse = NearestColor(palette.colors)
-        return GSS(
-            palette,
-            tokenizer,
-            trained,
-            inverse,
-            view=preset.view,
-            picture_size=preset.data.size,
-        )
-
-    gss = assembled(prior)
-    prior.to(memory_format=torch.channels_last)  # convolutions are about a quarter faster so
-    schedule = preset.schedule("prior")
-    pictures = job.pictures()
-    run_stage(
+    gss = _train_segmenter(
         job,
         "prior",
-        SegmenterLoss(gss, target_precision=schedule.target_precision),
-        prior,
-        schedule,
-        augmented(job, schedule, pictures),
-        pictures=pictures,
-        classes=pictures.dataset.classes,
+        tokenizer.vocab_size,
+        partial(assemble_gss, preset, palette, tokenizer),
         rests_on=stage_one_hashes(palette, tokenizer),
-        validate=_validation(job, assembled),
+        target_precision=preset.schedule("prior").target_precision,
     )
     bring_stage_one(preset, source, job.folder)
     wait_for_all()
-    return gss.eval()
+    return gss
 
 
 def train_pixel(job: Job) -> PixelTwin:
-    """Train the preset's twin on the schedule of stage II.
+    """Train the preset's discriminative twin by the schedule of stage II.
 
-    Leaves NAME.pixel.safetensors and its record in the run's folder.
+    NAME.pixel.safetensors and its record are written to the run's folder.
     """
     preset = job.preset
     torch.manual_seed(preset.seed)
-    network = create_prior(
-        preset, preset.data.num_classes, pretrained_backbone=job.pretrained_backbone
-    )
+    assemble = partial(PixelTwin, view=preset.view)
+    return _train_segmenter(job, "pixel", preset.data.num_classes, assemble)
 
-    def assembled(trained: nn.Module) -> PixelTwin:
-        return PixelTwin(trained, view=preset.view)
 
-    twin = assembled(network)
-    network.to(memory_format=torch.channels_last)
-    schedule = preset.schedule("prior")
+def _train_segmenter(
+    job: Job,
+    stage: str,
+    outputs: int,
+    assemble: Callable[[nn.Module], nn.Module],
+    rests_on: Mapping[str, str] | None = None,
+    **arguments: object,
+) -> nn.Module:
+    """Train a new network of `outputs` outputs → the model that `assemble` makes of it.
+
+    Args:
+        rests_on: see `run_stage`.
+        arguments: see `SegmenterLoss`.
+    """
+    network = create_prior(job.preset, outputs, pretrained_backbone=job.pretrained_backbone)
+    model = assemble(network)
+    network.to(memory_format=torch.channels_last)  # makes convolutions about a quarter faster
+    schedule = job.preset.schedule("prior")
     pictures = job.pictures()
+    validate = None
+    if job.validate_every:
+        validate = validator(assemble, job.pictures("val", eval_transform()))
     run_stage(
         job,
-        "pixel",
-        SegmenterLoss(twin),
+        stage,
+        SegmenterLoss(model, **arguments),
         network,
         schedule,
         augmented(job, schedule, pictures),
         pictures=pictures,
         classes=pictures.dataset.classes,
-        validate=_validation(job, assembled),
+        rests_on=rests_on,
+        validate=validate,
     )
-    return twin.eval()
-
-
-def _validation(job: Job, assembled: object) -> object:
-    """What measures the validation split's mIoU, or None where none is wanted."""
-    if not job.validate_every:
-        return None
-    return validator(assembled, job.pictures("val", eval_transform()))
+    return model.eval()

@@ -1,7 +1,7 @@
-"""A run: what identifies it, and how one stage of it is trained, written and taken up again.
+"""A run: what identifies it, and how one stage of it is trained, written and resumed.
 
-A checkpoint is continued, and a result is taken, only by the run that made it. So a run knows the
-hash of its schedule, of its data and of everything that it rests on.
+Only the run that made a checkpoint or a result may use it again. A run is therefore identified by
+the hashes of its schedule, of its data and of the weights that it builds on.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import json
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, is_dataclass, replace
+from dataclasses import dataclass, field, is_dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from gss_lite.data import create_dataset
+from gss_lite.data.masks import evenly_spaced
 from gss_lite.data.transforms import InMemory
 from gss_lite.distributed import is_main, wait_for_all
 from gss_lite.presets import Preset, Schedule
@@ -37,22 +39,17 @@ from gss_lite.storage import (
 from gss_lite.training.checks import check_labelled
 from gss_lite.training.loop import LoopOptions, fit
 
-SAMPLED_MASKS = 16  # masks that stand for a data set in its hash
+SAMPLED_MASKS = 16  # so many masks of a data set enter its hash
 STAGE_ONE = ("palette.json", "vqvae.safetensors", "vqvae.json")
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a call of `train` is asked for.
+    """The preset and the options of one call of `train`, which explains them.
 
     Attributes:
         folder: where weights, checkpoints and records are written.
         data: the folder of a data set that is on disk; None looks in the usual places.
-        pretrained_backbone: start the backbone from the weights that the preset names.
-        keep: "last", or "best" for the weights with the highest validation score.
-        validate_every: steps between two measurements of the validation split's mIoU.
-        options: for the loop.
-        command: what a person would type to make the record again.
     """
 
     preset: Preset
@@ -65,17 +62,17 @@ class Job:
     command: str = ""
 
     def path(self, name: str) -> Path:
-        """The file NAME of this preset in the run's folder, as "prior.safetensors"."""
+        """Return the path of a file of this preset in the run's folder, as "prior.safetensors"."""
         return self.folder / f"{self.preset.name}.{name}"
 
     def pictures(self, split: str = "train", transform: object = None) -> InMemory:
-        """The preset's pictures, each kept in memory once it was read."""
+        """Make the preset's data set. Each picture stays in memory after it was read once."""
         dataset = create_dataset(self.preset, split, folder=self.data, transform=transform)
         return InMemory(dataset)
 
 
 def prepare(folder: Path) -> None:
-    """Find out before the work whether its result can be written, and clear what was left over."""
+    """Check that the folder can be written to, and delete half-written files in it."""
     if is_main():
         check_writable(folder)
         for place in (folder, *folder.glob("*/")):
@@ -84,48 +81,42 @@ def prepare(folder: Path) -> None:
 
 
 def schedule_hash(preset: Preset, stage: str, schedule: Schedule) -> str:
-    """16 hexadecimal digits of all the parts of a preset that a stage reads.
+    """Hash all parts of a preset that a stage reads → 16 hexadecimal digits.
 
-    What changes memory and time but hardly the step is left out: a run may go on with it, as after
-    running out of memory. So are views and held-out pictures, which only evaluation reads.
+    Settings of memory and time are left out, so a run that ran out of memory may go on with others.
+    Views and held-out pictures are left out too, because only evaluation reads them.
     """
-    said = {
+    parts = {
         "data": replace(preset.data, eval_pictures=None),
         "schedule": replace(schedule, accumulate=1, checkpointing=False, compile=False),
     }
     if stage == "vqvae":
-        said |= {"palette": preset.palette, "tokenizer": preset.tokenizer}
+        parts |= {"palette": preset.palette, "tokenizer": preset.tokenizer}
     elif stage in ("prior", "pixel"):
-        said |= {"prior": preset.prior}
-
-    def plain(value: object) -> dict:
-        return asdict(value) if is_dataclass(value) else dict(value)
-
-    text = json.dumps(_plain_maps(said), default=plain, sort_keys=True)
+        parts |= {"prior": preset.prior}
+    text = json.dumps(_plain_maps(parts), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _plain_maps(value: object) -> object:
-    """Dataclasses and read-only mappings as dictionaries, all the way down."""
+    """Turn dataclasses and read-only mappings into dictionaries, nested ones too."""
     if is_dataclass(value):
-        value = {name: getattr(value, name) for name in value.__dataclass_fields__}
+        value = vars(value)
     if isinstance(value, Mapping):
         return {key: _plain_maps(entry) for key, entry in value.items()}
     return value
 
 
 def data_hash(dataset: Dataset) -> str:
-    """16 hexadecimal digits that tell one training set from another.
+    """Hash a training set → 16 hexadecimal digits.
 
-    They cover the number of pictures, their names and classes, and the masks of 16 of them, evenly
-    spaced.
+    The hash covers the number of pictures, their names and classes, and 16 evenly spaced masks.
     """
     inner = getattr(dataset, "dataset", dataset)  # of InMemory
     names = [str(name) for name in getattr(inner, "names", ())]
     classes = list(getattr(inner, "classes", ()))
     digest = hashlib.sha256(json.dumps([len(dataset), names, classes]).encode())
-    count = min(SAMPLED_MASKS, len(dataset))
-    for index in torch.linspace(0, len(dataset) - 1, count).round().long().tolist():
+    for index in evenly_spaced(len(dataset), SAMPLED_MASKS):
         mask = torch.as_tensor(dataset[index][1]).to(torch.uint8)
         digest.update(str(tuple(mask.shape)).encode())
         digest.update(mask.contiguous().numpy())
@@ -146,22 +137,22 @@ def run_stage(
     validate: object = None,
     extra: Mapping[str, object] | None = None,
 ) -> list[dict]:
-    """Train one stage, then write weights and run record beside each other → the log.
+    """Train one stage, then write its weights and its run record → the log.
 
-    A run that is finished and written is not trained, written or signed again.
+    If this run has already finished, its weights are loaded and nothing is trained or written.
 
     Args:
         loss_fn: forward(*batch) gives (loss, scalars).
-        model: the part of it that is trained.
+        model: the part of `loss_fn` that is trained.
         dataset: augmented pairs, indexed by (draw, index).
-        pictures: what `dataset` was made from; it identifies the run.
-        classes: names of the classes to watch for.
-        rests_on: the hashes of what was trained before; they go into the file of weights.
-        validate: see `fit`.
+        pictures: the data set behind `dataset`; its hash identifies the run.
+        classes, validate: see `LoopOptions`.
+        rests_on: hashes of the earlier stages, for the file of weights.
         extra: more fields for the run record.
 
     Raises:
-        ValueError: no training pixel is labelled. Otherwise as `fit`.
+        ValueError: no training pixel is labelled.
+        Exception: the errors of `fit`.
     """
     check_labelled(pictures)
     preset = job.preset
@@ -195,37 +186,61 @@ def run_stage(
     )
     seconds = max(log[-1]["seconds"], time.perf_counter() - started)
     kept = keep_best(job, stage, model, run) if job.keep == "best" else {}
+    fields = {
+        **kept,
+        "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "schedule": _plain_maps(schedule),
+        "run": run,
+        **(extra or {}),
+        "log": log,
+    }
+    write_result(
+        job,
+        stage,
+        model,
+        rests_on,
+        fields,
+        steps=schedule.steps,
+        seconds=seconds,
+        metrics={name: value for name, value in log[-1].items() if name != "step"},
+        device=next(model.parameters()).device,
+    )
+    return log
+
+
+def write_result(
+    job: Job,
+    stage: str,
+    model: nn.Module,
+    rests_on: Mapping[str, str] | None,
+    fields: Mapping[str, object],
+    **measured: object,
+) -> None:
+    """Write the weights of a stage, and its run record beside them.
+
+    The first process writes, and all processes wait for it.
+
+    Args:
+        rests_on: hashes of the earlier stages.
+        fields: further fields of the record.
+        measured: steps, seconds, metrics and device, see `run_record`.
+    """
     if is_main():
-        save_weights(weights, model, rests_on=rests_on)
+        save_weights(job.path(f"{stage}.safetensors"), model, rests_on=rests_on)
+        preset = job.preset
         record = run_record(
             kind=f"train {stage}",
             preset=preset.name,
             seed=preset.seed,
-            steps=schedule.steps,
             command=job.command,
-            seconds=seconds,
-            metrics={name: value for name, value in log[-1].items() if name != "step"},
-            device=next(model.parameters()).device,
+            **measured,
         )
-        parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        write_json(
-            card,
-            {
-                **record,
-                **kept,
-                "parameters": parameters,
-                "schedule": _plain_maps(schedule),
-                "run": run,
-                **(extra or {}),
-                "log": log,
-            },
-        )
-    wait_for_all()  # the next stage reads what was written
-    return log
+        write_json(job.path(f"{stage}.json"), {**record, **fields})
+    wait_for_all()
 
 
 def is_written(job: Job, run: Mapping, weights: Path, card: Path) -> bool:
-    """Whether the files are those that this very run wrote when it ended."""
+    """Whether this run has finished and written both files."""
     if not weights.is_file() or not card.is_file():
         return False
     record = read_json(card)
@@ -236,8 +251,8 @@ def is_written(job: Job, run: Mapping, weights: Path, card: Path) -> bool:
 def check_not_anothers(weights: Path, card: Path, run: Mapping, checkpoint: Path) -> None:
     """Raise ValueError if training would overwrite what another run has trained.
 
-    Weights without a record are this run's if its checkpoint is there: it was killed between the
-    two. `fit` refuses the checkpoint of another run.
+    Weights without a record are accepted if there is a checkpoint: the run may have been killed
+    before it wrote the record. `fit` refuses the checkpoint of another run.
     """
     if not weights.is_file():
         return
@@ -251,7 +266,7 @@ def check_not_anothers(weights: Path, card: Path, run: Mapping, checkpoint: Path
 
 
 def keep_best(job: Job, stage: str, model: nn.Module, run: Mapping) -> dict:
-    """Load the weights with the highest validation score into the model → what to record.
+    """Load the weights with the highest validation score → fields for the record.
 
     Raises:
         ValueError: no step of this run was validated.
@@ -268,32 +283,26 @@ def keep_best(job: Job, stage: str, model: nn.Module, run: Mapping) -> dict:
 
 
 def check_stage_one(preset: Preset, source: Path, folder: Path) -> None:
-    """Raise ValueError if bringing the stage I of `source` would overwrite another in `folder`."""
-    if source.resolve() == folder.resolve():
-        return
-    for end in STAGE_ONE:
-        theirs = source / f"{preset.name}.{end}"
-        ours = folder / f"{preset.name}.{end}"
-        if theirs.is_file() and ours.is_file() and theirs.read_bytes() != ours.read_bytes():
+    """Raise ValueError if `bring_stage_one` would overwrite another stage I in `folder`."""
+    for theirs, ours in stage_one_files(preset, source, folder):
+        if ours.is_file() and theirs.read_bytes() != ours.read_bytes():
             raise ValueError(
-                f"{ours} is another file than {theirs}, which the prior is to be trained on; it "
-                "would be overwritten. Train in another folder (--out), or on this folder's own "
-                "stage I"
+                f"{ours} differs from {theirs}, which the prior is trained on, and would be "
+                "overwritten. Train in another folder (--out), or on this folder's own stage I"
             )
 
 
 def bring_stage_one(preset: Preset, source: Path, folder: Path) -> None:
-    """Copy palette, VQ-VAE and its record beside the prior that was trained on them.
-
-    The folder then holds a whole model.
-    """
-    if source.resolve() == folder.resolve() or not is_main():
+    """Copy palette, VQ-VAE and its record into the prior's folder, so that it is complete."""
+    if not is_main():
         return
-    for end in STAGE_ONE:
-        path = source / f"{preset.name}.{end}"
-        if path.exists():
-            _copy(path, folder / path.name)
+    for theirs, ours in stage_one_files(preset, source, folder):
+        replace_file(ours, partial(shutil.copyfile, theirs))
 
 
-def _copy(source: Path, target: Path) -> None:
-    replace_file(target, lambda temporary: shutil.copyfile(source, temporary))
+def stage_one_files(preset: Preset, source: Path, folder: Path) -> list[tuple[Path, Path]]:
+    """List the files of stage I in `source`, each with its place in another folder."""
+    if source.resolve() == folder.resolve():
+        return []
+    names = [f"{preset.name}.{end}" for end in STAGE_ONE]
+    return [(source / name, folder / name) for name in names if (source / name).is_file()]

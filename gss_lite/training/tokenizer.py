@@ -1,8 +1,8 @@
 """Stage I: the VQ-VAE on maskige, for one palette or for any.
 
-A tokenizer for one palette learns the maskige that this palette paints. A tokenizer for any palette
-(supplement, section E: domain-generic maskige) sees every picture in random colours, and natural
-photographs between.
+A tokenizer for one palette learns the maskige of this palette. A tokenizer for any palette
+(supplement, section E: domain-generic maskige) learns masks in random colours and natural
+photographs.
 """
 
 from __future__ import annotations
@@ -10,30 +10,32 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from gss_lite.contracts import IGNORE, Tokenizer
 from gss_lite.data import DATASETS
+from gss_lite.data.masks import stack_masks
 from gss_lite.data.scenes import ManyScenes, Scenes
 from gss_lite.data.transforms import SeededAugmentation, train_transform
 from gss_lite.distributed import is_main, sum_over_processes, wait_for_all, world_size
 from gss_lite.factory import create_palette, create_tokenizer, owns_palette, palette_hash
 from gss_lite.inverse import TEMPERATURE, NearestColor
 from gss_lite.palette import Palette, by_neighbours, max_min_palette
-from gss_lite.presets import Preset
+from gss_lite.presets import Preset, Schedule
 from gss_lite.training.checks import check_labelled
 from gss_lite.training.run import Job, data_hash, run_stage
 from gss_lite.vqvae import VQVAE
 
 PALETTE_MASKS = 600  # training masks that `by_neighbours` looks at
-PHOTOGRAPH_EVERY = 8  # one picture of so many in a batch is a photograph
+PHOTOGRAPH_EVERY = 8  # one of eight pictures in a batch is a photograph
 
 
 def readback_loss(scores: Tensor, mask: Tensor) -> Tensor:
-    """Cross-entropy of the classes read back from a rebuilt maskige (S.2, with D.i's measure).
+    """Classification loss through the nearest colour of a rebuilt maskige (S.2, D.i).
 
-    A class weighs 1/√share of the whole batch: a pedestrian's few pixels count in mIoU as much as
-    the many of the road.
+    The weight of a class is 1/√(its pixels in the whole batch), because small classes count as much
+    as large ones in mIoU.
 
     Args:
         scores: (B, K, H, W), minus squared distances of colours.
@@ -48,16 +50,16 @@ def readback_loss(scores: Tensor, mask: Tensor) -> Tensor:
     total = F.cross_entropy(
         scores.float() / TEMPERATURE, mask, weight, ignore_index=IGNORE, reduction="sum"
     )
-    # Gradients are averaged over processes, so the sum of one share counts as often as there are.
+    # Gradients are averaged over the processes; the factor world_size() makes them sums again.
     return total * world_size() / (share * weight).sum().clamp(min=1).to(total.dtype)
 
 
 class VQVAELoss(nn.Module):
-    """The loss of stage I for one palette: forward(image, mask) paints the mask.
+    """The loss of stage I for one palette.
 
     Args:
-        readback: weight of the cross-entropy of X⁻¹ (S.2). It teaches the decoder to put a border
-            pixel on one side or the other, where a distance in colour alone accepts a blend.
+        readback: weight of the classification loss through the nearest colour (S.2). The distance
+            in colour alone allows blends at borders; this loss makes the decoder choose a class.
     """
 
     def __init__(self, tokenizer: VQVAE, palette: Palette, readback: float) -> None:
@@ -79,11 +81,11 @@ class VQVAELoss(nn.Module):
 
 
 class GenericLoss(nn.Module):
-    """The loss of stage I for any palette: every picture has colours of its own.
+    """The loss of stage I for any palette: every picture has its own random colours.
 
-    The last few pictures of a batch are natural photographs. Half of the masks are merged into
-    CamVid's 11 classes first, so that the tokenizer sees large areas as well as small ones. The
-    read-back term applies to these, with each picture's own colours.
+    The last pictures of a batch are natural photographs. Half of the masks are merged into CamVid's
+    11 classes first, so that the tokenizer learns large areas too. The classification loss through
+    the nearest colour applies to these masks, with each picture's own colours.
     """
 
     def __init__(self, tokenizer: VQVAE, readback: float, photographs: Photographs) -> None:
@@ -95,7 +97,7 @@ class GenericLoss(nn.Module):
         self.register_buffer("to_coarse", to_coarse, persistent=False)
 
     def paint(self, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Fine mask (B, H, W) → pictures, coarse masks of the first half, and colours.
+        """Paint fine masks (B, H, W) → pictures, coarse masks of the first half, and colours.
 
         Their shapes are (B, 3, H, W), (B/2, H, W) and (B, 256, 3).
         """
@@ -114,7 +116,7 @@ class GenericLoss(nn.Module):
 
     @staticmethod
     def how_many(batch: int) -> int:
-        """Photographs in a batch: one in PHOTOGRAPH_EVERY, on average where that leaves a rest."""
+        """Draw the number of photographs in a batch: batch / PHOTOGRAPH_EVERY on average."""
         whole, rest = divmod(batch, PHOTOGRAPH_EVERY)
         one_more = bool(rest) and float(torch.rand(())) < rest / PHOTOGRAPH_EVERY
         return whole + one_more
@@ -127,7 +129,7 @@ class GenericLoss(nn.Module):
         half = len(coarse)
         if self.readback and half:
             beta = colors[:half, : len(Scenes.classes)]  # (B/2, 11, 3)
-            # −‖x̂ − β_k‖², less ‖x̂‖², which all classes share.
+            # −‖x̂ − β_k‖² without the term ‖x̂‖², which is equal for all classes.
             products = torch.einsum("bdhw,bkd->bkhw", rebuilt[:half], beta)
             scores = 2 * products - beta.square().sum(2)[..., None, None]  # (B/2, 11, H, W)
             scalars["readback"] = readback_loss(scores, coarse)
@@ -138,10 +140,11 @@ class GenericLoss(nn.Module):
 def random_colors(
     count: int, classes: int, device: torch.device | str = "cpu", *, channels: int = 3
 ) -> Tensor:
-    """`count` palettes of `classes` colours, (count, classes, channels).
+    """Draw `count` palettes of `classes` colours → (count, classes, channels) in [0, 1].
 
-    They are uniform in the cube and then stretched from its middle by 1 to 2. Palettes made for
-    large distances have many colours on the faces of the cube, where uniform draws have none.
+    Uniform colours are stretched from the middle of the cube by a factor of 1 to 2 and clamped.
+    Uniform colours alone never lie on the faces of the cube, where palettes with large distances
+    have many colours.
     """
     stretch = 1 + torch.rand(count, 1, 1, device=device)
     uniform = torch.rand(count, classes, channels, device=device)
@@ -149,22 +152,23 @@ def random_colors(
 
 
 class Photographs:
-    """Natural pictures in memory, uint8 (3, H, W) each, of which `crops` cuts random pieces."""
+    """Natural pictures in memory, uint8 (3, H, W) each, for random crops."""
 
     def __init__(self, pictures: list[Tensor]) -> None:
         if not pictures:
             raise ValueError(
-                "a tokenizer for any picture also learns natural ones, and there are none; "
+                "a tokenizer for any palette also learns natural pictures, and there are none; "
                 "pass at least one photograph"
             )
         self.pictures = [picture.as_subclass(Tensor) for picture in pictures]
 
     @classmethod
     def of(cls, data: str, folder: object = None) -> Photographs:
-        """The training photographs of a data set that is on disk; its masks are not used.
+        """Read the training photographs of a data set on disk; its masks are not used.
 
         Raises:
-            ValueError: there is no such set. FileNotFoundError: it is not on disk.
+            ValueError: there is no such set.
+            FileNotFoundError: the set is not on disk.
         """
         known = [name for name, kind in DATASETS.items() if not kind.drawn]
         if data not in known:
@@ -175,9 +179,9 @@ class Photographs:
         return cls([image for image, _ in dataset])
 
     def crops(self, count: int, height: int, width: int) -> Tensor:
-        """`count` random pieces in [0, 1], (count, 3, height, width).
+        """Cut `count` random crops → (count, 3, height, width) in [0, 1].
 
-        A piece is a tenth to the whole of a photograph, mirrored half the time.
+        A crop covers a tenth to the whole of a photograph, and every second one is mirrored.
         """
         crop = v2.Compose(
             [
@@ -192,11 +196,10 @@ class Photographs:
 
 
 def make_palette(job: Job) -> Palette:
-    """The preset's palette; one that looks at masks is made, and left in the run's folder.
+    """Return the preset's palette. One that depends on masks is made and saved in the run's folder.
 
     Raises:
-        ValueError: the folder holds the palette of another run, or a tokenizer that was trained in
-            a palette which is not there.
+        ValueError: the folder holds the palette of another run, or a tokenizer without its palette.
     """
     preset = job.preset
     if not preset.needs_masks or not owns_palette(preset):
@@ -206,18 +209,18 @@ def make_palette(job: Job) -> Palette:
     pictures = job.pictures()
     check_labelled(pictures)
     origin = {"preset": preset.name, "seed": preset.seed, "data": data_hash(pictures)}
-    # Every process looks before the first one writes, or the others would wait for it in vain.
+    # Every process checks before the first one writes. Otherwise an error in the first process
+    # would leave the others waiting.
     if path.exists():
         check_origin(path, origin)
     elif trained.exists():
         raise ValueError(
-            f"{trained} is there, and {path.name}, in whose colours it was trained, is not; put "
-            "that back, or train in a new folder (--out)"
+            f"{trained} is there, but the palette {path.name} that it was trained with is not; put "
+            "the palette back, or train in a new folder (--out)"
         )
     wait_for_all()
     if is_main() and not path.exists():
-        count = min(PALETTE_MASKS, len(pictures))
-        masks = torch.stack([torch.as_tensor(pictures[i][1]) for i in range(count)])
+        masks = stack_masks(pictures, range(min(PALETTE_MASKS, len(pictures))))
         colors = max_min_palette(preset.data.num_classes)
         palette = by_neighbours(colors, masks, seed=preset.seed)
         palette.origin = origin
@@ -233,21 +236,20 @@ def check_origin(path: object, origin: dict) -> None:
         fields = ", ".join(k for k in origin if made_by.get(k) != origin[k])
         known = f"of another run ({fields} differ)" if made_by else "of no known run"
         raise ValueError(
-            f"{path} is the palette {known}, so this run would not be that of a fresh folder. "
-            "Train in another folder (--out), or remove the palette and what was trained in it"
+            f"{path} is the palette {known}, so this run would differ from one in a new folder. "
+            "Train in another folder (--out), or remove the palette and the weights trained with it"
         )
 
 
 def trains_tokenizer(preset: Preset) -> bool:
-    """Whether the preset has a tokenizer of its own to train: not another's, and not OpenAI's."""
+    """Whether stage I trains a tokenizer, instead of taking another preset's or OpenAI's."""
     return not isinstance(preset.tokenizer, str) and preset.tokenizer.kind == "vqvae"
 
 
 def train_tokenizer(job: Job) -> Tokenizer:
-    """Stage I. Leaves palette, NAME.vqvae.safetensors and its record in the run's folder.
+    """Train stage I. The palette, NAME.vqvae.safetensors and its record go to the run's folder.
 
-    Where the preset shares another's tokenizer, or takes OpenAI's, only the palette is made, and
-    that tokenizer is given back as it is.
+    If the preset takes another preset's tokenizer or OpenAI's, only the palette is made.
     """
     preset = job.preset
     palette = make_palette(job) if preset.palette else None
@@ -271,15 +273,15 @@ def train_tokenizer(job: Job) -> Tokenizer:
         schedule,
         augmented(job, schedule, pictures),
         pictures=pictures,
-        # A tokenizer for any palette needs no class in particular.
+        # A tokenizer for any palette does not depend on particular classes.
         classes=pictures.dataset.classes if palette else (),
         rests_on=palette_hash(palette) if palette else None,
     )
     return tokenizer.eval()
 
 
-def augmented(job: Job, schedule: object, pictures: object) -> SeededAugmentation:
-    """Training pairs: scaled, cropped, mirrored and distorted as the schedule says."""
+def augmented(job: Job, schedule: Schedule, pictures: Dataset) -> SeededAugmentation:
+    """Scale, crop, mirror and distort training pairs as the schedule says."""
     transform = train_transform(
         *schedule.crop,
         scales=schedule.scales,

@@ -91,7 +91,7 @@ def test_a_tokenizer_without_its_palette_gets_no_new_one(tmp_path):
     (tmp_path / "scenes-tiny.vqvae.safetensors").touch()
     with pytest.raises(
         ValueError,
-        match="scenes-tiny.palette.json, in whose colours it was trained, is not; put that back, "
+        match="scenes-tiny.palette.json that it was trained with is not; put the palette back, "
         "or train in a new folder",
     ):
         stage.make_palette(Job(preset, tmp_path))

@@ -285,7 +285,7 @@ class TestStageOneIsNotOverwritten:
         folder.mkdir()
         precious = folder / f"scenes-tiny.{own}"
         precious.write_text("hours of work")
-        with pytest.raises(ValueError, match=f"{own} is another file than .*would be overwritten"):
+        with pytest.raises(ValueError, match=f"{own} differs from .*would be overwritten"):
             train("scenes-tiny", folder, stage="prior", stage_one=source, options=QUIET)
         assert precious.read_text() == "hours of work" and len(list(folder.iterdir())) == 1
 
@@ -293,7 +293,7 @@ class TestStageOneIsNotOverwritten:
         preset = get_preset("scenes-cpu").with_schedule("prior", steps=1, batch=2, precision="no")
         own = tmp_path / "scenes-cpu.vqvae.safetensors"
         own.write_text("hours of work")
-        with pytest.raises(ValueError, match="scenes-cpu.vqvae.safetensors is another file than"):
+        with pytest.raises(ValueError, match="scenes-cpu.vqvae.safetensors differs from"):
             train(preset, tmp_path, stage="prior", stage_one="shipped", options=QUIET)
         assert own.read_text() == "hours of work"
 
@@ -357,7 +357,7 @@ class TestOtherData:
             self.go_on(stopped, other)
         said = str(refused.value)
         assert "belongs to another run (data: " in said and " there, " in said
-        assert "The pictures, their classes or their masks are others." in said
+        assert "The pictures, their classes or their masks differ." in said
         assert (stopped[1] / "vqvae" / "checkpoint.pt").read_bytes() == before
 
     def test_the_palette_of_other_data_is_refused_too(self, tmp_path):
