@@ -1,8 +1,8 @@
-"""What a tokenizer keeps of true masks in palettes that it never saw; nothing is trained.
+"""How well a tokenizer rebuilds true masks in new palettes; nothing is trained.
 
-The palettes are greedy (farthest points), max-min colours as they come, the same colours given out
-by neighbours (which looks at 60 training masks), and five random ones. For CamVid the palette of
-its shipped model is measured too, which was given out by looking at all 367 training masks.
+The palettes are: greedy (farthest points), max-min colours in any order, the same colours assigned
+by neighbours (from 60 training masks), and five random ones. For CamVid the palette of its shipped
+model is measured too, which was assigned from all 367 training masks.
 
 A tokenizer made for one palette (--preset camvid-s8 --weights FOLDER, after `gss_lite train`) is
 measured with that palette first.
@@ -25,7 +25,7 @@ from notebooks.experiments.runner import REQUIRED, Run, new_parser
 
 
 def build_palettes(data: str) -> dict[str, gss.Palette]:
-    """The palettes that are measured with every tokenizer."""
+    """Make the palettes that are measured with every tokenizer."""
     classes = len(class_names(data))
     colors = gss.max_min_palette(classes)
     palettes = {

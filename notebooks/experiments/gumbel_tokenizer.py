@@ -1,9 +1,9 @@
 """DALL·E's training of a tokenizer beside the VQ-VAE's, with one small budget.
 
 Five tokenizers with the same networks and 256 codes learn the same masks of street scenes in the
-same number of steps, from their own loss alone (no read-back of the classes), and are judged on
-held-out masks: the VQ-VAE, the Gumbel-softmax dVAE, the dVAE without each of its two departures
-from DALL·E, and the dVAE with DALL·E's weight of the KL.
+same number of steps. Each has its own loss, without the classification loss through the nearest
+colour. They are evaluated on held-out masks: the VQ-VAE, the Gumbel-softmax dVAE, the dVAE without
+each of its two differences from DALL·E, and the dVAE with DALL·E's weight of the KL.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ BATCH = 8
 
 
 class RandomStart(GumbelVAE):
-    """A dVAE whose codes start at random, as DALL·E's do."""
+    """A dVAE with a random initialisation of its codes, as for DALL·E."""
 
     def start_on(self, features: Tensor) -> None:
         """Leave the logits as they are."""
@@ -45,9 +45,9 @@ VARIANTS = {
 
 
 def build(name: str, steps: int) -> gss.VQVAE:
-    """A variant, untrained, for a training of so many steps.
+    """Make an untrained variant for a training of `steps` steps.
 
-    The annealing takes three quarters of them; the last quarter learns with nearly hard tokens.
+    The annealing takes three quarters of them. The last quarter learns with nearly hard tokens.
     """
     kind, arguments = VARIANTS[name]
     if kind is not gss.VQVAE:
@@ -94,13 +94,13 @@ parser = partial(
     steps=600,
     seed=option(0, "of the training", type=whole_number(0)),
     pictures=option(live.PICTURES, "training masks"),
-    held_out=option(live.HELD_OUT, "masks that judge"),
+    held_out=option(live.HELD_OUT, "test masks"),
     record="runs/gumbel-tokenizer.json",
 )
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Train and judge the variants, print their scores, write the record."""
+    """Train and evaluate the variants, print their scores, write the record."""
     run = Run(parser(), argv)
     given = run.given
     palette = gss.create_palette(live.PRESET).to(given.device)

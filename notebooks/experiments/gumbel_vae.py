@@ -1,13 +1,13 @@
 """DALL·E's way to train a tokenizer (Ramesh et al., 2021, §2.1, A.2 and A.3), on small networks.
 
-Where the VQ-VAE takes the nearest code and lets the gradient jump over the choice, here every token
-is a soft mixture of all codes. It is drawn with Gumbel noise and sharpened as training goes on. The
+A VQ-VAE takes the nearest code, with a straight-through gradient. Here every token is a soft
+mixture of all codes, drawn with Gumbel noise, and the mixture becomes sharper during training. The
 loss is an evidence bound: the likelihood of pixels that lie in an interval, and the KL divergence
 of the tokens' distribution from the uniform one.
 
-Two things are not DALL·E's: the codes start on data, and hard pixels keep their weight (`losses`).
-Both are needed on maskige with hundreds of steps in place of its 3,000,000, and the experiment
-`gumbel_tokenizer` measures what happens without them.
+Two things differ from DALL·E: the codes are initialised on data, and hard pixels keep their weight
+(see `losses`). Maskige need both with hundreds of steps instead of 3,000,000. The experiment
+`gumbel_tokenizer` measures the training without them.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from gss_lite.dalle import map_pixels, unmap_pixels
 from gss_lite.vqvae import VQVAE, Codebook
 
 LAST_TEMPERATURE = 1 / 16
-KL_RAMP = 1 / 30  # of the annealing: 5,000 of DALL·E's 150,000 steps
-# The flat colours of a maskige can be met exactly, and the likelihood would grow without end as the
-# scale shrinks. One step of an 8-bit pixel, seen through the logit at mid grey, is about 1/80.
+KL_RAMP = 1 / 30  # fraction of the annealing: 5,000 of DALL·E's 150,000 steps
+# The decoder can match the flat colours of a maskige exactly. Without a least scale, the likelihood
+# would grow without bound. One step of an 8-bit pixel at mid grey is about 1/80 in the logit.
 LEAST_LOG_SCALE = -math.log(80)
-# Of the logits at the start: the mean squared distance of two codes' vectors counts about
+# Scale of the first logits: the mean squared distance of two codes' vectors becomes about
 # 2 · SHARPNESS nats.
 SHARPNESS = 30.0
 
 
 class Relaxed(NamedTuple):
-    """What encoder and decoder gave.
+    """The outputs of encoder and decoder.
 
     Attributes:
         logits: of the tokens, (B, V, h, w).
@@ -48,7 +48,7 @@ class Relaxed(NamedTuple):
 
 
 class GumbelVAE(VQVAE):
-    """A discrete VAE on the networks of `VQVAE`, but for the last layers; it trains as that does.
+    """A discrete VAE with the networks of `VQVAE`, except the last layers, and its interface.
 
     In train mode each call of `forward` is one step of the annealing. The temperature falls along a
     cosine from 1 to 1/16 in `anneal` steps, and the KL's weight rises to its full value in the
@@ -57,9 +57,9 @@ class GumbelVAE(VQVAE):
     Args:
         vocab_size, stride, width, code_dim, depth: as for `VQVAE`.
         anneal: steps until the last temperature; three quarters of a short training.
-        kl_weight: of the KL, at stride 8 in DALL·E's units (it took 6.6; see `losses`).
-        beta: how far hard pixels keep their weight: 0 is the likelihood as it is (DALL·E), 1 takes
-            all pixels alike.
+        kl_weight: weight of the KL in DALL·E's units at stride 8 (DALL·E took 6.6; see `losses`).
+        beta: weighting of hard pixels: 0 is the plain likelihood (DALL·E), 1 weighs all pixels
+            alike.
 
     Raises:
         ValueError: anneal, kl_weight or beta is out of range.
@@ -94,17 +94,17 @@ class GumbelVAE(VQVAE):
 
     @property
     def progress(self) -> float:
-        """The share of the annealing that is done, 0 … 1."""
+        """The finished share of the annealing, 0 … 1."""
         return min(1.0, int(self.steps) / self.anneal)
 
     @property
     def temperature(self) -> float:
-        """Of the Gumbel soft-max, 1 … 1/16."""
+        """The temperature of the Gumbel soft-max, 1 … 1/16."""
         cosine = (1 + math.cos(math.pi * self.progress)) / 2
         return LAST_TEMPERATURE + (1 - LAST_TEMPERATURE) * cosine
 
     def forward(self, maskige: Tensor) -> tuple[Tensor, Relaxed]:
-        """Maskige (B, 3, H, W) → reconstruction (B, 3, H, W), and what it came from.
+        """Maskige (B, 3, H, W) → reconstruction (B, 3, H, W), and the outputs behind it.
 
         The tokens are sampled mixtures in train mode, and the arg-max otherwise.
         """
@@ -124,12 +124,12 @@ class GumbelVAE(VQVAE):
 
     @torch.no_grad()
     def start_on(self, features: Tensor) -> None:
-        """Share these features (B, width, h, w) out among the codes.
+        """Initialise the logits on features (B, width, h, w).
 
         The logits become −s·‖feature − v_k‖² up to a constant. The v_k are drawn from the features
-        in proportion to their squared distance from the mean, as most of a mask is flat and alike.
-        With random logits hardly a code means anything at first, and after the same number of steps
-        the tokens are more evenly spread but the pictures much worse.
+        in proportion to their squared distance from the mean, because most features of a mask are
+        nearly equal. After the same number of steps, random logits give more even tokens, but much
+        worse pictures.
         """
         flat = features.movedim(1, -1).flatten(0, 2)  # (B·h·w, width)
         distance = (flat - flat.mean(0)).square().sum(1)  # (B·h·w,)
@@ -157,7 +157,7 @@ class GumbelVAE(VQVAE):
         return self.decode_vectors(vectors)
 
     def code_vectors(self) -> Tensor:
-        """The vectors that tokens stand for, (V, C)."""
+        """Return the vectors of the codes, (V, C)."""
         return self.codes.weight
 
     def decode_vectors(self, vectors: Tensor) -> Tensor:
@@ -167,19 +167,20 @@ class GumbelVAE(VQVAE):
     def losses(
         self, maskige: Tensor, picture: Tensor, relaxed: Relaxed
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """−log p(x|z) + kl_weight · KL, in nats a colour value, and scalars.
+        """Compute −log p(x|z) + kl_weight · KL in nats per colour value, and scalars.
 
-        The sum over a picture is divided by its 3·H·W colour values, so that the mean KL of a token
-        counts kl_weight/(3·stride²): 6.6/192 for DALL·E.
+        The sum over a picture is divided by its 3·H·W colour values. The mean KL of a token then
+        has the weight kl_weight/(3·stride²), which is 6.6/192 for DALL·E.
 
         A likelihood that learns its own scale b divides the gradient of each pixel by b. Where the
-        decoder errs it learns to be vague, so that thin and rare things are given up instead of
-        learned. Each pixel is therefore weighed with b^beta, brought to mean one and not
-        differentiated (Seitzer et al., 2022, "On the pitfalls of heteroscedastic uncertainty
-        estimation"). The scalar `reconstruction` is without those weights.
+        decoder errs, it learns a large b, so thin and rare things are not learned. Each pixel is
+        therefore weighted with b^beta, normalised to mean one and not differentiated (Seitzer et
+        al., 2022, "On the pitfalls of heteroscedastic uncertainty estimation"). The scalar
+        `reconstruction` is without those weights.
 
         Args:
-            maskige: what `forward` was given; `picture` and `relaxed` are what it gave.
+            maskige: the input of `forward`.
+            picture, relaxed: the outputs of `forward`.
         """
         likelihood = logit_laplace_nll(map_pixels(maskige), relaxed.means, relaxed.log_scales)
         weight = (self.beta * relaxed.log_scales.detach()).exp()
@@ -198,11 +199,10 @@ class GumbelVAE(VQVAE):
 
 
 def logit_laplace_nll(mapped: Tensor, means: Tensor, log_scales: Tensor) -> Tensor:
-    """−log f(x | μ, b), where f = exp(−|logit x − μ|/b) / (2b·x·(1 − x)) (A.3).
+    """Compute −log f(x | μ, b), where f = exp(−|logit x − μ|/b) / (2b·x·(1 − x)) (A.3).
 
-    It is the density on (0, 1) of the sigmoid of a Laplace variable. Unlike the Gaussian of a
-    squared error, it puts no mass where no pixel can be. All arguments have one shape; x = `mapped`
-    lies within (0, 1).
+    f is the density of the sigmoid of a Laplace variable. The Gaussian of a squared error has mass
+    outside (0, 1), but f has none. All arguments have the same shape; x = `mapped` lies in (0, 1).
     """
     distance = (torch.logit(mapped) - means).abs()
     jacobian = torch.log(mapped * (1 - mapped))

@@ -1,8 +1,8 @@
-"""How well every X⁻¹ reads damaged maskige, and the classes' borders.
+"""How well every X⁻¹ classifies damaged maskige, and the borders of classes.
 
-It takes the weights that `table_one` left in its work folder, one set for each seed. What is
-damaged are reconstructions of true masks, in two ways: Gaussian noise on every channel of the
-maskige, which no decoder makes, and wrong tokens, which every prior makes.
+The weights come from the work folder of `table_one`, one set for each seed. Reconstructions of true
+masks are damaged in two ways: by Gaussian noise on every channel of the maskige, which no decoder
+makes, and by wrong tokens, which every prior makes.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ MEASURED = {"Gaussian": "clean", "Gaussian, noisy": "noisy"}
 def readers(
     model: gss.GSS, preset: gss.Preset, folder: Path, *, fit_pictures: int = 200
 ) -> dict[str, Inverse]:
-    """Every X⁻¹ of Table 1 for the preset's palette, by its row's name.
+    """Load every X⁻¹ of Table 1 for the preset's palette → row name: X⁻¹.
 
-    The trained ones are those that `table_one` left in `folder`.
+    The trained ones lie in `folder`, the work folder of `table_one`. The others are measured here.
     """
     device = model.colors.device
     found: dict[str, Inverse] = {"FF": gss.NearestColor(model.colors)}
@@ -53,14 +53,14 @@ def readers(
 
 
 def miou(ids: Tensor, masks: Tensor, num_classes: int) -> float:
-    """In percent."""
+    """Compute the mIoU in percent."""
     metrics = gss.SegmentationMetrics(num_classes)
     metrics.update(ids, masks)
     return 100 * metrics.compute().miou
 
 
 def border_iou(ids: Tensor, masks: Tensor, num_classes: int) -> float:
-    """Mean boundary IoU of the classes that occur, in percent."""
+    """Compute the mean boundary IoU of the classes that occur, in percent."""
     return 100 * float(boundary_iou(ids, masks, num_classes, WIDTH).nanmean())
 
 
@@ -68,14 +68,15 @@ def border_iou(ids: Tensor, masks: Tensor, num_classes: int) -> float:
 def examine(
     inverses: Mapping[str, Inverse], model: gss.GSS, dataset: Dataset, *, seed: int = 0
 ) -> dict[str, dict]:
-    """All figures of one seed, in percent.
+    """Compute all figures of one seed, in percent.
 
     Args:
         dataset: (normalised image, mask) pairs whose sides are multiples of 32.
 
     Returns:
-        {name: {"pixels": mIoU at each of SIGMAS, "tokens": mIoU at each of RATES, "rim": the
-        boundary IoU of reconstructions, "final" and "final rim": of the prior's maskige}}.
+        {name: figures}. "pixels" and "tokens" are mIoU at each of SIGMAS and RATES. "rim" is the
+        boundary IoU of reconstructions. "final" and "final rim" are mIoU and boundary IoU of the
+        maskige that the prior predicts.
     """
     pairs = zip(*(dataset[i] for i in range(len(dataset))))
     device = model.colors.device
@@ -112,7 +113,7 @@ def examine(
 
 
 def table(rows: Mapping[str, Mapping], key: str, levels: Sequence[float]) -> str:
-    """The mean over seeds of the mIoU at each level, and the standard deviation at the last."""
+    """Format the mean mIoU over seeds at each level, and the standard deviation at the last."""
     lines = {}
     for name, row in rows.items():
         columns = list(zip(*row[key]))
@@ -128,7 +129,7 @@ parser = partial(
     __doc__,
     preset="scenes-cpu",
     weights={},
-    work=option("runs/{preset}/table-one", "where table_one left its weights", type=Path),
+    work=option("runs/{preset}/table-one", "work folder of table_one", type=Path),
     seeds=3,
     pictures=option(24, "test pictures"),
     fit_pictures=option(200, "training pictures for the Gaussians"),

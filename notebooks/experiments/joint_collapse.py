@@ -1,10 +1,10 @@
 """When do learned colours drift together? TF and TT, with several weights of the second term.
 
-(S.3) asks two things of β: that X⁻¹ reads the classes back, and that the decoder rebuilds the
-maskige. The second is easiest where all colours are one. How the paper weighs the two is not known.
-For each seed every row starts from the same random colours, on a tokenizer for any palette. The
-record holds the least and the mean distance of two colours, before and after, and the mIoU of
-held-out masks, read by the row's own X⁻¹ and by the nearest colour.
+The loss (S.3) has two terms: X⁻¹ should recover the classes, and the decoder should rebuild the
+maskige. The second term is smallest if all colours are equal. The paper does not give the weights.
+For each seed every row starts from the same random colours, with a tokenizer for any palette. The
+record holds the least and the mean distance of two colours, before and after. It also holds the
+mIoU of held-out masks, by the row's own X⁻¹ and by the nearest colour.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ WEIGHTS = (0.0, 5.0, 20.0, 50.0, 100.0)
 
 
 def row_name(variant: str, weight: float) -> str:
-    """The name of a row of the record."""
+    """Name a row of the record."""
     return f"{variant}, weight {weight:g}" if weight else variant
 
 
@@ -46,10 +46,10 @@ def run_variant(
     weight: float,
     seed: int,
 ) -> tuple[Tensor, Inverse]:
-    """Train one variant on masks (N, h, w) → (β (K, 3), the X⁻¹ that reads it).
+    """Train one variant on masks (N, h, w) → (β (K, 3), its X⁻¹).
 
     Args:
-        weight: of the second term; with 0 there is one term alone.
+        weight: of the second term; 0 omits this term.
     """
     how = {"steps": steps, "seed": seed}
     if name == "TT":
@@ -69,7 +69,7 @@ def run_variant(
     try:
         learned = palettes.learn_palette(start, tokenizer, masks, objective=objective, **how)
         colors = learned.palette.colors
-    except ValueError:  # two colours met, which a Palette refuses: take those of the last step
+    except ValueError:  # a Palette refuses two equal colours: take those of the last step
         colors = seen[-1]
     return colors, gss.NearestColor(colors)
 
@@ -78,24 +78,24 @@ def run_variant(
 def measure(
     colors: Tensor, inverse: Inverse, tokenizer: CodeTokenizer, masks: Tensor
 ) -> dict[str, float]:
-    """The least and mean distance of two colours (0–255), and the mIoU of masks in percent.
+    """Measure the least and mean distance of two colours (0–255), and mIoU in percent.
 
-    The masks (N, H, W) are painted, encoded, decoded and read: "miou" by X⁻¹, "nearest" by the
-    nearest colour.
+    The masks (N, H, W) are painted, encoded, decoded and classified: "miou" by X⁻¹, "nearest" by
+    the nearest colour.
     """
     inverses = {"miou": inverse, "nearest": gss.NearestColor(colors)}
     metrics = {key: gss.SegmentationMetrics(len(colors)) for key in inverses}
     for part in masks.long().split(16):
         maskige = tokenizer.decode(tokenizer.encode(gss.paint(part, colors)))
-        for key, reader in inverses.items():
-            metrics[key].update(reader.classify(maskige), part)
+        for key, metric in metrics.items():
+            metric.update(inverses[key].classify(maskige), part)
     pairs = 255 * torch.pdist(colors)
     distances = {"least": round(float(pairs.min()), 1), "mean": round(float(pairs.mean()), 1)}
     return distances | {key: round(100 * m.compute().miou, 2) for key, m in metrics.items()}
 
 
 def table(rows: Mapping[str, Mapping]) -> str:
-    """A record's rows as text: each seed's distances, and mIoU mean ± standard deviation."""
+    """Format a record's rows: each seed's distances, and mIoU as mean ± standard deviation."""
     lines = {}
     for name, row in rows.items():
         pairs = list(zip(row["start"], row["end"]))
@@ -142,7 +142,7 @@ def main(argv: list[str] | None = None) -> None:
             row["start"].append(before)
             row["end"].append(after)
             print(f"seed {seed} {name:16s} {before} → {after}", flush=True)
-        # After each seed: a run that is stopped leaves the seeds that it has finished.
+        # The record is written after each seed, so a stopped run keeps its finished seeds.
         known = {"tokenizer_sha256": weights_hash(tokenizer), "classes": CLASSES}
         asked = {"seeds": seed + 1, **run.values("weights", "pictures", "held_out")}
         run.write(TOKENIZER, {**known, **asked, "rows": rows})

@@ -1,7 +1,7 @@
-"""Palettes learned from several random starts, for Figure S.8 and what it claims.
+"""Palettes learned from several random starts, for Figure S.8 and its claim.
 
 The tokenizer is generic-s4, which serves any colours. The record holds each seed's random start and
-what became of it, on the 0–255 scale, and the classes' shares of the training pixels;
+its learned colours, on the 0–255 scale, and the classes' shares of the training pixels.
 `gss_lite.palette.statistics` tests the claim.
 """
 
@@ -42,7 +42,7 @@ def learn_from_starts(
 
 
 def listed(palette: gss.Palette) -> list[list[float]]:
-    """The colours (K, 3) on the 0–255 scale, rounded."""
+    """Return the colours (K, 3) on the 0–255 scale, rounded."""
     return [[round(255 * value, 1) for value in color] for color in palette.colors.tolist()]
 
 

@@ -1,8 +1,9 @@
 """Table S.2 with our tokenizer: every construction of a palette, several seeds.
 
-Each seed gives the colours of every construction to the classes anew, and is the seed of whatever
-is random in it. Refinement, assignment and learning see training masks alone; all figures are of
-the validation split. The palette learned from random colours with seed 0 is kept beside the record.
+Each seed assigns the colours of every construction to the classes in a new order, and is the seed
+of its random steps. Refinement, assignment and learning use training masks alone. All figures are
+of the validation split. The palette learned from random colours with seed 0 is saved beside the
+record.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from gss_lite.evaluation import blend_collision_rate
 from gss_lite.tables import spread, text_table
 from notebooks.experiments.runner import REQUIRED, Run, new_parser, option
 
-# mIoU and aAcc on ADE20K val with K = 150 and OpenAI's dVAE: Table S.2, and Table 1 for the two
-# without aAcc.
+# mIoU and aAcc on ADE20K val with K = 150 and OpenAI's dVAE. Rows with aAcc come from Table S.2,
+# the other two from Table 1.
 PAPER = {
     "random": (62.83, None),
     "arithmetic": (85.99, 94.37),
@@ -41,16 +42,16 @@ ENDING = ".vqvae.safetensors"
 def build_palettes(
     classes: int, seed: int, tokenizer: CodeTokenizer, fit: Tensor, *, trials: int, steps: int
 ) -> dict[str, gss.Palette]:
-    """Every row of the table for one seed.
+    """Make the palettes of all rows for one seed.
 
     Args:
         fit: training masks (N, H, W) for refinement, assignment and learning.
-        trials: of the refinement.
-        steps: of the learning.
+        trials: number of trials of the refinement.
+        steps: number of steps of the learning.
     """
 
     def iou(palette: gss.Palette) -> tuple[float, ...]:
-        its_copy = copy.deepcopy(palette).to(fit.device)  # the search goes on with its own
+        its_copy = copy.deepcopy(palette).to(fit.device)  # the search keeps the original
         return gss.evaluate_palette(its_copy, tokenizer, fit).scores.iou
 
     def learn(start: gss.Palette, **how: object) -> gss.Palette:
@@ -78,7 +79,10 @@ def build_palettes(
 def measure(
     palette: gss.Palette, tokenizer: CodeTokenizer, masks: Tensor, border: Tensor
 ) -> dict[str, float]:
-    """One palette's figures in percent, and its least distance of two colours (0–255)."""
+    """Measure one palette: shares in percent, and its least distance of two colours (0–255).
+
+    "strangers" is the share of pixels read as a third class.
+    """
     result = gss.evaluate_palette(palette.to(masks.device), tokenizer, masks)
     return {
         "miou": 100 * result.scores.miou,
@@ -90,7 +94,7 @@ def measure(
 
 
 def table(rows: Mapping[str, Mapping[str, list[float]]]) -> str:
-    """A record's rows in the form of Table S.2: mean ± standard deviation, and the paper's."""
+    """Format a record's rows like Table S.2: mean ± standard deviation, and the paper's figures."""
     lines = {}
     for name, row in rows.items():
         figures = [spread(row[key]) for key in ("miou", "aacc", "strangers")]
@@ -102,7 +106,7 @@ def table(rows: Mapping[str, Mapping[str, list[float]]]) -> str:
 
 
 def weights_file(text: str) -> Path:
-    """An argument type: a tokenizer's weights, named after the preset that trained it."""
+    """Read the path of a tokenizer's weights, named after its preset: an argument type."""
     path = Path(text)
     if not path.name.endswith(ENDING):
         raise ArgumentTypeError(f"must be a file NAME{ENDING}; got {path.name}")

@@ -1,15 +1,15 @@
 """Table 3 at our scale: each cell trains a prior from scratch, with the same budget.
 
-There are three switches. *Grid*: tokens at 1/8 or 1/4 of the photograph; the tokenizer is the same,
+There are three switches. *Grid*: tokens at 1/8 or 1/4 of the photograph. The tokenizer is the same,
 so at 1/8 it encodes the mask at half its size. *Auxiliary*: the pixel branch, which fills the
-unlabelled pixels of the targets and adds its cross-entropy; without it these pixels are painted in
-the palette's colour for ignored pixels. *Aggregation* (MLA): "full" is the paper's, four levels, an
-MLP and shifted-window layers; "levels" leaves the shifted-window layers out; "deepest" reads the
-coarsest level alone. The paper does not say what takes the place of MLA where it is off; its
-figures are put beside "levels".
+unlabelled pixels of the targets and adds its cross-entropy. Without it, these pixels have the
+palette's colour for ignored pixels. *Aggregation* (MLA): "full" is the paper's, with four levels,
+an MLP and shifted-window layers. "levels" omits the shifted-window layers, and "deepest" reads the
+coarsest level alone. The paper does not say what replaces MLA when it is off. Its figures without
+MLA are printed beside "levels".
 
-Started again, the command takes up the cells that its record holds, and goes on from the last
-checkpoint of the one that was interrupted.
+Started again, the command skips the cells in its record, and continues the interrupted cell from
+its last checkpoint.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Cell(NamedTuple):
     """One prior.
 
     Attributes:
-        grid: tokens stand at 1/`grid` of the photograph.
+        grid: the grid of tokens has 1/`grid` of the photograph's height and width.
         auxiliary: whether it has the auxiliary branch.
         aggregation: "full", "levels" or "deepest".
     """
@@ -54,7 +54,7 @@ class Cell(NamedTuple):
 
     @property
     def name(self) -> str:
-        """As "grid 1/4, auxiliary, levels"."""
+        """The cell's name, as "grid 1/4, auxiliary, levels"."""
         branch = "auxiliary" if self.auxiliary else "tokens only"
         return f"grid 1/{self.grid}, {branch}, {self.aggregation}"
 
@@ -76,7 +76,7 @@ CELLS = (
 
 
 class OnTheEighth(nn.Module):
-    """An aggregation on the grid of the second level, at 1/8, in place of the first's."""
+    """An aggregation on the grid of the second level, at 1/8, instead of the first level."""
 
     def __init__(self, aggregation: nn.Module) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class OnTheEighth(nn.Module):
 
 
 class DeepestLevel(nn.Module):
-    """In place of the aggregation: the coarsest map alone, enlarged to the finest one's grid."""
+    """Replaces the aggregation by the coarsest map, enlarged to the grid of the finest map."""
 
     def __init__(self, in_dim: int, out_dim: int) -> None:
         super().__init__()
@@ -127,7 +127,7 @@ class TokensOnly(nn.Module):
 
 
 def change(prior: gss.Prior, cell: Cell) -> gss.Prior:
-    """Turn the prior, in place, into the cell's."""
+    """Change the prior in place into the cell's prior."""
     if cell.aggregation != "full":
         prior.blocks = nn.Identity()
         prior.norm = nn.Identity()
@@ -141,7 +141,7 @@ def change(prior: gss.Prior, cell: Cell) -> gss.Prior:
 
 
 def build(preset: gss.Preset, weights: str | Path, cell: Cell) -> gss.GSS:
-    """The cell's model: a trained tokenizer and its palette, and an untrained prior."""
+    """Make the cell's model: a trained tokenizer, its palette, and an untrained prior."""
     palette = gss.create_palette(preset, weights)
     tokenizer = gss.create_tokenizer(preset, pretrained=weights)
     prior = change(gss.create_prior(preset), cell)
@@ -163,10 +163,10 @@ def train_cell(
 def judge(
     model: gss.GSS, cell: Cell, dataset: Dataset, device: str | torch.device = "cpu"
 ) -> dict[str, dict]:
-    """MIoU and mAcc in percent: of the prediction, the auxiliary branch, and the true masks.
+    """Measure mIoU and mAcc in percent: of the prediction, the auxiliary branch, and true masks.
 
-    The true masks are encoded on the cell's grid and decoded again ("reconstruction"). No prior on
-    that grid can be expected to do better.
+    For "reconstruction", the true masks are encoded on the cell's grid and decoded again. A prior
+    on that grid is not expected to be better.
     """
     model = model.to(device).eval()
     classes = model.num_classes
@@ -188,13 +188,13 @@ def judge(
 
 
 def used(prior: gss.Prior, cell: Cell) -> list[nn.Parameter]:
-    """The parameters that the cell trains: all, without the auxiliary branch's where it is off."""
+    """List the parameters that the cell trains; without the auxiliary branch if it is off."""
     unused = () if cell.auxiliary else ("pixel_aggregation.", "to_classes.")
     return [p for name, p in prior.named_parameters() if not name.startswith(unused)]
 
 
 def table(cells: Mapping[str, Mapping]) -> str:
-    """A record's cells as text: mean ± standard deviation, and the paper's mIoU and mAcc."""
+    """Format a record's cells: mean ± standard deviation, and the paper's mIoU and mAcc."""
     shown = {
         "mIoU": ("prediction", "miou"),
         "mAcc": ("prediction", "macc"),
@@ -231,7 +231,7 @@ parser = partial(
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Train and judge every cell for every seed; the record is written after each."""
+    """Train and evaluate every cell for every seed. The record is written after each one."""
     run = Run(parser(), argv)
     given = run.given
     preset = gss.get_preset(given.preset)

@@ -1,16 +1,15 @@
 """Table 1 at our scale, and the final mIoU, which the paper gives for FF and FT-W only.
 
-Palettes, X⁻¹ and training pictures change with the seed; tokenizer, prior and the judged pictures
-do not. The tokenizer is frozen, as the paper's is, but it was trained on maskige of the preset's
-own palette, not on photographs: rows that paint in other colours (FF-R, TF, TT) also pay for that.
-Their tokens are not those that the prior was trained to predict, so their final mIoU needs
---prior-steps N: a copy of the prior, trained on for N steps with their tokens. With 0 the column
-stays empty there.
+Palettes, X⁻¹ and training pictures change with the seed; tokenizer, prior and test pictures do not.
+The tokenizer is frozen, as in the paper. But it was trained on maskige of the preset's own palette,
+not on photographs, which is a disadvantage for rows with other colours (FF-R, TF, TT). The prior
+was not trained to predict the tokens of these rows either. --prior-steps N therefore trains a copy
+of the prior on their tokens for N steps. With 0 their final mIoU stays empty.
 
---tokenizer generic-s4 takes the tokenizer for any palette in place of the preset's own; it is as
-neutral as the paper's. --preset generic-s4 also has many classes. Neither has a prior, so there is
-reconstruction alone, and no row that reads noisy maskige. --preset many-scenes-cpu has that
-tokenizer, 64 classes and a prior: every row, once `gss_lite train` has made it.
+--tokenizer generic-s4 takes the tokenizer for any palette, which favours no row. --preset
+generic-s4 also has many classes. Neither has a prior, so there is only the reconstruction, without
+the rows that need noisy maskige. --preset many-scenes-cpu has the same tokenizer, 64 classes and a
+prior. It gives every row after `gss_lite train` has made it.
 """
 
 from __future__ import annotations
@@ -21,12 +20,12 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 import gss_lite as gss
 from gss_lite.cli import whole_number
+from gss_lite.data.masks import stack_masks
 from gss_lite.evaluation import evaluate_masks
 from gss_lite.metrics import paired_bootstrap, scores_from_confusion
 from gss_lite.palette import by_neighbours
@@ -38,19 +37,19 @@ from notebooks.experiments.runner import Run, new_parser, option, subset
 from notebooks.experiments.table_one_rows import ROWS, Budget, Row, build_rows
 
 COLUMNS = ("reconstruction", "final")
-COMPARED = ("FF", "FT-W")  # rows that the others' gains are given over
+COMPARED = ("FF", "FT-W")  # the gains of the other rows over these are given
 FACTS = ("x", "inverse", "x_trained", "inverse_trained", "x_parameters", "inverse_parameters")
 # Reconstruction on ADE20K val (Table 1).
 PAPER = {"FF-R": 62.83, "FF": 84.31, "FT": 86.10, "TF": 84.37, "TT": 36.11, "FT-W": 87.73}
 
 Matrices = Mapping[tuple[str, str], Tensor]
-"""(row, column) → confusion matrices (N, K, K), one for each picture; none in empty columns."""
+"""(row, column) → confusion matrices (N, K, K), one for each picture; empty columns are absent."""
 
 
 def load_model(preset: gss.Preset, weights: str | Path, tokenizer: str | None = None) -> gss.GSS:
-    """The preset's GSS-FF.
+    """Make the preset's GSS-FF.
 
-    With another preset's tokenizer, or where the preset is a tokenizer alone, it has no prior.
+    It has no prior if the tokenizer is another preset's, or the preset has no prior.
     """
     if preset.prior and tokenizer in (None, preset.name, tokenizer_owner(preset).name):
         return gss.create_model(preset, pretrained=weights)
@@ -60,15 +59,14 @@ def load_model(preset: gss.Preset, weights: str | Path, tokenizer: str | None = 
 
 
 def crowded_palette(preset: gss.Preset, pictures: int = 100) -> gss.Palette:
-    """Max-min colours for all classes of a preset without a palette, given out by neighbours."""
+    """Make max-min colours for a preset without a palette, assigned to classes by neighbours."""
     dataset = gss.create_dataset(preset, "train", transform=None)
-    count = min(pictures, len(dataset))
-    masks = torch.stack([torch.as_tensor(dataset[i][1]) for i in range(count)])
+    masks = stack_masks(dataset, range(min(pictures, len(dataset))))
     return by_neighbours(gss.max_min_palette(len(dataset.classes)), masks, seed=preset.seed)
 
 
 def judge(rows: Sequence[Row], dataset: Dataset, *, batch: int = 8) -> Matrices:
-    """Judge rows on (normalised image, mask) pairs: the true masks' tokens, and the prior's."""
+    """Evaluate rows on (normalised image, mask) pairs: tokens of true masks, and of the prior."""
     colors = rows[0].model.colors
 
     def classify(image: Tensor, mask: Tensor) -> dict[tuple[str, str], Tensor]:
@@ -84,13 +82,13 @@ def judge(rows: Sequence[Row], dataset: Dataset, *, batch: int = 8) -> Matrices:
 
 
 def miou(matrices: Matrices, row: str, column: str) -> float | None:
-    """Over all pictures, in percent; None where the column is empty."""
+    """Return the mIoU over all pictures in percent; None if the column is empty."""
     counts = matrices.get((row, column))
     return None if counts is None else 100 * scores_from_confusion(counts.sum(0)).miou
 
 
 def collect(entries: dict, row: Row, matrices: Matrices) -> None:
-    """Add one row's result, for one seed, to the entries of a record."""
+    """Add one row's result for one seed to the entries of a record."""
     if row.name not in entries:
         lists = (*COLUMNS, "seconds", "prior_seconds", "least_distance")
         entries[row.name] = {fact: getattr(row, fact) for fact in FACTS}
@@ -103,7 +101,7 @@ def collect(entries: dict, row: Row, matrices: Matrices) -> None:
         for other in COMPARED:
             one, two = (matrices.get((name, column)) for name in (other, row.name))
             if row.name != other and one is not None and two is not None:
-                # The 95 % interval of what the row gains, had the pictures been others like them.
+                # The 95 % interval of the row's gain on other pictures of the same kind.
                 interval = [round(100 * value, 3) for value in paired_bootstrap(one, two)]
                 gain = entry.setdefault("gain", {}).setdefault(other, {})
                 gain.setdefault(column, []).append(interval)
@@ -116,7 +114,7 @@ def collect(entries: dict, row: Row, matrices: Matrices) -> None:
 
 
 def table(entries: Mapping[str, Mapping]) -> str:
-    """A record's rows as text: mean ± standard deviation, and the paper's reconstruction mIoU."""
+    """Format a record's rows: mean ± standard deviation, and the paper's reconstruction mIoU."""
     head = ("variant", "X trained", "X⁻¹ trained", "X", "X⁻¹", *COLUMNS)
     lines = {}
     for name, entry in entries.items():
@@ -140,7 +138,7 @@ parser = partial(
     __doc__,
     preset="scenes-cpu",
     weights={},
-    tokenizer={"help": "preset whose tokenizer is taken (default: --preset's, with its prior)"},
+    tokenizer={"help": "preset whose tokenizer is used (default: --preset's, with its prior)"},
     data=None,
     split="val",
     pictures=None,
@@ -150,14 +148,14 @@ parser = partial(
     palette_steps=option(300, "of TF; the paper takes 4,000"),
     joint_steps=option(400, "of TT; the paper takes 4,000"),
     prior_steps=option(0, "of stage II on the tokens of FF-R, TF and TT", type=whole_number(0)),
-    fit_pictures=option(200, "training pictures for TF, TT and what is measured"),
+    fit_pictures=option(200, "training pictures for TF, TT, Gaussians and the code table"),
     work="runs/{preset}/table-one",
     record="runs/{preset}/table-one.json",
 )
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Build and judge every row for every seed, print the table, write the record."""
+    """Build and evaluate every row for every seed, print the table, write the record."""
     run = Run(parser(), argv)
     given = run.given
     preset = gss.get_preset(given.preset)

@@ -1,4 +1,4 @@
-"""The rows of Table 1, each a model with its palette and its X⁻¹, built for one seed."""
+"""The rows of Table 1. Each is a model with its palette and its X⁻¹, built for one seed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import islice
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -17,11 +16,17 @@ from torch.utils.data import DataLoader
 import gss_lite as gss
 from gss_lite.contracts import IGNORE, Inverse
 from gss_lite.data import InMemory, eval_transform, tiles
+from gss_lite.data.masks import stack_masks
 from gss_lite.inference import ExpectedGSS
 from gss_lite.inverse_fitted import count_codes
 from gss_lite.palette import JointResult, learn_palette, random_palette, train_jointly
 from gss_lite.storage import read_json
-from gss_lite.training.inverse import measure_gaussians, stage_name, train_inverse
+from gss_lite.training.inverse import (
+    gaussian_parameters,
+    measure_gaussians,
+    stage_name,
+    train_inverse,
+)
 from gss_lite.training.run import Job
 from gss_lite.views import Answers, resize_to_image
 from notebooks.experiments.runner import fit_prior
@@ -30,9 +35,9 @@ NETWORKS = {"ft": "three convolutions", "ft-w": "Swin blocks"}
 
 
 class CountedGSS(gss.GSS):
-    """A GSS that reads classes from tokens by a table of counts, without colours.
+    """A GSS that maps tokens to classes by a table of counts, without colours.
 
-    The classes behind the codes are averaged over the tokens' probabilities.
+    The class frequencies of the codes are averaged over the tokens' probabilities.
     """
 
     table: gss.CodeTable
@@ -45,7 +50,7 @@ class CountedGSS(gss.GSS):
         return {"prediction": resize_to_image(votes, image.shape[2:])}
 
     def reconstruct(self, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Mask (B, H, W) → (the classes read back (B, H, W), the tokens)."""
+        """Mask (B, H, W) → (its reconstruction (B, H, W), the tokens)."""
         _, tokens = super().reconstruct(mask)  # (B, h, w)
         return self.table.read(tokens)[:, : mask.shape[1], : mask.shape[2]], tokens
 
@@ -55,11 +60,11 @@ class Budget:
     """How long the rows are trained, and on how many pictures.
 
     Attributes:
-        steps: of FT and FT-W; None takes those of the preset's schedules.
-        palette_steps: of TF.
-        joint_steps: of TT.
-        prior_steps: of stage II on the tokens of FF-R, TF and TT; with 0 no prior predicts them.
-        fit_pictures: training pictures for TF, TT and what is measured.
+        steps: for FT and FT-W; None takes those of the preset's schedules.
+        palette_steps: for TF.
+        joint_steps: for TT.
+        prior_steps: for stage II on the tokens of FF-R, TF and TT; 0 trains no prior for them.
+        fit_pictures: training pictures for TF, TT, Gaussians and the code table.
     """
 
     steps: int | None = None
@@ -74,12 +79,12 @@ class Row:
     """One variant.
 
     Attributes:
-        model: its prior is None where none predicts the variant's tokens.
-        x: in words, what X is; `inverse` likewise.
-        x_parameters: numbers in X that were trained; `inverse_parameters` are those in X⁻¹ beyond
-            β, trained or measured.
-        seconds: of making both, with the decoding of data for it.
-        joint: what TT did on its way.
+        model: its prior is None if no prior was trained on the variant's tokens.
+        x, inverse: a description of X and of X⁻¹ in words.
+        x_parameters: trained numbers in X.
+        inverse_parameters: trained or measured numbers in X⁻¹, without β.
+        seconds: time to make X and X⁻¹, including the decoding of their data.
+        joint: the history of TT.
     """
 
     name: str
@@ -99,7 +104,7 @@ class Row:
 class Builder:
     """Builds rows from a trained GSS-FF, for the seed of the job's preset.
 
-    Where the model has no prior, no row has one.
+    If the model has no prior, no row has one.
     """
 
     model: gss.GSS
@@ -108,7 +113,7 @@ class Builder:
 
     @cached_property
     def pictures(self) -> InMemory:
-        """Training pictures and masks as they are, each kept once it was read."""
+        """Training pictures and masks without transforms, kept in memory."""
         return self.job.pictures()
 
     @cached_property
@@ -178,8 +183,7 @@ class Builder:
         seconds = time.perf_counter() - started
         model = self.model.with_inverse(inverse)
         words = f"a Gaussian a class, measured on {maskige} maskige"
-        classes, channels = inverse.colors.shape
-        parameters = classes * (channels + channels * (channels + 1) // 2)
+        parameters = gaussian_parameters(inverse)
         return Row(name, model, inverse=words, inverse_parameters=parameters, seconds=seconds)
 
     def expected(self, name: str) -> Row:
@@ -188,7 +192,7 @@ class Builder:
         return Row(name, ExpectedGSS.of(self.model), inverse=words)
 
     def counted(self, name: str) -> Row:
-        """A table of the classes behind each code."""
+        """A table of class counts for each code."""
         started = time.perf_counter()
         model = self._model(self.model.palette, prior=self.model.prior, kind=CountedGSS)
         pictures = DataLoader(self.normalized, batch_size=8)
@@ -215,7 +219,7 @@ class Builder:
     def _masks(self) -> Tensor:
         """Training masks for TF and TT, cut into tiles (N, h, w)."""
         count = min(self.budget.fit_pictures, len(self.pictures))
-        return tiles(torch.stack([torch.as_tensor(self.pictures[i][1]) for i in range(count)]))
+        return tiles(stack_masks(self.pictures, range(count)))
 
     def _model(
         self,
@@ -229,7 +233,7 @@ class Builder:
         return model.to(self.model.colors.device).eval()
 
     def _with_prior(self, row: Row) -> Row:
-        """The row with a copy of the prior, trained on with the row's tokens, if that is asked."""
+        """Give the row a copy of the prior that is trained on its tokens, if `prior_steps` > 0."""
         steps = self.budget.prior_steps
         if not steps or self.model.prior is None:
             return row
@@ -262,10 +266,10 @@ NOISY = ("FT, noisy", "FT-W", "Gaussian, noisy", "expected code")  # they read a
 def build_rows(
     model: gss.GSS, job: Job, budget: Budget, only: tuple[str, ...] = ()
 ) -> Iterator[Row]:
-    """The rows for one seed, one after the other; `only` names those wanted, by default all.
+    """Build the rows for one seed, one after the other. `only` chooses some of them.
 
-    What the job's folder holds already is not trained again. Without a prior, the rows that read
-    its predictions are left out.
+    Finished training in the job's folder is not repeated. Without a prior, the rows that need its
+    predictions are left out.
     """
     builder = Builder(model, job, budget)
     for name, build in ROWS.items():

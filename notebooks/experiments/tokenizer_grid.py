@@ -1,15 +1,15 @@
 """Stride and codebook of a tokenizer, and K channels without maskige, with one small budget.
 
 There are two tables. Every cell is a VQ-VAE trained from scratch on masks of street scenes and
-judged on held-out ones:
+evaluated on held-out ones:
 
 - stride 4 and 8, codebooks of 64 to 2,048, on maskige of Scenes (11 classes);
 - as Table 2's rows "no maskige", the same VQ-VAE on one-hot masks of K = 11 channels; and maskige
   of 64 classes of ManyScenes.
 
-Maskige learns as in stage I, by a distance in colour and the cross-entropy of the classes read
-back. K channels are class scores by themselves: their loss is that cross-entropy alone, and the
-class is the largest.
+The loss on maskige is that of stage I: a distance in colour, and the classification loss through
+the nearest colour. K channels are class scores. Their loss is the cross-entropy alone, and the
+prediction is the largest channel.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """For folders, and to name the cell in the record."""
+        """The cell's name in folders and in the record."""
         return f"{self.data}-{self.design}-s{self.stride}-v{self.codes}"
 
 
@@ -83,11 +83,12 @@ CELLS = (
 
 @dataclass(frozen=True)
 class Budget:
-    """What every cell is given.
+    """The data, the size and the training of every cell.
 
     Attributes:
-        pictures: training masks of Scenes. Of ManyScenes there are four tenths as many, at twice
-            the size; likewise for `held_out`.
+        pictures: number of training masks of Scenes. For ManyScenes the number is 0.4 times as
+            large, and the masks have twice the height and width.
+        held_out: number of test masks, with the same rule.
     """
 
     steps: int = 300
@@ -102,7 +103,7 @@ class Budget:
 
 
 class MaskigeStage(VQVAELoss):
-    """Stage I as everywhere, and the way back: encode, decode, nearest colour."""
+    """The loss of stage I on maskige, and the classes of a rebuilt mask by the nearest colour."""
 
     @torch.no_grad()
     def read(self, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -115,8 +116,8 @@ class OneHotStage(nn.Module):
     """A VQ-VAE that reads and writes masks as K channels, without maskige (Table 2).
 
     The loss is the commitment plus the cross-entropy of the K channels, with the class weights and
-    the temperature of stage I's read-back: the outputs aim at 0 and 1, and as logits they would be
-    too close together to learn from. The class is the largest channel.
+    the temperature of stage I. The temperature is needed, because the outputs lie near 0 and 1, and
+    such logits would be too close together. The predicted class is the largest channel.
     """
 
     def __init__(self, tokenizer: gss.VQVAE) -> None:
@@ -140,14 +141,14 @@ class OneHotStage(nn.Module):
     @torch.no_grad()
     def read(self, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Mask (B, H, W) → (class ids (B, H, W), tokens (B, h, w)), in eval mode."""
-        # Not `decode`: it clamps to [0, 1], which makes ties.
+        # `decode` is not used, because it clamps to [0, 1], which makes ties.
         scores, quantized = self.tokenizer(self.one_hot(mask))
         return scores.argmax(1), quantized.tokens
 
 
 @cache
 def masks_of(data: str, split: str, count: int) -> Tensor:
-    """`count` masks of Scenes, uint8 (N, 96, 128), or 0.4 · count of ManyScenes (N, 192, 256)."""
+    """Load `count` masks of Scenes, uint8 (N, 96, 128); 0.4 · count of ManyScenes (N, 192, 256)."""
     if data == "scenes":
         return load_masks(data, split, count)
     return load_masks(data, split, max(1, round(0.4 * count)), num_classes=MANY)
@@ -155,14 +156,14 @@ def masks_of(data: str, split: str, count: int) -> Tensor:
 
 @cache
 def palette_for(data: str, pictures: int) -> gss.Palette:
-    """Max-min colours given out by neighbours: those of scenes-cpu, or 64 made the same way."""
+    """Make max-min colours assigned by neighbours: those of scenes-cpu, or 64 for ManyScenes."""
     if data == "scenes":
         return gss.create_palette(PRESET)
     return by_neighbours(gss.max_min_palette(MANY), masks_of(data, "train", pictures))
 
 
 def build_stage(cell: Cell, budget: Budget) -> MaskigeStage | OneHotStage:
-    """The cell's VQ-VAE, untrained, in its loss."""
+    """Make the cell's untrained VQ-VAE and its loss."""
     torch.manual_seed(budget.seed)
     size = {"width": budget.width, "code_dim": budget.code_dim}
     if cell.design == "channels":
@@ -173,7 +174,7 @@ def build_stage(cell: Cell, budget: Budget) -> MaskigeStage | OneHotStage:
 
 
 def crop_and_flip(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Mask (H, W) → (an empty photograph, a piece of 96 × 128, mirrored half of the time)."""
+    """Mask (H, W) → (an empty photograph, a crop of 96 × 128, mirrored in one case of two)."""
     top, left = (int(torch.randint(have - want + 1, ())) for have, want in zip(mask.shape, CROP))
     piece = mask[top : top + CROP[0], left : left + CROP[1]].long()
     mirrored = bool(torch.rand(()) < 0.5)
@@ -181,9 +182,9 @@ def crop_and_flip(mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def judge(stage: MaskigeStage | OneHotStage, masks: Tensor, classes: int) -> dict:
-    """How well a trained stage rebuilds masks (N, H, W), and how it uses its tokens.
+    """Measure how well a trained stage rebuilds masks (N, H, W), and how it uses its tokens.
 
-    The bits of a picture are log2 V for each token. IoU per class is there for 11 classes.
+    Each token counts log2 V bits. IoU per class is given for 11 classes only.
     """
     tokenizer = stage.eval().tokenizer
     parts = [stage.read(part.long()) for part in masks.split(8)]
@@ -207,9 +208,9 @@ def judge(stage: MaskigeStage | OneHotStage, masks: Tensor, classes: int) -> dic
 
 
 def step_cpu_seconds(stage: nn.Module, mask: Tensor, repeats: int = 5) -> float:
-    """CPU time of a forward and backward pass, the least of some.
+    """Measure the CPU time of a forward and backward pass: the least of several.
 
-    Unlike the clock's time, it does not count who else was at work.
+    Other processes on the machine hardly change it.
     """
     stage = copy.deepcopy(stage).train()  # a copy: in training mode every pass moves the codes
     spent = []
@@ -222,10 +223,10 @@ def step_cpu_seconds(stage: nn.Module, mask: Tensor, repeats: int = 5) -> float:
 
 
 def run_cell(cell: Cell, budget: Budget, work: Path, *, progress: bool = True) -> dict:
-    """Train and judge one cell; one that was interrupted goes on, a finished one is read.
+    """Train and evaluate one cell. An interrupted cell continues, and a finished one is read.
 
     Raises:
-        ValueError: `work` holds this cell of another budget.
+        ValueError: `work` holds this cell with another budget.
     """
     folder = work / cell.name
     run = {"preset": "grid", "stage": cell.name, **asdict(budget)}
@@ -259,7 +260,7 @@ def run_cell(cell: Cell, budget: Budget, work: Path, *, progress: bool = True) -
 
 
 def table(results: Sequence[dict]) -> str:
-    """The cells as lines of text."""
+    """Format the cells as lines of text."""
     facts = ("perplexity", "tokens", "bits", "parameters", "step_cpu_seconds")
     lines = {}
     for r in results:
@@ -284,7 +285,7 @@ parser = partial(
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Every cell, then the record."""
+    """Train and evaluate every cell, print the table, write the record."""
     run = Run(parser(), argv)
     given = run.given
     budget = Budget(**run.values("steps", "pictures", "held_out", "width"))

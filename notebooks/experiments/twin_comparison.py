@@ -1,12 +1,12 @@
 """GSS-FF, GSS-FT-W, its auxiliary head and the discriminative twin, on the same pictures.
 
-The twin has GSS's network, data, crops and number of steps, and classifies pixels in place of
-tokens; it is not shipped. Train it first: `python -m gss_lite train --preset camvid --stage pixel`.
-Each answer is judged on one view of a picture, and averaged with its mirror image too, as class
-probabilities (for the nearest colour a soft-max of −distance²/0.1).
+The twin has GSS's network, data, crops and number of steps, and classifies pixels instead of
+tokens. It is not shipped. Train it first: `python -m gss_lite train --preset camvid --stage pixel`.
+Each answer is evaluated on one view of a picture, and on the average with its mirror image. The
+averages are of class probabilities (for the nearest colour a soft-max of −distance²/0.1).
 
-Beside each difference to the twin stands the interval in which it would lie, 95 times in 100, on
-other pictures of this kind. It does not show what another seed of the training would change.
+Each difference to the twin has a 95 % interval for other pictures of this kind. The interval does
+not include the effect of another seed of the training.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def judge(
     *,
     progress: bool = True,
 ) -> gss.Evaluation:
-    """Confusion matrices of every answer, on one view and (", views") mirrored too.
+    """Count confusion matrices of every answer, on one view and (", views") averaged with a mirror.
 
     "prediction" is the first of them.
     """
@@ -87,7 +87,7 @@ def judge(
 
 
 def summary(result: gss.Evaluation, leave_out: list[int]) -> dict[str, dict]:
-    """Each answer's scores, also without some pictures, and the interval of its gain (percent)."""
+    """Return each answer's scores, with and without some pictures, and its gain's interval (%)."""
     scores = result.scores()
     kept = result.scores(leave_out)
     rows = {}
@@ -103,7 +103,7 @@ def summary(result: gss.Evaluation, leave_out: list[int]) -> dict[str, dict]:
 
 
 def table(rows: Mapping[str, Mapping]) -> str:
-    """The record's rows as text."""
+    """Format the record's rows as text."""
     lines = {}
     for name in (name for name in rows if not name.endswith(MIRRORED)):
         lines[name] = []
@@ -132,7 +132,7 @@ parser = partial(
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Judge all answers, print the table, write the record."""
+    """Evaluate all answers, print the table, write the record."""
     run = Run(parser(), argv)
     given = run.given
     preset = gss.get_preset(given.preset)
