@@ -28,8 +28,8 @@ RESTS_ON = "rests_on"  # the entry of a weights file's metadata, see `save_weigh
 def replace_file(path: str | Path, write: Callable[[Path], object]) -> None:
     """Let `write(temporary_path)` write a file beside `path`, then rename it.
 
-    A reader sees the old file or the new one, never half a file. If `path` is a link, the file that
-    it points to is replaced and the link stays.
+    Other programs see the old file or the new one, never half a file. If `path` is a link, the
+    link stays and the file that it points to is replaced.
 
     Raises:
         OSError: `path` is no regular file, or the new file could not be written (a full disk). The

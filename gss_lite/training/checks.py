@@ -162,8 +162,8 @@ class ClassWatch:
         if missing and is_main():
             these = "it" if len(missing) == 1 else "these classes"
             warnings.warn(
-                f"no pixel of {', '.join(missing)} in the {pictures} crops trained on so far: the "
-                "model cannot learn what it is never shown. Train for longer, on larger crops, or "
-                f"on pictures that show {these}.",
+                f"no pixel of {', '.join(missing)} in the {pictures} crops trained on so far, so "
+                f"the model cannot learn {these}. Train for longer, on larger crops, or on "
+                f"pictures that show {these}.",
                 stacklevel=3,
             )
