@@ -18,7 +18,8 @@ import torch
 
 from gss_lite.cli import parser, print_anything, stage_two_options
 from gss_lite.contracts import Segmenter
-from gss_lite.data import DATASETS, create_dataset
+from gss_lite.data import create_dataset
+from gss_lite.data.folders import broken_frames
 from gss_lite.distributed import init_distributed, is_main
 from gss_lite.evaluation import Evaluation, evaluate
 from gss_lite.export import export_weights
@@ -159,7 +160,7 @@ def _evaluate(arguments: argparse.Namespace, line: str) -> None:
     if not is_main():
         return
     metrics = _metrics(result, model, preset, arguments)
-    broken = _frames_to_leave_out(preset, dataset)
+    broken = broken_frames(dataset)
     without = result.scores(leave_out=broken)
     if broken:
         metrics["without_corrupt_frame"] = {k: scores.miou for k, scores in without.items()}
@@ -264,13 +265,6 @@ def _metrics(
     if isinstance(model, GSS) and (arguments.flip or len(arguments.scales) > 1):
         metrics["averaged"] = "probabilities of X⁻¹"
     return metrics
-
-
-def _frames_to_leave_out(preset: Preset, dataset: object) -> list[int]:
-    """Return the indices of the frames that the registry lists as broken."""
-    names = list(getattr(dataset, "names", []))
-    broken = DATASETS[preset.data.name].leave_out
-    return [i for i, name in enumerate(names) if name in broken]
 
 
 def _predict(arguments: argparse.Namespace, line: str) -> None:

@@ -205,6 +205,12 @@ class MaskFolder(Dataset):
         return odd
 
 
+def broken_frames(dataset: Dataset) -> list[int]:
+    """List the indices of the frames that the set's `leave_out` names; [] for drawn sets."""
+    names = getattr(dataset, "names", ())
+    return [i for i, name in enumerate(names) if name in dataset.leave_out]
+
+
 class CamVid(MaskFolder):
     """CamVid with SegNet's split and 11 classes: street pictures (3, 360, 480).
 

@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 
 import gss_lite as gss
 from gss_lite.contracts import Inverse
-from gss_lite.data import DATASETS
+from gss_lite.data.folders import broken_frames
 from gss_lite.evaluation import evaluate_masks
 from gss_lite.factory import INVERSES
 from gss_lite.metrics import paired_bootstrap
@@ -144,8 +144,7 @@ def main(argv: list[str] | None = None) -> None:
         its_model = gss.create_model(preset, pretrained=given.weights, inverse=name)
         inverses[INVERSES[name]] = its_model.inverse.to(given.device)
     dataset = gss.create_dataset(preset, given.split, folder=given.data)
-    names = getattr(dataset, "names", [])
-    corrupt = {names.index(name) for name in DATASETS[preset.data.name].leave_out if name in names}
+    corrupt = broken_frames(dataset)
     dataset = subset(dataset, given.pictures)
     picked = getattr(dataset, "indices", range(len(dataset)))
     result = judge(model, inverses, twin, dataset, progress=not given.quiet)
