@@ -60,7 +60,8 @@ def test_camvid_record_is_what_the_shipped_weights_give(camvid):
 
 
 @pytest.mark.parametrize(
-    "name", ["camvid-test", "camvid-twin", "table-one-camvid", "camvid-example"]
+    "name",
+    ["camvid-test", "camvid-twin", "table-one-camvid", "camvid-example", "camvid-answers"],
 )
 def test_records_of_camvids_model_are_of_the_shipped_prior(name):
     found = record(name)

@@ -65,7 +65,7 @@ def doubt(model: gss.GSS, image: Tensor, mask: Tensor, predicted: Tensor) -> tup
         "nats_at_white": white,
         "mean_entropy_of_right_pixels": float(entropy[labelled & ~wrong].mean()),
         "mean_entropy_of_wrong_pixels": float(entropy[wrong].mean()),
-        "wrong_among_the_surest_half": half,
+        "wrong_in_surest_half": half,
         "wrong": whole,
     }
     # Unlabelled pixels are neither right nor wrong: mid-grey.

@@ -17,6 +17,7 @@ from gss_lite.data import load_masks
 from gss_lite.evaluation import evaluate_palette
 from gss_lite.palette import random_palette
 from gss_lite.palette.statistics import class_shares
+from gss_lite.plotting_maps import record_panels
 from notebooks.experiments import (
     inverse_robustness,
     joint_collapse,
@@ -167,6 +168,24 @@ def twin_record(record, path, printed):
 def example_record(record, path, printed):
     assert record["panels"][0] == "frame" and len(record["jpeg_base64"]) > 1000
     assert "CC BY-NC 4.0" in record["credit"]
+    doubt = record["doubt"]
+    assert doubt["wrong"] == pytest.approx(1 - record["metrics"]["aacc"], abs=1e-5)
+    assert doubt["wrong_in_surest_half"] < doubt["wrong"]
+    shapes = {tuple(panel.shape) for panel in record_panels(doubt).values()}
+    assert shapes == {(3, 180, 240)}
+
+
+def answers_record(record, path, printed):
+    metrics = record["metrics"]
+    miou = metrics["miou"]
+    assert metrics["pictures"] == sum(metrics["frames_of_drives"]) == 12
+    assert list(miou) == ["prediction", "GSS-FF", "GSS-FT-W", "auxiliary head"]
+    assert len(metrics["pairs"]) == 3
+    for row in metrics["pairs"]:
+        assert row["difference"] == pytest.approx(miou[row["high"]] - miou[row["low"]], abs=2e-3)
+        assert len(row["by_drive"]) == len(metrics["frames_of_drives"]) == 2
+        assert row["blocks"][0] <= row["blocks"][1]
+    assert "GSS-FT-W − auxiliary head" in printed
 
 
 TOYS = {
@@ -212,6 +231,7 @@ TOYS = {
         "--preset scenes-tiny --weights {twin_run} --twin {twin_run} --pictures 2", twin_record
     ),
     "camvid_example": Toy("--data {camvid}", example_record, "camvid", "one frame"),
+    "camvid_answers": Toy("--data {camvid} --pictures 12", answers_record, "camvid"),
 }
 
 
