@@ -101,8 +101,8 @@ def show_codes(
 def show_moving_codes(states: Mapping[str, tuple[Tensor, Tensor]]) -> Figure:
     """Draw a codebook of two-dimensional codes at several times, one panel a time.
 
-    A title ends with the number of codes that are in use: each is the nearest to some point. A code that has moved since the panel before has a thin line from its old place, except in the
-    first panel.
+    A title ends with the number of codes that are in use: each is the nearest to some point. From
+    the second panel on, a thin line leads from the old place of a code that has moved.
 
     Args:
         states: a panel's title → points (N, 2), grey, and codes (V, 2), crosses.

@@ -21,7 +21,7 @@ from gss_lite.inverse_fitted import ConvInverse
 from gss_lite.palette import paint
 from gss_lite.presets import Schedule, TokenizerSpec, ViewSpec, fixed, get_preset
 from gss_lite.training.prior import SegmenterLoss
-from gss_lite.views import resize_mask
+from gss_lite.views import resize_mask, shrink
 
 TINY = get_preset("scenes-tiny")
 STRIDE_8 = replace(TINY, tokenizer=TokenizerSpec(fixed(vocab_size=32, stride=8, width=16, depth=1)))
@@ -327,7 +327,11 @@ class TestSegment:
             assert torch.equal(ours, theirs)
         assert found.mask.shape == (45, 61)
 
-    def test_a_large_one_is_shrunk_to_the_short_side_of_training(self, tiny_gss, monkeypatch):
+    @pytest.mark.parametrize("trained_on", [(64, 64), (64, 96), (96, 64)])
+    def test_a_large_one_is_shrunk_to_the_short_side_of_training(
+        self, tiny_gss, monkeypatch, trained_on
+    ):
+        tiny_gss.picture_size = trained_on
         seen = []
         outputs = GSS.outputs
 
@@ -370,6 +374,14 @@ class TestSegment:
         assert found.maskige.shape == (3, 90, 140)
         assert float((found.maskige - model.palette(right)).abs().mean()) < 0.03
         assert found.tokens is None
+
+    def test_each_pixel_takes_the_result_at_its_own_centre(self, tiny_gss):
+        """At 150 / 64 the centres of pixels fall elsewhere than their upper left corners."""
+        tiny_gss.picture_size = (64, 64)
+        picture = torch.randint(256, (3, 150, 150), dtype=torch.uint8)
+        small = tiny_gss.predict(normalize(shrink(picture, 64)))
+        centres = ((torch.arange(150) + 0.5) * 64 / 150).long()
+        assert torch.equal(tiny_gss.segment(picture).mask, small.mask[centres][:, centres])
 
     @pytest.mark.parametrize(
         "picture",
