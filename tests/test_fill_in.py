@@ -7,8 +7,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 
+import matplotlib.pyplot as plt
 import nbformat
 import pytest
+import torch
 from slices import control_slice
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
@@ -61,11 +63,15 @@ def run(code: str) -> None:
 
 @pytest.fixture
 def in_notebooks(monkeypatch):
+    """Run in the notebooks' folder, and undo afterwards what their cells set for the process."""
     monkeypatch.chdir(FOLDER)
-    yield
-    import matplotlib.pyplot as plt
-
+    dtype = torch.get_default_dtype()
+    grad = torch.is_grad_enabled()
+    with plt.rc_context():
+        yield
     plt.close("all")
+    torch.set_default_dtype(dtype)
+    torch.set_grad_enabled(grad)
 
 
 ALL = [fill_in for lesson in LESSONS for fill_in in fill_ins(lesson)]
