@@ -20,7 +20,7 @@ from gss_lite.cli import parser, print_anything, stage_two_options
 from gss_lite.contracts import Segmenter
 from gss_lite.data import create_dataset
 from gss_lite.data.folders import broken_frames
-from gss_lite.distributed import init_distributed, is_main
+from gss_lite.distributed import init_distributed, is_main, world_size
 from gss_lite.evaluation import Evaluation, evaluate
 from gss_lite.export import export_weights
 from gss_lite.factory import INVERSES, create_model, load_inverse
@@ -60,6 +60,8 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:
         notes = getattr(error, "__notes__", [])
         explained = any(note.startswith(WORKER_DIED) for note in notes)
+        # A process that loses another one in training gets a plain RuntimeError from torch.
+        explained |= isinstance(error, RuntimeError) and bool(notes) and world_size() > 1
         if is_out_of_memory(error) and not notes:  # training adds its own advice
             said = _out_of_memory(error)
         elif isinstance(error, EXPECTED) or explained:
