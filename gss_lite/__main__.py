@@ -27,14 +27,8 @@ from gss_lite.factory import INVERSES, create_model, load_inverse
 from gss_lite.gss import GSS
 from gss_lite.predict import check_outputs, predict_file
 from gss_lite.presets import Preset, get_preset
-from gss_lite.storage import (
-    check_replaceable,
-    check_writable,
-    read_json,
-    run_record,
-    weights_hash,
-    write_json,
-)
+from gss_lite.records import run_record
+from gss_lite.storage import check_replaceable, check_writable, read_json, weights_hash, write_json
 from gss_lite.training import LoopOptions, train
 from gss_lite.training.checks import WORKER_DIED, is_out_of_memory
 from gss_lite.training.tokenizer import owns_palette, trains_tokenizer

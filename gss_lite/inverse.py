@@ -111,7 +111,7 @@ class BaseInverse(nn.Module):
 class NearestColor(BaseInverse):
     """X⁻¹ of GSS-FF, without training: the class whose colour is nearest in Euclidean distance.
 
-    argmin ‖x̂ − β_k‖² = argmax 2x̂·β_k − ‖β_k‖², which is linear in x̂ with a bias for each class.
+    argmin ‖x̂ − β_k‖² = argmax 2x̂·β_k − ‖β_k‖²: linear in x̂, with a bias for each class.
     The lowest id wins a tie. Arguments and errors are those of `BaseInverse`.
     """
 

@@ -56,8 +56,8 @@ def test_a_process_alone_initialises_nothing_and_gets_back_what_it_gave():
     assert process.exitcode == 0
 
 
-def exchange() -> None:
-    """In each of two processes; numbers are those that both of them know."""
+def exchange(folder: Path) -> None:
+    """In each of two processes; it leaves a file in the folder once everything held."""
     rank = distributed.process_index()
     assert distributed.is_distributed() and distributed.world_size() == 2
     assert distributed.is_main() == (rank == 0)
@@ -71,10 +71,12 @@ def exchange() -> None:
     distributed.broadcast_(one, other)
     assert one.tolist() == [0, 0] and other.tolist() == [0, 0, 0]
     distributed.wait_for_all()
+    (folder / f"{rank}").touch()
 
 
-def test_two_processes_exchange_counts_rows_and_random_numbers():
-    debug_launcher(exchange, num_processes=2)
+def test_two_processes_exchange_counts_rows_and_random_numbers(tmp_path):
+    debug_launcher(exchange, (tmp_path,), num_processes=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1"]
 
 
 def start(command: list[str]) -> subprocess.Popen:

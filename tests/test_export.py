@@ -17,6 +17,7 @@ from gss_lite.__main__ import main
 from gss_lite.data import DATASETS, create_dataset
 from gss_lite.export import export_weights
 from gss_lite.factory import SHIPPED, create_model, create_prior, create_tokenizer, load_inverse
+from gss_lite.inverse_fitted import ConvInverse
 from gss_lite.presets import PRESETS, get_preset
 from gss_lite.storage import save_weights, what_it_rests_on
 from gss_lite.training import LoopOptions, train
@@ -240,8 +241,12 @@ class TestNothingChanges:
             path.unlink()
         for path in run.glob("scenes-tiny.inverse-ft.*"):
             path.unlink()
+        kept = [package / f"scenes-tiny.{stage}.safetensors" for stage in ("prior", "inverse-ft")]
+        before = [path.read_bytes() for path in kept]
         export_weights(PRESET, run, package)
-        create_model(PRESET, pretrained=package, inverse="ft")
+        assert [path.read_bytes() for path in kept] == before
+        model = create_model(PRESET, pretrained=package, inverse="ft")
+        assert isinstance(model.inverse, ConvInverse)
 
     def test_an_inverse_of_another_tokenizer_than_the_packages(self, package, other_run, tmp_path):
         folder = tmp_path / "inverse"

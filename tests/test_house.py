@@ -13,7 +13,7 @@ PACKAGE = Path(gss_lite.__file__).parent
 # A module knows what stands in the rows above its own, and nothing in its row but the same folder.
 ROWS = [
     ("contracts",),
-    ("color_table", "storage", "distributed", "presets", "metrics"),
+    ("color_table", "records", "storage", "distributed", "presets", "metrics"),
     ("palette", "inverse", "inverse_fitted", "vqvae", "dalle", "prior", "token_loss", "data"),
     ("views",),
     ("gss",),

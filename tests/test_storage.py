@@ -8,7 +8,8 @@ import torch
 from gss_lite.factory import create_model, create_tokenizer
 from gss_lite.presets import get_preset
 from gss_lite.presets.parts import fixed
-from gss_lite.storage import load_weights, replace_file, run_record, save_weights
+from gss_lite.records import run_record
+from gss_lite.storage import load_weights, replace_file, save_weights
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path):

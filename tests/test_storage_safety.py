@@ -14,16 +14,15 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from gss_lite import storage
+from gss_lite import records, storage
 from gss_lite.palette import random_palette
+from gss_lite.records import commit, run_record
 from gss_lite.storage import (
     check_replaceable,
     check_writable,
-    commit,
     load_checkpoint,
     remove_leftovers,
     replace_file,
-    run_record,
     save_checkpoint,
     save_weights,
     what_it_rests_on,
@@ -281,10 +280,10 @@ class TestCommit:
     def package(self, tmp_path, monkeypatch):
         """A copy of the package's file in a repository, in which `commit` believes to be."""
         monkeypatch.delenv("GIT_DIR", raising=False)
-        here = tmp_path / "project" / "gss_lite" / "storage.py"
+        here = tmp_path / "project" / "gss_lite" / "records.py"
         here.parent.mkdir(parents=True)
-        shutil.copy(storage.__file__, here)
-        monkeypatch.setattr(storage, "__file__", str(here))
+        shutil.copy(records.__file__, here)
+        monkeypatch.setattr(records, "__file__", str(here))
         return here
 
     def committed(self, folder, *files):

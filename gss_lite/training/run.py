@@ -24,6 +24,7 @@ from gss_lite.data.masks import evenly_spaced
 from gss_lite.data.transforms import InMemory
 from gss_lite.distributed import is_main, wait_for_all
 from gss_lite.presets import Preset, Schedule
+from gss_lite.records import run_record
 from gss_lite.storage import (
     check_same_run,
     check_writable,
@@ -32,7 +33,6 @@ from gss_lite.storage import (
     read_json,
     remove_leftovers,
     replace_file,
-    run_record,
     save_weights,
     write_json,
 )

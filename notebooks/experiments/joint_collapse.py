@@ -1,7 +1,8 @@
-"""When do learned colours drift together? TF and TT, with several weights of the second term.
+"""When do learned colours drift together? TF and TT, with several weights of the maskige term.
 
-The loss (S.3) has two terms: X⁻¹ should recover the classes, and the decoder should rebuild the
-maskige. The second term is smallest if all colours are equal. The paper does not give the weights.
+The loss (S.3) has two terms. The first is small if the decoder rebuilds the maskige: the maskige
+term. The second is small if X⁻¹ recovers the classes. The first is smallest if all colours agree.
+The paper does not give the weights.
 For each seed every row starts from the same random colours, with a tokenizer for any palette. The
 record holds the least and the mean distance of two colours, before and after. It also holds the
 mIoU of held-out masks, by the row's own X⁻¹ and by the nearest colour.
@@ -49,7 +50,7 @@ def run_variant(
     """Train one variant on masks (N, h, w) → (β (K, 3), its X⁻¹).
 
     Args:
-        weight: of the second term; 0 omits this term.
+        weight: of the maskige term; 0 omits it.
     """
     how = {"steps": steps, "seed": seed}
     if name == "TT":
@@ -113,7 +114,7 @@ parser = partial(
     __doc__,
     seeds=3,
     steps=option(300, "of SGD; the paper takes 4,000"),
-    weights=option(list(WEIGHTS), "of the second term", type=float, nargs="+"),
+    weights=option(list(WEIGHTS), "of the maskige term", type=float, nargs="+"),
     pictures=option(100, "training pictures"),
     held_out=option(48, "test pictures"),
     record="notebooks/records/joint-collapse.json",

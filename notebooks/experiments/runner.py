@@ -19,7 +19,8 @@ from gss_lite.data.masks import MASK_SETS, evenly_spaced
 from gss_lite.factory import SHIPPED
 from gss_lite.gss import GSS
 from gss_lite.presets import list_presets
-from gss_lite.storage import check_replaceable, run_record, write_json
+from gss_lite.records import run_record
+from gss_lite.storage import check_replaceable, write_json
 from gss_lite.training import SegmenterLoss, fingerprint, fit
 from gss_lite.training.run import Job, schedule_hash
 from gss_lite.training.tokenizer import augmented

@@ -17,7 +17,8 @@ from gss_lite.factory import create_model
 from gss_lite.gss import GSS
 from gss_lite.presets import PRESETS, ViewSpec, get_preset
 from gss_lite.prior import Prior
-from gss_lite.storage import hardware, run_record, weights_hash
+from gss_lite.records import hardware, run_record
+from gss_lite.storage import weights_hash
 
 PRESET = get_preset("scenes-tiny")
 

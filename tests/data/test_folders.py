@@ -372,7 +372,8 @@ def as_in_files(mask):
 @pytest.mark.parametrize("seed", range(4))
 def test_masks_with_the_sets_own_ids_are_not_warned_of(tmp_path, seed):
     masks = [as_in_files(mask) for mask in street_masks(seed=seed)]
-    quietly("train", write_masks(tmp_path, masks))
+    dataset = quietly("train", write_masks(tmp_path, masks))
+    assert len(dataset) == len(masks)
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -21,6 +21,7 @@ from gss_lite.factory import create_model, create_palette, create_tokenizer
 from gss_lite.inverse import TEMPERATURE
 from gss_lite.palette import Palette, random_palette
 from gss_lite.presets import DataSpec, fixed, get_preset
+from gss_lite.storage import weights_hash
 from gss_lite.training import LoopOptions, loop, train
 from gss_lite.training.run import data_hash
 from gss_lite.training.tokenizer import (
@@ -301,7 +302,9 @@ class TestStageOneIsNotOverwritten:
         for path in tiny_run.glob("scenes-tiny.vqvae.*"):
             shutil.copy(path, tmp_path)
         train("scenes-tiny", tmp_path, stage="prior", stage_one=tiny_run, options=QUIET)
-        create_model("scenes-tiny", pretrained=tmp_path)
+        model = create_model("scenes-tiny", pretrained=tmp_path)
+        theirs = create_model("scenes-tiny", pretrained=tiny_run)
+        assert weights_hash(model.tokenizer) == weights_hash(theirs.tokenizer)
 
 
 class TestOtherData:
