@@ -94,6 +94,7 @@ class TestNearestColor:
             NearestColor(colors).classify(as_maskige(pixels)).flatten(), brute_force(pixels, colors)
         )
 
+    @pytest.mark.slow
     @settings(deadline=None, max_examples=30)
     @given(palettes(classes=st.integers(2, 80)), st.integers(0, 2**31))
     def test_table_and_comparison_agree_at_any_number_of_classes(
@@ -149,6 +150,7 @@ class TestNearestColor:
         mask = torch.randint(classes, (2, 40, 50), generator=numbers(1))
         assert torch.equal(NearestColor(palette.colors).classify(palette(mask)), mask)
 
+    @pytest.mark.slow
     @settings(deadline=None, max_examples=30)
     @given(palettes(channels=st.sampled_from([1, 3, 5])), st.integers(0, 2**31))
     def test_scores_are_minus_the_distance_up_to_a_constant(

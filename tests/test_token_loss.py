@@ -142,19 +142,20 @@ def test_a_nan_logit_gives_a_nan_loss():
     assert token_cross_entropy(features, weight, bias, tokens, ignored).loss.isnan()
 
 
+@pytest.mark.slow
 def test_the_logits_of_the_whole_grid_are_never_held():
     from benchmarks.measure import peak_extra_bytes
 
-    leaves, tokens, ignored = problem(batch=1, dim=8, vocab=8192, grid=(64, 64))
-    whole = 4 * 8192 * 64 * 64
+    leaves, tokens, ignored = problem(batch=1, dim=8, vocab=8192, grid=(32, 32))
+    whole = 4 * 8192 * 32 * 32
 
     def peak(way):
         return peak_extra_bytes(lambda: gradients(way(*leaves, tokens, ignored)[0], leaves))
 
     peaks = [peak(plain), peak(token_cross_entropy)]
     assert peaks[0] > 2.5 * whole
-    # logits, log-soft-max and gradient of one chunk, 4 bytes each
-    assert peaks[1] < 3 * 4 * LOGITS_AT_ONCE["cpu"] + 3e6 < whole / 2
+    # logits and log-soft-max of one chunk, 4 bytes each
+    assert peaks[1] < 2 * 4 * LOGITS_AT_ONCE["cpu"] + 3e6 < whole / 2
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,7 @@ def test_keep_best_of_a_run_that_was_never_validated_is_refused(stage_one, capsy
     assert "no best.pt in" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_what_saves_memory_is_passed_on_and_a_stopped_run_may_go_on_with_it(stage_one, monkeypatch):
     class Stopped(BaseException):
         pass
@@ -129,6 +130,7 @@ class TestFinished:
         path.unlink()
         assert train(stage_one) == 0 and record(stage_one)["log"] == log
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("with_record", [True, False])
     def test_weights_of_another_run_are_not_overwritten(self, stage_one, capsys, with_record):
         """Also where its checkpoints were deleted, to save space."""

@@ -57,6 +57,7 @@ def archive(small, tmp_path, monkeypatch):
     return path
 
 
+@pytest.mark.slow
 def test_a_real_folder_is_accepted(camvid, capsys):
     assert script.main(["--folder", str(camvid)]) == 0
     assert "367 train, 101 val, 233 test" in capsys.readouterr().out

@@ -11,6 +11,7 @@ from gss_lite.factory import SHIPPED
 from notebooks.experiments import generic_tokenizer
 
 
+@pytest.mark.slow
 def test_a_tokenizer_made_for_one_palette_is_measured_with_that_palette(tmp_path):
     path = tmp_path / "record.json"
     other = tmp_path / "copy"

@@ -103,6 +103,7 @@ def command(tiny_run, tmp_path_factory):
     )
 
 
+@pytest.mark.slow
 def test_the_record_grows_and_is_taken_up(command, capsys, monkeypatch):
     prior_ablation.main(command)
     path = Path(command[-1])

@@ -107,6 +107,7 @@ def test_judge_against_the_other_measures(design):
     assert 0 < result["usage"] <= 1 <= result["perplexity"] <= 16
 
 
+@pytest.mark.slow
 def test_many_classes_are_painted_with_far_colours():
     masks, palette = masks_of("many-scenes", "train", 6), palette_for("many-scenes", 6)
     assert masks.shape == (2, 192, 256) and len(palette) == MANY
@@ -158,6 +159,7 @@ def finished(tmp_path_factory):
         yield folder, arguments, json.loads((folder / "record.json").read_text())
 
 
+@pytest.mark.slow
 def test_the_record(finished):
     metrics = finished[2]["metrics"]
     assert (
@@ -177,6 +179,7 @@ def test_the_record(finished):
     assert metrics["held_out"] == 5 and "iou" not in metrics["cells"][2]
 
 
+@pytest.mark.slow
 def test_what_is_finished_is_not_trained_again(finished, monkeypatch):
     folder, arguments, record = finished
     monkeypatch.setattr(tokenizer_grid, "fit", None)  # would raise if it were called
@@ -184,6 +187,7 @@ def test_what_is_finished_is_not_trained_again(finished, monkeypatch):
     assert json.loads((folder / "again.json").read_text())["metrics"] == record["metrics"]
 
 
+@pytest.mark.slow
 def test_a_cell_of_another_budget_is_refused(finished):
     with pytest.raises(ValueError, match="belongs to another budget.*--work"):
         run_cell(FEW[0], Budget(steps=3), finished[0])

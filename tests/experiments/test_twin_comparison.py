@@ -12,6 +12,7 @@ from notebooks.experiments import twin_comparison
 TINY = gss.get_preset("scenes-tiny")
 
 
+@pytest.mark.slow
 def test_the_figures_are_those_of_evaluate(twin_run):
     dataset = gss.create_dataset(TINY, "test")
     model, windowed = (

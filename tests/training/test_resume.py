@@ -88,6 +88,7 @@ def test_the_best_score_is_not_forgotten(tmp_path):
     assert last["best"] == {"step": 2, "score": 0.7}
 
 
+@pytest.mark.slow
 def test_seeds_change_the_run_and_equal_seeds_repeat_it(tmp_path):
     weights = {}
     for name, seed in [("a", 0), ("b", 0), ("c", 1)]:
@@ -121,6 +122,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path, content):
         load_checkpoint(tmp_path / "c.pt", {})
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_plan_or_another_stage_one_is_refused(tmp_path):
     tiny = get_preset("scenes-tiny")
     train_stage(tiny, tmp_path, stage="vqvae", options=QUIET)
