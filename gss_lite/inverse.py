@@ -122,8 +122,8 @@ class NearestColor(BaseInverse):
         self._table: ColorTable | None = None
 
     def _scores(self, maskige: Tensor) -> Tensor:
-        # 2x̂·β_k − ‖β_k‖². Its arg-max can differ from `classify` by rounding, where two colours are
-        # equally near.
+        # 2x̂·β_k − ‖β_k‖². Its arg-max can differ from `classify` by rounding, where two colours
+        # are equally near.
         products = torch.einsum("bdhw,kd->bkhw", maskige, self.colors)  # (B, K, H, W)
         return 2 * products - self.colors.square().sum(1)[:, None, None]
 
