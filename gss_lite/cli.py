@@ -130,9 +130,11 @@ def _add_train(commands: argparse._SubParsersAction, parents: list) -> None:
     two.add_argument(
         "--pretrained",
         dest="pretrained_backbone",
-        action="store_true",
-        default=None,
-        help="start from the backbone weights that the preset names, from timm",
+        nargs="?",
+        const=True,
+        metavar="timm|FILE",
+        help="start from the ImageNet weights that the preset names; timm: from timm's download; "
+        "FILE: from a local file of the backbone's weights",
     )
     two.add_argument(
         "--precision", choices=["no", "bf16", "fp16"], help="no: float32 (default: the preset's)"

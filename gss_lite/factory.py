@@ -12,6 +12,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from gss_lite.backbones import INDEX_PACKAGES, build_backbone
 from gss_lite.baselines.pixel import PixelTwin
 from gss_lite.contracts import Inverse, Segmenter, Tokenizer
 from gss_lite.dalle import DalleDVAE, load_dalle
@@ -27,7 +28,7 @@ from gss_lite.palette import (
     released_mseg_palette,
 )
 from gss_lite.presets import Preset, get_preset, tokenizer_owner
-from gss_lite.prior import Prior, build_backbone
+from gss_lite.prior import Prior
 from gss_lite.storage import (
     load_weights,
     read_json,
@@ -282,30 +283,42 @@ def create_stage_one(preset: str | Preset, weights: Weights) -> tuple[Palette, T
 
 
 def create_prior(
-    preset: str | Preset, vocab_size: int | None = None, *, pretrained_backbone: bool = False
+    preset: str | Preset,
+    vocab_size: int | None = None,
+    *,
+    pretrained_backbone: bool | str | Path = False,
 ) -> Prior:
     """Make a preset's prior I_ψ, with random weights.
 
     Args:
         vocab_size: outputs of the token head; by default the tokenizer's vocabulary.
-        pretrained_backbone: start from the backbone weights that the preset names.
+        pretrained_backbone: True starts from the backbone weights that the preset names. A path
+            starts from that file, and "timm" from timm's default download for the backbone.
 
     Raises:
-        ValueError: the preset names no pretrained weights.
+        ValueError: the preset names no pretrained weights, or they are those of another model.
         OSError: these weights can neither be downloaded nor found in timm's cache.
+        ImportError: the package that holds them is not installed.
     """
     preset = get_preset(preset)
     spec = preset.prior
-    if pretrained_backbone and not spec.pretrained:
-        raise ValueError(
-            f"preset {preset.name} names no pretrained weights of timm; leave pretrained_backbone "
-            "out, and load a state_dict into prior.backbone"
-        )
-    name = spec.pretrained if pretrained_backbone else spec.backbone
+    name, source = spec.backbone, pretrained_backbone
+    if source is True:
+        if not spec.pretrained:
+            raise ValueError(
+                f"preset {preset.name} names no pretrained weights; name a file of weights of "
+                f"timm's {name}, or leave pretrained_backbone out"
+            )
+        if spec.pretrained in INDEX_PACKAGES:
+            source = spec.pretrained
+        else:
+            name = spec.pretrained  # with the tag of the weights
+    elif source == "timm":
+        source = True
     try:
-        backbone = build_backbone(name, pretrained=pretrained_backbone, **spec.backbone_arguments)
+        backbone = build_backbone(name, pretrained=source, **spec.backbone_arguments)
     except RuntimeError as error:
-        if not pretrained_backbone:
+        if source is not True:
             raise
         raise OSError(str(error)) from error
     vocab_size = vocab_size or tokenizer_owner(preset).tokenizer.arguments["vocab_size"]

@@ -8,11 +8,10 @@ unlabelled pixels (§3.3).
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
-import timm
 import torch
 import torch.nn.functional as F
 from timm.models.swin_transformer import SwinTransformerBlock
@@ -34,38 +33,6 @@ class PriorFeatures(NamedTuple):
 
     token_features: Tensor
     pixel_logits: Tensor
-
-
-class LevelNorms(nn.Module):
-    """A Swin backbone with a layer norm on each of its maps, as in the released code.
-
-    timm's own backbone has no such norms.
-
-    Args:
-        body: a timm `features_only` model whose maps are channels-last, (B, H, W, C).
-    """
-
-    def __init__(self, body: nn.Module) -> None:
-        super().__init__()
-        self.body = body
-        self.feature_info = body.feature_info
-        for i, channels in enumerate(self.feature_info.channels()):
-            self.add_module(f"norm{i}", nn.LayerNorm(channels))
-
-    def forward(self, image: Tensor) -> list[Tensor]:
-        """Normalised photograph (B, 3, H, W) → normalised maps (B, C, H/s, W/s), finest first.
-
-        The maps are channels-first, although timm's Swin maps are channels-last.
-        """
-        maps = []
-        for i, feature in enumerate(self.body(image)):  # (B, H/s, W/s, C)
-            norm = getattr(self, f"norm{i}")
-            maps.append(norm(feature).permute(0, 3, 1, 2))  # (B, C, H/s, W/s)
-        return maps
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Whether to recompute the body's activations in the backward pass, which saves memory."""
-        self.body.set_grad_checkpointing(enable)
 
 
 class ConvBNReLU(nn.Sequential):
@@ -187,6 +154,10 @@ class Prior(nn.Module):
         super().__init__()
         channels = _level_channels(backbone)
         self.backbone = backbone
+        self.depthwise = any(
+            isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels > 1
+            for layer in backbone.modules()
+        )
         self.aggregation = Aggregation(channels, level_dim, fuse_dim)
         blocks = [
             WindowBlock(fuse_dim, heads, window, ffn_dim, shifted=i % 2 == 1) for i in range(depth)
@@ -221,11 +192,18 @@ class Prior(nn.Module):
 
     def features(self, image: Tensor) -> list[Tensor]:
         """Normalised photograph (B, 3, H, W) → the maps (B, C, H/s, W/s), finest first."""
-        maps = self.backbone(image)
+        with self._backbone_precision(image.device.type):
+            maps = self.backbone(image)
         # timm names the layout of its maps where it is (B, H, W, C), as for Swin.
         if getattr(self.backbone, "output_fmt", "NCHW") == "NHWC":
             return [m.permute(0, 3, 1, 2) for m in maps]
         return list(maps)
+
+    def _backbone_precision(self, device: str) -> AbstractContextManager:
+        """Keep depthwise convolutions out of mixed precision on CPUs, where bf16 slows them."""
+        if device == "cpu" and self.depthwise:
+            return torch.autocast("cpu", enabled=False)
+        return nullcontext()
 
     def token_features(self, features: Sequence[Tensor]) -> Tensor:
         """Feature maps (B, C_i, H/s_i, W/s_i), finest first → (B, token_dim, H/4, W/4)."""
@@ -266,39 +244,3 @@ def pixel_cross_entropy(logits: Tensor, mask: Tensor) -> Tensor:
     total = F.cross_entropy(logits, mask.long(), ignore_index=IGNORE, reduction="sum")
     labelled = mean_over_processes((mask != IGNORE).sum()).clamp(min=1)
     return total / labelled.to(total.dtype)
-
-
-def build_backbone(
-    name: str, *, pretrained: bool = False, level_norms: bool = False, **kwargs: object
-) -> nn.Module:
-    """A timm `features_only` backbone by name; keyword arguments go to `timm.create_model`.
-
-    Args:
-        name: as timm spells it.
-        pretrained: fetch timm's pretrained weights.
-        level_norms: put a layer norm on each map, see `LevelNorms`. Pretrained weights do not
-            contain these norms.
-
-    Raises:
-        ValueError: timm has no such model.
-        RuntimeError: pretrained weights were asked for and cannot be loaded. Random weights never
-            replace them silently.
-    """
-    if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=3)
-        raise ValueError(
-            f"timm has no model named {name!r}; similar names: {', '.join(near) or 'none'}. "
-            "See timm.list_models()."
-        )
-    try:
-        body = timm.create_model(name, features_only=True, pretrained=pretrained, **kwargs)
-        return LevelNorms(body) if level_norms else body
-    except Exception as error:
-        if not pretrained:
-            raise
-        raise RuntimeError(
-            f"the pretrained weights of {name!r} could not be loaded ({type(error).__name__}: "
-            f"{error}). They are fetched from the Hugging Face hub on first use: connect once, or "
-            "pass pretrained_cfg_overlay=dict(file=PATH) for a local file, or train from scratch "
-            "with pretrained=False."
-        ) from error

@@ -15,6 +15,7 @@ ROWS = [
     ("contracts",),
     ("color_table", "records", "storage", "distributed", "presets", "metrics"),
     ("palette", "inverse", "inverse_fitted", "vqvae", "dalle", "prior", "token_loss", "data"),
+    ("backbones",),
     ("views",),
     ("gss",),
     ("inference", "baselines"),

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from gss_lite.prior import Aggregation, LevelNorms, Prior, WindowBlock, build_backbone
+from gss_lite.backbones import LevelNorms, build_backbone
+from gss_lite.prior import Aggregation, Prior, WindowBlock
 
 TINY = {"channels": (8, 8, 16, 16), "stem_width": 8, "out_indices": (1, 2, 3, 4)}
 HEAD = {

@@ -124,7 +124,8 @@ class PriorSpec:
         backbone: timm's name.
         backbone_arguments: keyword arguments of timm.create_model.
         head: keyword arguments of Prior.
-        pretrained: timm's name of the weights that training may start from.
+        pretrained: the weights that training may start from: timm's name of them, or the name of a
+            package of the index, see `backbones.INDEX_PACKAGES`.
     """
 
     backbone: str

