@@ -12,8 +12,9 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DataLoaderConfiguration, set_seed
+from accelerate.utils import DataLoaderConfiguration, compare_versions, set_seed
 from timm.layers import convert_sync_batchnorm
+from timm.models import FeatureDictNet, FeatureHookNet
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
@@ -373,3 +374,12 @@ def set_checkpointing(model: nn.Module) -> None:
             f"checkpointing is not possible for {type(backbone or model).__name__}; leave it out "
             "and set accumulate instead"
         ) from error
+    if compare_versions("timm", ">=", "1.0.31"):
+        return
+    # Older versions recompute every layer of an extractor by itself. One that writes into its input
+    # then has no input left to start from, so it must write elsewhere.
+    for extractor in backbone.modules():
+        if isinstance(extractor, (FeatureDictNet, FeatureHookNet)):
+            for layer in extractor.children():
+                if getattr(layer, "inplace", False):
+                    layer.inplace = False
