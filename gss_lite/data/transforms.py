@@ -89,10 +89,14 @@ class RandomScale(v2.Transform):
         """Picture (3, H, W) and mask (H, W) → both resized alike."""
         factor = float(torch.empty(()).uniform_(*self.scales))
         size = resize_shape(mask.shape, [side * factor for side in self.size])
-        nearest = InterpolationMode.NEAREST_EXACT
+        # For a mask, torchvision before 0.28 ignores the interpolation and takes NEAREST, which
+        # shifts the mask against the picture. A plain tensor gets the interpolation asked for.
+        ids = v2.functional.resize(
+            mask.as_subclass(Tensor)[None], size, interpolation=InterpolationMode.NEAREST_EXACT
+        )[0]
         return (
             v2.functional.resize(image, size, antialias=True),
-            v2.functional.resize(mask, size, interpolation=nearest),
+            tv_tensors.wrap(ids, like=mask),
         )
 
 

@@ -149,7 +149,10 @@ def test_the_pipeline_draws_the_same_numbers_as_ever():
     factor = float(torch.empty(()).uniform_(0.5, 1.5))
     size = [round(60 * factor), round(80 * factor)]
     image = v2.functional.resize(image, size, antialias=True)
-    mask = v2.functional.resize(mask, size, v2.InterpolationMode.NEAREST_EXACT)
+    # Not as a Mask: torchvision before 0.28 ignores the interpolation then.
+    plain = mask.as_subclass(torch.Tensor)[None]
+    plain = v2.functional.resize(plain, size, v2.InterpolationMode.NEAREST_EXACT)
+    mask = tv_tensors.Mask(plain[0])
     below, right = (max(0, want - have) for want, have in zip((32, 40), size))
     image = v2.functional.pad(image, [0, 0, right, below])
     mask = v2.functional.pad(mask, [0, 0, right, below], fill=255)
