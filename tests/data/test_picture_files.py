@@ -5,8 +5,10 @@ import warnings
 import zlib
 
 import numpy as np
+import PIL
 import pytest
 import torch
+from packaging.version import Version
 from PIL import Image
 
 from gss_lite.data import pictures
@@ -187,11 +189,24 @@ def test_every_mode_gives_three_channels_of_bytes(tmp_path, mode):
     path = tmp_path / ("a.tif" if mode in {"CMYK", "YCbCr"} else "a.png")
     if mode == "HSV":
         picture = picture.convert("RGB")
-    picture.save(path)
+    picture.save(path, compression="tiff_lzw" if mode == "YCbCr" else None)
     image = read_image(path)
     assert image.shape == (3, 4, 7) and image.dtype == torch.uint8
     expected = np.array(Image.open(path).convert("RGB"))
     assert np.array_equal(image.permute(1, 2, 0).numpy(), expected)
+
+
+def test_an_uncompressed_ycbcr_file_is_read_where_pillow_can_read_it(tmp_path):
+    """Pillow can from 13.0 on. Before, it writes such files but calls them truncated."""
+    path = tmp_path / "a.tif"
+    picture = Image.fromarray(some_picture()).convert("YCbCr")
+    picture.save(path)
+    if Version(PIL.__version__) < Version("13"):
+        with pytest.raises(ValueError, match="a.tif is not a picture that can be read"):
+            read_image(path)
+    else:
+        values = read_image(path).permute(1, 2, 0).numpy()
+        assert np.array_equal(values, np.array(picture.convert("RGB")))
 
 
 # Metadata -------------------------------------------------------------------------------------
