@@ -41,7 +41,7 @@ lint: $(STAMP)  ## ruff: format and rules, nothing is changed
 	@$(RUN) -m ruff check .
 
 bench: $(STAMP)  ## speed and memory, as ratios to a plain baseline
-	@$(RUN) -m pytest tests/benchmarks/bench_*.py -s
+	@GSS_TEST_GPU=1 $(RUN) -m pytest tests/benchmarks/bench_*.py -s
 
 notebooks: $(STAMP)  ## re-execute the committed notebooks in place
 	@$(RUN) notebooks/walkthrough.py --in-place

@@ -1,4 +1,4 @@
-"""What holds for every test and every notebook: the threads, and which files run first."""
+"""What holds for every test and every notebook: CPU, threads, and which files run first."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1" if SIDE_BY_S
 # each other so take the core that both need: a cell of 20 seconds then lasts for minutes.
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 os.environ["KMP_BLOCKTIME"] = "0"
+# Many tests compare with numbers of the CPU, or fork, which a process that uses a GPU must not do.
+# So no process sees a GPU, unless GSS_TEST_GPU=1 is set. It is meant for the few tests that need
+# one (tests/palette/test_palette.py, tests/test_inverse.py) and for the benchmarks.
+if os.environ.get("GSS_TEST_GPU") != "1":
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def place(item: pytest.Item) -> int:

@@ -202,7 +202,7 @@ class TestNearestColor:
             NearestColor(colors).classify(as_maskige(pixels)).flatten(), brute_force(pixels, colors)
         )
 
-    @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs GSS_TEST_GPU=1 and a GPU")
     @pytest.mark.parametrize("classes", [11, 150])
     def test_cuda_equals_cpu(self, classes: int) -> None:
         colors = torch.rand(classes, 3, generator=numbers(9))

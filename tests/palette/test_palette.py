@@ -114,7 +114,7 @@ def test_masks_of_any_whole_type_are_painted(dtype):
     assert torch.equal(palette(mask.to(dtype)), palette(mask))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs GSS_TEST_GPU=1 and a GPU")
 def test_the_maskige_lies_where_the_mask_lies():
     palette = random_palette(30)
     mask = torch.randint(30, (2, 8, 8))
