@@ -51,7 +51,7 @@ lock:  ## resolve requirements.lock anew from pyproject.toml
 	@$(PYTHON) -m venv build/lock
 	@build/lock/bin/python -m pip install --quiet --disable-pip-version-check uv
 	@build/lock/bin/python -m uv pip compile pyproject.toml --quiet --upgrade --universal --python-version 3.11 \
-		--extra notebooks --extra test --no-annotate --custom-compile-command "make lock" \
+		--extra notebooks --extra test --extra pretrained --no-annotate --custom-compile-command "make lock" \
 		--output-file requirements.lock
 	@rm -rf build/lock
 

@@ -77,6 +77,7 @@ class OwnNormalization(nn.Module):
         super().__init__()
         self.body = body
         self.feature_info = body.feature_info
+        self.output_fmt = getattr(body, "output_fmt", "NCHW")  # timm's name for the maps' layout
         ours = torch.tensor([IMAGENET_MEAN, IMAGENET_STD])  # (2, 3)
         theirs = torch.tensor([mean, std])  # (2, 3)
         scale = ours[1] / theirs[1]  # (3,)
@@ -168,8 +169,8 @@ def _read_weights(name: str, source: str | Path) -> dict[str, Tensor]:
         return timm.models.load_state_dict(str(path), weights_only=True)
     except (pickle.UnpicklingError, EOFError, RuntimeError, ValueError) as error:
         raise ValueError(
-            f"{path} holds no weights that can be read safely ({type(error).__name__}: "
-            f"{str(error).splitlines()[0]})"
+            f"{path} holds no weights that can be read safely ({type(error).__name__}); name a file "
+            f"of timm's {name}"
         ) from error
 
 

@@ -41,6 +41,7 @@ SYSTEMS = [
         "platform_machine": "AMD64",
     },
 ]
+LOCKED = ("notebooks", "test", "pretrained")  # the extras that the lock covers
 PYTHONS = ["3.11", "3.12", "3.13"]
 
 
@@ -59,7 +60,7 @@ def asked() -> list[Requirement]:
     extras = PROJECT["optional-dependencies"]
     return [
         Requirement(text)
-        for text in (*PROJECT["dependencies"], *extras["notebooks"], *extras["test"])
+        for text in (*PROJECT["dependencies"], *(t for name in LOCKED for t in extras[name]))
     ]
 
 

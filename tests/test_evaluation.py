@@ -78,6 +78,7 @@ class TestEvaluate:
         assert_scores(one["prediction"], four["prediction"])
         assert_scores(one["prediction"], by_hand(tiny_gss.scores, pictures))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "how, view",
         [
@@ -158,6 +159,7 @@ class TestEvaluate:
         with pytest.raises(ValueError, match="data set to evaluate on is empty"):
             evaluate(tiny_gss, [], **QUIET)
 
+    @pytest.mark.slow
     def test_a_shipped_model_reaches_what_it_reached(self, scenes_gss):
         """Ten held-out streets; the record of all 200 says 86.7 and 95.5."""
         streets = Subset(create_dataset("scenes-cpu", "test"), range(10))
@@ -228,6 +230,7 @@ class TestValidator:
         plain = evaluate(segmenter, pictures, view=ViewSpec(), **QUIET).miou
         assert (found == plain) == (view == ViewSpec())
 
+    @pytest.mark.slow
     def test_the_loops_best_checkpoint_is_the_prior_with_the_highest_miou(
         self, pictures, tiny_gss, tmp_path
     ):

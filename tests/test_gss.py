@@ -222,6 +222,7 @@ class TestLoss:
         with pytest.raises(ValueError, match="got 'fp16'"):
             Schedule(steps=1, batch=1, crop=(8, 8), lr=1.0, target_precision="fp16")
 
+    @pytest.mark.slow
     def test_a_step_of_the_preset_for_one_gpu_on_the_cpu(self):
         preset = get_preset("camvid-gpu")
         gss = create_model(preset)

@@ -109,6 +109,7 @@ class TestNearestColor:
         assert torch.equal(ids[inside], expected[inside])
         assert torch.equal(nearest_by_comparison(pixels.T, colors), expected)
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("classes", [4096, 4097])
     def test_thousands_of_classes(self, classes: int) -> None:
         """The last palette with a table, and the first without: the answers are the same."""

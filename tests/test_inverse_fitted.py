@@ -85,6 +85,7 @@ def test_scores_equal_the_released_heads(released):
     assert float((scores[:, :, ::16, ::16] - sample).abs().max()) < 1e-4 * float(sample.abs().max())
 
 
+@pytest.mark.slow
 def test_classes_equal_the_released_heads(released):
     fixture, inverse, _, maskige = released
     assert torch.equal(inverse.classify(maskige), fixture["seg"].long())

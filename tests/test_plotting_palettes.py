@@ -99,6 +99,7 @@ def test_red_and_green_come_closer_for_red_green_deficiencies_only():
         simulate_deficiency(pair, "colour")
 
 
+@pytest.mark.slow
 def test_cubes_hold_one_point_a_colour():
     figure = draw.show_cubes({"one": random_palette(9), "two": random_palette(4)})
     assert [len(a.collections[0].get_offsets()) for a in figure.axes] == [9, 4]

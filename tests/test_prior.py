@@ -256,34 +256,3 @@ def test_backbone_that_does_not_start_at_a_quarter_is_refused(levels, reductions
     message = rf"four feature levels beginning at 1/4; .* gives \[{reductions}\]"
     with pytest.raises(ValueError, match=message):
         Prior(backbone, 8, 3)
-
-
-def test_unknown_backbone_names_similar_ones():
-    with pytest.raises(ValueError, match="no model named 'resnet18z'.*resnet"):
-        build_backbone("resnet18z")
-
-
-def test_pretrained_weights_come_from_a_local_file_too(tmp_path):
-    import timm
-    from safetensors.torch import save_file
-
-    donor = timm.create_model("resnet18", num_classes=0)
-    save_file(donor.state_dict(), tmp_path / "weights.safetensors")
-    backbone = build_backbone(
-        "resnet18",
-        pretrained=True,
-        out_indices=(1, 2, 3, 4),
-        pretrained_cfg_overlay={"file": str(tmp_path / "weights.safetensors"), "num_classes": 0},
-    )
-    assert torch.equal(backbone.state_dict()["conv1.weight"], donor.state_dict()["conv1.weight"])
-
-
-def test_pretrained_weights_that_cannot_be_had_are_an_error_not_random(tmp_path):
-    with pytest.raises(
-        RuntimeError, match="pretrained weights of 'resnet18' could not be loaded.*pretrained=False"
-    ):
-        build_backbone(
-            "resnet18",
-            pretrained=True,
-            pretrained_cfg_overlay={"file": str(tmp_path / "none.safetensors")},
-        )

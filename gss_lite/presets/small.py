@@ -161,8 +161,7 @@ CAMVID_PRETRAINED = replace(
         "prior": replace(
             CAMVID.schedules["prior"],
             steps=3000,
-            batch=16,
-            crop=(288, 384),
+            crop=(224, 288),
             lr=1e-3,
         ),
         "inverse-ft": CAMVID.schedules["inverse-ft"],

@@ -92,6 +92,7 @@ def test_it_looks_through_the_presets_windows_and_mirrors(
     assert found == pytest.approx(whole["reconstruction"].miou, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_the_twin_is_looked_at_in_the_same_way(tmp_path):
     folder = tmp_path / "run"
     assert command("train", *TINY, "--stage", "pixel", "--steps", 6, "--out", folder) == 0
@@ -167,6 +168,7 @@ def test_memory_that_runs_out_is_one_line_too(
 class TestRecordsStay:
     """F12: no record is overwritten by another result."""
 
+    @pytest.mark.slow
     def test_the_name_says_how_pictures_were_looked_at(self, tiny_run, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         common = ["evaluate", *TINY, "--weights", tiny_run]

@@ -10,12 +10,12 @@ import pytest
 import timm
 import torch
 from command_line import TINY, command, refused
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from gss_lite import __main__ as cli
 from gss_lite.data import create_dataset
 from gss_lite.evaluation import evaluate
-from gss_lite.factory import create_model
+from gss_lite.factory import create_model, create_prior
 from gss_lite.presets import get_preset
 from gss_lite.storage import load_checkpoint
 from gss_lite.training import loop
@@ -43,6 +43,7 @@ def record(folder, stage="prior"):
     return json.loads((folder / f"scenes-tiny.{stage}.json").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["prior", "pixel"])
 def test_the_best_of_the_validations_is_kept_and_on_request_written(stage_one, stage):
     more = ["--validate-every", 2, "--keep", "best", "--tensorboard"]
@@ -62,6 +63,7 @@ def test_the_best_of_the_validations_is_kept_and_on_request_written(stage_one, s
     assert list((stage_one / stage / "tensorboard").iterdir())
 
 
+@pytest.mark.slow
 def test_without_it_the_last_weights_are_written(stage_one):
     assert train(stage_one, "--validate-every", 2) == 0
     checkpoint = stage_one / "prior" / "checkpoint.pt"
@@ -73,6 +75,7 @@ def test_without_it_the_last_weights_are_written(stage_one):
     assert "kept" not in record(stage_one)
 
 
+@pytest.mark.slow
 def test_keep_best_of_a_run_that_was_never_validated_is_refused(stage_one, capsys):
     assert train(stage_one) == 0
     assert train(stage_one, "--validate-every", 2, "--keep", "best") == 2
@@ -115,6 +118,7 @@ def test_another_precision_is_another_run(stage_one, capsys):
 class TestFinished:
     """F7: what is finished is not trained, written or signed again."""
 
+    @pytest.mark.slow
     def test_started_again_nothing_changes(self, tmp_path):
         assert train(tmp_path, stage="all") == 0
         files = [p for p in tmp_path.rglob("*") if p.is_file()]
@@ -123,6 +127,7 @@ class TestFinished:
         assert {p for p in tmp_path.rglob("*") if p.is_file()} == set(files)
         assert {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in files} == before
 
+    @pytest.mark.slow
     def test_a_run_killed_between_weights_and_record_writes_both(self, stage_one):
         assert train(stage_one) == 0
         path = stage_one / "scenes-tiny.prior.json"
@@ -197,15 +202,29 @@ def test_pretrained_weights_are_where_training_starts(stage_one, monkeypatch, st
             torch.nn.init.constant_(model.conv1[0].weight, 0.25)
         return model
 
-    preset = with_pretrained("resnet18d.tag", lr=0.0)
+    preset = with_pretrained("resnet18d.ra2_in1k", lr=0.0)
     monkeypatch.setattr(cli, "get_preset", lambda name: preset)
     monkeypatch.setattr(timm, "create_model", create)
     assert train(stage_one, "--pretrained", stage=stage) == 0
-    assert asked[-1] == ("resnet18d.tag", True)
+    assert asked[-1] == ("resnet18d.ra2_in1k", True)
     weights = load_file(stage_one / f"scenes-tiny.{stage}.safetensors")
     assert bool((weights["backbone.conv1.0.weight"] == 0.25).all())
     run = torch.load(stage_one / stage / "checkpoint.pt", weights_only=True)["run"]
-    assert run["pretrained"] == "resnet18d.tag"
+    assert run["pretrained"] == "resnet18d.ra2_in1k" and len(run["backbone_sha256"]) == 64
+
+
+def test_training_may_start_from_a_file_of_the_backbones_weights(stage_one, monkeypatch, capsys):
+    preset = PRESET.with_schedule("prior", lr=0.0)
+    monkeypatch.setattr(cli, "get_preset", lambda name: preset)
+    prior = create_prior(preset)
+    torch.nn.init.constant_(prior.backbone.conv1[0].weight, 0.25)
+    file = stage_one / "backbone.safetensors"
+    save_file(prior.backbone.state_dict(), file)
+    assert train(stage_one, "--pretrained", str(file)) == 0
+    weights = load_file(stage_one / "scenes-tiny.prior.safetensors")
+    assert bool((weights["backbone.conv1.0.weight"] == 0.25).all())
+    said = refused(capsys, "train", *TINY, "--stage", "pixel", "--pretrained", "nowhere.pth")
+    assert "no file of weights at nowhere.pth" in said
 
 
 class TestFolder:

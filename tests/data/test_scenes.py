@@ -230,6 +230,7 @@ def test_recolouring_a_class_changes_exactly_its_pixels(name: str) -> None:
     assert changed_pixels > 0
 
 
+@pytest.mark.slow
 def test_mask_edges_lie_on_picture_edges(day: tuple[np.ndarray, np.ndarray]) -> None:
     """Colour jumps across class borders are larger than across the same borders, shifted."""
     images, masks = day[0].astype(np.float64), day[1]
@@ -274,6 +275,7 @@ def test_dusk_is_dark_and_fog_whitens_the_distance() -> None:
     assert far < 0.65 and far < 0.92 * near
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("factor", [3, 5])
 def test_a_larger_picture_shows_the_same_scene(factor: int) -> None:
     for index in range(4):

@@ -163,6 +163,7 @@ def test_a_file_cut_short_anywhere_is_refused(tmp_path, dall_e, container):
             read(tmp_path / "cut.pkl")
 
 
+@pytest.mark.slow
 def test_damage_anywhere_never_ends_in_another_error(tmp_path, dall_e):
     whole = save(build("encoder", dall_e), tmp_path / "x.pkl", "legacy").read_bytes()
     dice, refused = random.Random(0), 0
@@ -195,6 +196,7 @@ def conv(module: nn.Module) -> nn.Module:
     return module.blocks.group_2.block_1.res_path.conv_3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("container", ["zip", "legacy"])
 @pytest.mark.parametrize(
     ("change", "named"),

@@ -115,6 +115,7 @@ def test_many_classes_are_painted_with_far_colours():
     assert build_stage(Cell("many-scenes", "channels", 8, 16), TOY).tokenizer.channels == MANY
 
 
+@pytest.mark.slow
 def test_pieces_are_cut_from_the_mask():
     mask = masks_of("many-scenes", "train", 6)[0]
     torch.manual_seed(3)

@@ -89,6 +89,7 @@ def test_measured_in_oklab_it_beats_the_rgb_palette_there_and_loses_in_rgb(k):
     assert float(distances(rgb.colors).min()) > 1.1 * float(distances(lab.colors).min())
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=20)
 @given(
     st.integers(2, 60), st.integers(0, 2**31), st.sampled_from(sorted(SPACES)), st.integers(1, 30)

@@ -247,6 +247,7 @@ def test_a_number_of_classes_that_makes_no_sense_is_refused(construction, k):
         construction(k)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", QUICK)
 @settings(deadline=None, max_examples=15)
 @given(k=ANY_K, seed=st.integers(0, 2**31))

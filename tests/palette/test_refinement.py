@@ -40,6 +40,7 @@ class Recorder:
         return self.function(palette)
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=40)
 @given(st.integers(2, 60), st.integers(0, 2**31), st.integers(1, 25))
 def test_only_improvements_are_kept(k, seed, trials):

@@ -81,6 +81,7 @@ def head_parameters(channels, classes, depth):
     return tokens + pixels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_shapes_and_parameter_counts_on_the_meta_device(name):
     preset, prior = get_preset(name), on_meta(name)

@@ -47,6 +47,7 @@ def log_of(entries: list[dict]) -> list[dict]:
     return [{k: v for k, v in entry.items() if k != "seconds"} for entry in entries]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"ema": 0.9, "clip": 1.0, "workers": 1}])
 @pytest.mark.parametrize("parts", [1, 2])
 def test_a_run_that_stopped_goes_on_with_the_same_samples_numbers_and_steps(

@@ -236,6 +236,7 @@ class TestPaletteOfItsRun:
         origin = {"preset": "scenes-tiny", "seed": 0, "data": data_hash(pictures)}
         assert palette.origin == origin
 
+    @pytest.mark.slow
     def test_the_same_run_takes_it_again(self, run):
         path = run / "scenes-tiny.palette.json"
         before = path.read_bytes()
@@ -298,6 +299,7 @@ class TestStageOneIsNotOverwritten:
             train(preset, tmp_path, stage="prior", stage_one="shipped", options=QUIET)
         assert own.read_text() == "hours of work"
 
+    @pytest.mark.slow
     def test_the_same_files_are_no_reason_to_refuse(self, tiny_run, tmp_path):
         for path in tiny_run.glob("scenes-tiny.vqvae.*"):
             shutil.copy(path, tmp_path)
@@ -363,6 +365,7 @@ class TestOtherData:
         assert "The pictures, their classes or their masks differ." in said
         assert (stopped[1] / "vqvae" / "checkpoint.pt").read_bytes() == before
 
+    @pytest.mark.slow
     def test_the_palette_of_other_data_is_refused_too(self, tmp_path):
         one = write_camvid(tmp_path / "one")
         other = write_camvid(tmp_path / "other", order=(1, 0, *range(2, 11)))
