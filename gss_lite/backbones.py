@@ -169,8 +169,8 @@ def _read_weights(name: str, source: str | Path) -> dict[str, Tensor]:
         return timm.models.load_state_dict(str(path), weights_only=True)
     except (pickle.UnpicklingError, EOFError, RuntimeError, ValueError) as error:
         raise ValueError(
-            f"{path} holds no weights that can be read safely ({type(error).__name__}); name a file "
-            f"of timm's {name}"
+            f"{path} holds no weights that can be read safely ({type(error).__name__}); name a "
+            f"file of timm's {name}"
         ) from error
 
 
