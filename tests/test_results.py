@@ -217,9 +217,13 @@ def test_the_results_page_quotes_the_tokenizer_of_camvids_model():
 @pytest.mark.parametrize(
     "name, rows, digits",
     [
-        ("table-one-scenes-cpu", ("FF", "FT", "FT, noisy", "FT-W", "expected code"), 2),
-        ("table-one-many-scenes-cpu", ("FF", "FT", "FT-W", "expected code", "code table"), 2),
-        ("table-one-camvid", ("FF", "FT", "FT-W", "expected code"), 1),
+        ("table-one-scenes-cpu", ("FF", "FT, clean", "FT", "FT-W", "expected code"), 2),
+        (
+            "table-one-many-scenes-cpu",
+            ("FF", "FT, clean", "FT-W", "expected code", "code table"),
+            2,
+        ),
+        ("table-one-camvid", ("FF", "FT, clean", "FT-W", "expected code"), 1),
     ],
 )
 def test_the_results_page_quotes_table_one(name, rows, digits):

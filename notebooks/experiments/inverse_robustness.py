@@ -29,7 +29,7 @@ from notebooks.experiments.runner import Run, new_parser, option
 SIGMAS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3)
 RATES = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3)
 WIDTH = 1  # of a boundary in pixels; at 96 × 128 a pole is two pixels wide
-TRAINED = {"FT": "ft-clean", "FT, noisy": "ft", "FT-W, clean": "ft-w-clean", "FT-W": "ft-w"}
+TRAINED = {"FT, clean": "ft-clean", "FT": "ft", "FT-W, clean": "ft-w-clean", "FT-W": "ft-w"}
 MEASURED = {"Gaussian": "clean", "Gaussian, noisy": "noisy"}
 
 

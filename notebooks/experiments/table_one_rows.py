@@ -249,8 +249,8 @@ class Builder:
 ROWS: dict[str, Callable[[Builder, str], Row]] = {
     "FF-R": Builder.random,
     "FF": Builder.fixed,
-    "FT": partial(Builder.trained, kind="ft", maskige="clean"),
-    "FT, noisy": partial(Builder.trained, kind="ft", maskige="noisy"),
+    "FT": partial(Builder.trained, kind="ft", maskige="noisy"),
+    "FT, clean": partial(Builder.trained, kind="ft", maskige="clean"),
     "TF": Builder.learned,
     "TT": Builder.jointly,
     "FT-W, clean": partial(Builder.trained, kind="ft-w", maskige="clean"),
@@ -260,7 +260,7 @@ ROWS: dict[str, Callable[[Builder, str], Row]] = {
     "expected code": Builder.expected,
     "code table": Builder.counted,
 }
-NOISY = ("FT, noisy", "FT-W", "Gaussian, noisy", "expected code")  # they read a prior's predictions
+NOISY = ("FT", "FT-W", "Gaussian, noisy", "expected code")  # they read a prior's predictions
 
 
 def build_rows(

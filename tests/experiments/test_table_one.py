@@ -90,7 +90,7 @@ def test_seeds_change_what_is_random_and_nothing_else(record):
 
 def test_figures_are_those_of_evaluate(tiny_model, tmp_path):
     dataset = Subset(gss.create_dataset(TINY, "val"), range(3))
-    rows = rows_of(tiny_model, tmp_path, ("FF", "FT, noisy", "Gaussian"))
+    rows = rows_of(tiny_model, tmp_path, ("FF", "FT", "Gaussian"))
     matrices = judge(rows, dataset, batch=2)
     for row in rows:
         model = tiny_model.with_inverse(row.model.inverse)
@@ -121,9 +121,9 @@ def test_tuning_a_copy_leaves_the_prior_alone(tiny_model, tmp_path):
 def test_another_tokenizer_has_no_prior_and_no_rows_that_need_one(tiny_run, tmp_path):
     model = load_model(replace(TINY, name="other"), tiny_run, "scenes-tiny")
     assert model.prior is None and load_model(TINY, tiny_run, "scenes-tiny").prior is not None
-    names = ("FF-R", "FF", "FT", *NOISY, "code table")
+    names = ("FF-R", "FF", "FT, clean", *NOISY, "code table")
     rows = rows_of(model, tmp_path, names, replace(SHORT, prior_steps=2))
-    assert [row.name for row in rows] == ["FF-R", "FF", "FT", "code table"]
+    assert [row.name for row in rows] == ["FF-R", "FF", "FT, clean", "code table"]
     matrices = judge(rows, gss.create_dataset(TINY, "val"))
     for row in rows:
         assert miou(matrices, row.name, "final") is None
