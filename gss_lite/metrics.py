@@ -173,7 +173,8 @@ def paired_bootstrap(
     is defined for both models in this draw.
 
     Args:
-        one, other: confusion matrices (N, K, K), one a picture, both in the same order.
+        one, other: confusion matrices (N, K, K), one a picture, both in the same order. Or those of
+            T trainings each, (T, N, K, K): the interval is that of the mean over the trainings.
         groups: the number of the drive of each picture, (N,). Every draw takes as many pictures of
             a drive as it has. With None, all pictures are one drive.
         block: number of consecutive pictures of a drive that are drawn together. Consecutive frames
@@ -185,20 +186,22 @@ def paired_bootstrap(
     Raises:
         ValueError: the shapes differ, or a block is below 1 or above the size of a drive.
     """
-    if one.shape != other.shape or one.ndim != 3:
+    if one.shape != other.shape or one.ndim not in (3, 4):
         raise ValueError(
             "paired pictures need two stacks of confusion matrices (N, K, K) of one shape; got "
             f"{tuple(one.shape)} and {tuple(other.shape)}"
         )
-    groups = [0] * len(one) if groups is None else groups
-    if len(groups) != len(one):
-        raise ValueError(f"{len(one)} pictures need as many groups; got {len(groups)}")
+    pictures = one.shape[-3]
+    groups = [0] * pictures if groups is None else groups
+    if len(groups) != pictures:
+        raise ValueError(f"{pictures} pictures need as many groups; got {len(groups)}")
     times = _times_drawn(torch.as_tensor(groups), block, draws, seed)  # (draws, N)
-    first = _iou(torch.einsum("dn,nkl->dkl", times, one.double()))  # (draws, K)
-    second = _iou(torch.einsum("dn,nkl->dkl", times, other.double()))
+    first = _iou(torch.einsum("dn,...nkl->d...kl", times, one.double()))  # (draws, …, K)
+    second = _iou(torch.einsum("dn,...nkl->d...kl", times, other.double()))
     undefined = first.isnan() | second.isnan()
-    gains = second.masked_fill(undefined, torch.nan).nanmean(1)
-    gains -= first.masked_fill(undefined, torch.nan).nanmean(1)  # (draws,)
+    gains = second.masked_fill(undefined, torch.nan).nanmean(-1)
+    gains -= first.masked_fill(undefined, torch.nan).nanmean(-1)  # (draws, …)
+    gains = gains.reshape(len(gains), -1).mean(1)  # (draws,)
     low, high = gains.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return low, high
 

@@ -13,6 +13,7 @@ import gss_lite as gss
 from gss_lite.inverse_fitted import KINDS
 from gss_lite.storage import save_weights
 from gss_lite.training.inverse import INPUTS, build_inverse, stage_name
+from notebooks.experiments import twin_comparison
 
 QUIET = gss.LoopOptions(progress=False)
 
@@ -49,3 +50,14 @@ def twin_run(tiny_run, tmp_path_factory) -> Path:
     for stage in ("inverse-ft-w", "pixel"):
         gss.train("scenes-tiny", folder, stage=stage, options=QUIET, command="test")
     return folder
+
+
+@pytest.fixture(scope="session")
+def twin_matrices(twin_run, tmp_path_factory) -> Path:
+    """What `twin_comparison --matrices` leaves for the tiny model; its record lies beside it."""
+    path = tmp_path_factory.mktemp("matrices") / "seed-0.npz"
+    twin_comparison.main(
+        f"--preset scenes-tiny --weights {twin_run} --twin {twin_run} --quiet --pictures 3 "
+        f"--matrices {path} --record {path.with_suffix('.json')}".split()
+    )
+    return path

@@ -23,6 +23,7 @@ from notebooks.experiments import (
     joint_collapse,
     palette_ablation,
     prior_ablation,
+    seeds,
     tokenizer_grid,
     twin_comparison,
 )
@@ -165,6 +166,15 @@ def twin_record(record, path, printed):
     assert f"{100 * metrics['rows']['twin, views']['miou']:.1f}" in printed
 
 
+def seeds_record(record, path, printed):
+    metrics = record["metrics"]
+    assert metrics["seeds"] == [0, 0] and metrics["pictures"] == sum(metrics["frames_of_drives"])
+    assert [set(training) for training in metrics["trainings"]] == [{"prior", "twin"}] * 2
+    for row in metrics["rows"].values():
+        assert row["miou"][0] == row["miou"][1] == row["mean"] and row["deviation"] == 0
+    assert seeds.table(metrics["rows"]) in printed
+
+
 def example_record(record, path, printed):
     assert record["panels"][0] == "frame" and len(record["jpeg_base64"]) > 1000
     assert "CC BY-NC 4.0" in record["credit"]
@@ -230,6 +240,7 @@ TOYS = {
     "twin_comparison": Toy(
         "--preset scenes-tiny --weights {twin_run} --twin {twin_run} --pictures 2", twin_record
     ),
+    "seeds": Toy("--preset scenes-tiny --matrices {twin_matrices} {twin_matrices}", seeds_record),
     "camvid_example": Toy("--data {camvid}", example_record, "camvid", "one frame"),
     "camvid_answers": Toy("--data {camvid} --pictures 12", answers_record, "camvid"),
 }
@@ -243,7 +254,7 @@ def test_the_command_leaves_its_record(name, request, tmp_path, monkeypatch, cap
     for value in toy.patch:
         monkeypatch.setattr(module, value, toy.patch[value])
     places = {"tiny": "tiny_run", "camvid": "camvid"}
-    places |= {place: place for place in ("table_one_work", "twin_run")}
+    places |= {place: place for place in ("table_one_work", "twin_run", "twin_matrices")}
     places = {
         word: str(request.getfixturevalue(fixture))
         for word, fixture in places.items()
