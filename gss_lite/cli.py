@@ -13,7 +13,7 @@ from gss_lite.training import STAGES
 from gss_lite.training.inverse import INPUTS
 
 # The options of stage II that change its schedule, and those that are arguments of `train`.
-SCHEDULE = ("precision", "accumulate", "checkpointing", "compile")
+SCHEDULE = ("precision", "accumulate", "checkpointing", "compile", "middle")
 ARGUMENTS = ("validate_every", "keep", "pretrained_backbone")
 
 
@@ -93,7 +93,7 @@ def _add_train(commands: argparse._SubParsersAction, parents: list) -> None:
         "--maskige",
         choices=INPUTS,
         help="what X⁻¹ is trained on: maskige of the tokens that the prior predicts (noisy, "
-        "default) or of true masks (clean)",
+        "default), of those of its middle checkpoint (middle), or of true masks (clean)",
     )
     train.add_argument(
         "--steps", type=whole_number(1), help="instead of the preset's, for the stages trained"
@@ -152,6 +152,13 @@ def _add_train(commands: argparse._SubParsersAction, parents: list) -> None:
         help="recompute the backbone in the backward pass: less memory, more time",
     )
     two.add_argument("--compile", action="store_true", default=None, help="torch.compile")
+    two.add_argument(
+        "--middle",
+        type=factor,
+        metavar="SHARE",
+        help="also keep the weights after this share of the steps, for --maskige middle; the paper "
+        "has 0.2",
+    )
 
 
 def _add_evaluate(commands: argparse._SubParsersAction, parents: list) -> None:

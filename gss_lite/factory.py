@@ -44,10 +44,13 @@ SHIPPED = Path(__file__).parent / "weights"
 INVERSES = {
     "ff": "GSS-FF",
     "ft": "GSS-FT",
+    "ft-middle": "GSS-FT, middle",
     "ft-clean": "GSS-FT, clean",
     "ft-w": "GSS-FT-W",
+    "ft-w-middle": "GSS-FT-W, middle",
     "ft-w-clean": "GSS-FT-W, clean",
     "gaussian": "GSS, Gaussians",
+    "gaussian-middle": "GSS, Gaussians, middle",
     "gaussian-clean": "GSS, Gaussians, clean",
     "expected": "GSS-FF, expected codes",
 }
@@ -378,7 +381,7 @@ def load_inverse(path: str | Path) -> tuple[Inverse, str]:
         name = record["kind"].removeprefix("train inverse-")
         if name not in INVERSES:
             raise ValueError(f"{path} is no X⁻¹: its record says {record['kind']!r}")
-        kind = name.removesuffix("-clean")
+        kind = name.removesuffix("-clean").removesuffix("-middle")
         if kind == "gaussian":
             return load_gaussians(path), name
         inverse = KINDS[kind](load_file(path)["colors"].float(), **record["size"])

@@ -71,6 +71,7 @@ def _schedules(steps: int, batch: int, side: int, lr: float, inverse_lr: float, 
             scales=(0.5, 2.0),
             precision="bf16",
             target_precision="bf16",
+            middle=0.2,
         ),
         "inverse-ft": InverseSchedule(
             steps=3_000,

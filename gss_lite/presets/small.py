@@ -163,6 +163,7 @@ CAMVID_PRETRAINED = replace(
             steps=3000,
             crop=(224, 288),
             lr=1e-3,
+            middle=0.2,
         ),
         "inverse-ft": CAMVID.schedules["inverse-ft"],
         "inverse-ft-w": CAMVID.schedules["inverse-ft-w"],

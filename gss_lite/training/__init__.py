@@ -11,7 +11,7 @@ import torch
 from gss_lite.distributed import init_distributed
 from gss_lite.factory import SHIPPED, create_model
 from gss_lite.presets import Preset, get_preset
-from gss_lite.storage import read_json
+from gss_lite.storage import load_weights, read_json
 from gss_lite.training.inverse import (
     decode_pictures,
     fingerprint,
@@ -20,7 +20,7 @@ from gss_lite.training.inverse import (
 )
 from gss_lite.training.loop import LoopOptions, fit
 from gss_lite.training.prior import SegmenterLoss, train_pixel, train_prior
-from gss_lite.training.run import Job, prepare
+from gss_lite.training.run import Job, middle_path, prepare
 from gss_lite.training.tokenizer import VQVAELoss, train_tokenizer
 
 __all__ = [
@@ -91,8 +91,9 @@ def train(
         stage_one: the folder with the weights that the stage builds on, by default `folder`.
             Stage "prior" needs palette and tokenizer, "inverse-…" the whole model. "shipped" takes
             the weights that come with the package.
-        maskige: what X⁻¹ is trained on: "noisy" maskige of the tokens that the prior predicts, or
-            "clean" maskige of true masks.
+        maskige: what X⁻¹ is trained on: "noisy" maskige of the tokens that the prior predicts,
+            "middle" maskige of the prior's middle checkpoint, see `Schedule.middle`, or "clean"
+            maskige of true masks.
         pretrained_backbone: True lets stage II start from the backbone weights that the preset
             names; see `create_prior` for other sources.
         validate_every: stage II measures the validation split's mIoU every so many steps.
@@ -147,6 +148,8 @@ def train(
                 "--stage-one FOLDER, or --stage-one shipped for the one in the package"
             )
         gss = create_model(preset, pretrained=source).to(device)
+        if maskige == "middle":
+            load_weights(middle_path(source, preset), gss.prior)
         if inverse == "gaussian":
             train_gaussians(job, gss, maskige=maskige)
         else:

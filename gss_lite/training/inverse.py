@@ -28,12 +28,16 @@ from gss_lite.training.run import Job, run_stage, write_result
 # The largest batch to decode on a CPU, in pixels. The feature maps of a larger batch do not fit
 # into the CPU's caches: eight CamVid frames at once are slower than one by one.
 CPU_PIXELS = 100_000
-INPUTS = ("noisy", "clean")  # decoded from the tokens that the prior predicts, or the true mask's
+# What X⁻¹ is trained on: maskige of the tokens that the prior predicts, the final one or that of
+# its middle checkpoint, or maskige of the true mask.
+INPUTS = ("noisy", "middle", "clean")
 GAUSSIAN_PICTURES = 200
 
 
 def stage_name(kind: str, maskige: str) -> str:
     """Return the stage's name in folders and files, as "inverse-ft" or "inverse-ft-w-clean".
+
+    An X⁻¹ of noisy maskige has no ending.
 
     Raises:
         ValueError: no such X⁻¹ or no such maskige.
@@ -44,7 +48,7 @@ def stage_name(kind: str, maskige: str) -> str:
             f"X⁻¹ must be one of {', '.join(kinds)}, trained on one of {', '.join(INPUTS)} "
             f"maskige; got {kind!r}, {maskige!r}"
         )
-    return f"inverse-{kind}" + ("-clean" if maskige == "clean" else "")
+    return f"inverse-{kind}" + ("" if maskige == "noisy" else f"-{maskige}")
 
 
 class InverseLoss(nn.Module):
@@ -76,8 +80,9 @@ def decode_pictures(
 
     Args:
         dataset: (normalised image, mask) pairs.
-        maskige: "noisy" decodes the arg-max tokens that the prior predicts for the photograph.
-            "clean" decodes the tokens of the true mask.
+        maskige: "noisy" decodes the arg-max tokens that the prior predicts for the photograph, and
+            so does "middle", for a model that has the prior of the middle checkpoint. "clean"
+            decodes the tokens of the true mask.
         batch: pictures at a time; by default 8 on a GPU, and at most CPU_PIXELS pixels on a CPU.
 
     Returns:
@@ -101,7 +106,7 @@ def decode_pictures(
     masks = []
     title = f"decode {maskige} maskige"
     for image, mask in tqdm(loader, desc=title, disable=not progress, mininterval=1.0):
-        if maskige == "noisy":
+        if maskige != "clean":
             picture = noisy_maskige(gss, image.to(device))  # (B, D, s·H, s·W)
         else:
             picture, _ = rebuild(gss.palette, gss.tokenizer, mask.to(device))  # (B, D, H, W)
@@ -170,7 +175,7 @@ def train_inverse(
     NAME.inverse-KIND.safetensors and its record are written to the run's folder.
 
     Args:
-        maskige: see `decode_pictures`.
+        maskige: see `decode_pictures`; for "middle" the model needs the middle prior already.
         schedule: by default the preset's.
 
     Returns:

@@ -89,7 +89,8 @@ def fit(
         dataset: indexed by (draw, index), see SeededAugmentation.
         run: what identifies the run (preset, stage, seed, …); a checkpoint of another run is
             refused.
-        folder: for checkpoint.pt, and for best.pt with the model of the highest validation score.
+        folder: for checkpoint.pt, for best.pt with the model of the highest validation score, and
+            for middle.pt if the schedule asks for it.
 
     Returns:
         The log: a dict for every `log_every` steps, with step, seconds, lr, loss and the other
@@ -111,6 +112,7 @@ def fit(
             trainer.accumulate(number, batch)
             if (number + 1) % schedule.accumulate == 0:
                 trainer.update()
+                trainer.keep_middle()
                 trainer.report()
                 trainer.save()
     return trainer.finish()
@@ -333,15 +335,26 @@ class _Trainer:
 
     def _validate(self) -> float:
         """Return the model's score, and save the model if it is the best so far."""
-        candidate = self.average.module if self.average else self.model
-        score = float(self.options.validate(candidate))
+        score = float(self.options.validate(self._result()))
         self.loss_fn.train()
         if self.progress.best is None or score > self.progress.best["score"]:
             self.progress.best = {"step": self.progress.step, "score": score}
-            if self.is_main:
-                state = {**self.progress.best, "run": self.run, "model": candidate.state_dict()}
-                save_checkpoint(self.folder / "best.pt", state)
+            self._keep("best.pt", self.progress.best)
         return score
+
+    def _result(self) -> nn.Module:
+        """The model that would be kept if training ended now: the average, if there is one."""
+        return self.average.module if self.average else self.model
+
+    def _keep(self, name: str, facts: dict) -> None:
+        if self.is_main:
+            state = {**facts, "run": self.run, "model": self._result().state_dict()}
+            save_checkpoint(self.folder / name, state)
+
+    def keep_middle(self) -> None:
+        """Save the model beside the checkpoints if the schedule's middle is reached."""
+        if self.progress.step == self.schedule.middle_step:
+            self._keep("middle.pt", {"step": self.progress.step})
 
     def save(self) -> None:
         """Write a checkpoint if one is due."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -89,6 +90,8 @@ def _train_segmenter(
     model = assemble(network)
     network.to(memory_format=torch.channels_last)  # makes convolutions about a quarter faster
     schedule = job.preset.schedule("prior")
+    if stage == "pixel":
+        schedule = replace(schedule, middle=None)  # the twin has no X⁻¹ to train
     pictures = job.pictures()
     validate = None
     if job.validate_every:

@@ -6,6 +6,7 @@ the hashes of its schedule, of its data and of the weights that it builds on.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import shutil
@@ -85,11 +86,13 @@ def schedule_hash(preset: Preset, stage: str, schedule: Schedule) -> str:
     """Hash all parts of a preset that a stage reads → 16 hexadecimal digits.
 
     Settings of memory and time are left out, so a run that ran out of memory may go on with others.
-    Views and held-out pictures are left out too, because only evaluation reads them.
+    So is the middle checkpoint, which changes nothing in the training. Views and held-out pictures
+    are left out too, because only evaluation reads them.
     """
+    settings = replace(schedule, accumulate=1, checkpointing=False, compile=False)
     parts = {
         "data": replace(preset.data, eval_pictures=None),
-        "schedule": replace(schedule, accumulate=1, checkpointing=False, compile=False),
+        "schedule": {k: v for k, v in vars(settings).items() if k != "middle"},
     }
     if stage == "vqvae":
         parts |= {"palette": preset.palette, "tokenizer": preset.tokenizer}
@@ -208,7 +211,34 @@ def run_stage(
         metrics={name: value for name, value in log[-1].items() if name != "step"},
         device=next(model.parameters()).device,
     )
+    if schedule.middle and is_main():
+        save_middle(job, stage, model, run, rests_on)
+    wait_for_all()
     return log
+
+
+def middle_path(folder: Path, preset: Preset, stage: str = "prior") -> Path:
+    """Return the path of the weights that a stage had at its middle checkpoint."""
+    return folder / f"{preset.name}.{stage}-middle.safetensors"
+
+
+def save_middle(
+    job: Job, stage: str, model: nn.Module, run: Mapping, rests_on: Mapping[str, str] | None
+) -> None:
+    """Write the weights that the loop kept in middle.pt as safetensors; `model` stays as it is.
+
+    Raises:
+        ValueError: the run went past its middle before this version could keep it.
+    """
+    kept = load_checkpoint(job.folder / stage / "middle.pt", run)
+    if kept is None:
+        raise ValueError(
+            f"no middle.pt in {job.folder / stage}: the run was past its middle when the schedule "
+            "began to ask for it. Train in a new folder, or set middle=None"
+        )
+    middle = copy.deepcopy(model)
+    middle.load_state_dict(kept["model"])
+    save_weights(middle_path(job.folder, job.preset, stage), middle, rests_on=rests_on)
 
 
 def write_result(

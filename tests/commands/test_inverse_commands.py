@@ -159,7 +159,7 @@ def test_other_colours_are_refused_by_name(run, tmp_path, capsys):
 @pytest.mark.parametrize(
     "options, message",
     [
-        (["--inverse", "nonsense"], "X⁻¹ must be one of ff, ft, ft-clean, "),
+        (["--inverse", "nonsense"], "X⁻¹ must be one of ff, ft, ft-middle, ft-clean, "),
         (["--inverse", "ft-w"], "no X⁻¹ at "),
         (
             ["--inverse", "nowhere/x.safetensors"],
@@ -243,7 +243,9 @@ def test_export_ships_every_inverse_in_sixteen_bits_that_still_fits(run, tmp_pat
 
 def test_every_inverse_that_train_can_leave_can_be_chosen():
     trained = {stage.removeprefix("inverse-") for stage in STAGES if stage.startswith("inverse-")}
-    assert set(INVERSES) == {"ff", "expected"} | trained | {f"{kind}-clean" for kind in trained}
+    assert set(INVERSES) == {"ff", "expected"} | trained | {
+        f"{kind}-{maskige}" for kind in trained for maskige in ("clean", "middle")
+    }
 
 
 @pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.inverse-*.json")), ids=lambda p: p.stem)
