@@ -45,8 +45,24 @@ class CodeTokenizer(Tokenizer, Protocol):
         """The vectors of all tokens, (V, C)."""
         ...
 
-    def decode_vectors(self, vectors: Tensor) -> Tensor:
-        """Vectors (B, C, h, w) → maskige (B, D, h·stride, w·stride) in [0, 1]."""
+    def decode_vectors(self, vectors: Tensor, *, clamp: bool = True) -> Tensor:
+        """Vectors (B, C, h, w) → maskige (B, D, h·stride, w·stride), in [0, 1] if it is clamped."""
+        ...
+
+
+@runtime_checkable
+class DifferentiableTokenizer(CodeTokenizer, Protocol):
+    """A code tokenizer that a gradient can pass, as learned palettes need it (GSS-TF, GSS-TT)."""
+
+    def code_logits(self, maskige: Tensor) -> Tensor:
+        """Scores (B, V, h, w) of the codes, with a gradient. Their arg-max is what `encode` gives.
+
+        The maskige is (B, D, H, W) in [0, 1].
+        """
+        ...
+
+    def logit_unit(self, logits: Tensor) -> float:
+        """The temperature that counts as 1 for logits of this scale."""
         ...
 
 

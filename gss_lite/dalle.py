@@ -37,9 +37,10 @@ def map_pixels(picture: Tensor) -> Tensor:
     return (1 - 2 * LOGIT_LAPLACE_EPS) * picture + LOGIT_LAPLACE_EPS
 
 
-def unmap_pixels(mapped: Tensor) -> Tensor:
-    """The inverse of `map_pixels`, clamped to [0, 1]."""
-    return ((mapped - LOGIT_LAPLACE_EPS) / (1 - 2 * LOGIT_LAPLACE_EPS)).clamp(0, 1)
+def unmap_pixels(mapped: Tensor, clamp: bool = True) -> Tensor:
+    """The inverse of `map_pixels`, clamped to [0, 1] unless `clamp` is false."""
+    picture = (mapped - LOGIT_LAPLACE_EPS) / (1 - 2 * LOGIT_LAPLACE_EPS)
+    return picture.clamp(0, 1) if clamp else picture
 
 
 class Block(nn.Module):
@@ -178,7 +179,9 @@ class Decoder(nn.Module):
 
 
 class DalleDVAE(nn.Module):
-    """DALL·E's dVAE, a `CodeTokenizer` with random weights; `load_dalle` gives the published one.
+    """DALL·E's dVAE with random weights; `load_dalle` gives the published one.
+
+    It is a `DifferentiableTokenizer`.
 
     Args:
         vocab_size, width, code_dim: 8192, 256 and 128 as published.
@@ -237,14 +240,26 @@ class DalleDVAE(nn.Module):
         """The decoder's table, (V, code_dim)."""
         return self.decoder.codes.weight
 
-    def decode_vectors(self, vectors: Tensor) -> Tensor:
-        """D_θ of any vectors: (B, code_dim, h, w) → maskige (B, 3, 8h, 8w), float32 in [0, 1]."""
-        return _means(self.decoder.from_vectors(vectors))  # (B, 3, 8h, 8w)
+    def decode_vectors(self, vectors: Tensor, *, clamp: bool = True) -> Tensor:
+        """D_θ of any vectors: (B, code_dim, h, w) → maskige (B, 3, 8h, 8w), float32 in [0, 1].
+
+        Without `clamp` the values may leave [0, 1] by an eighth.
+        """
+        return _means(self.decoder.from_vectors(vectors), clamp)  # (B, 3, 8h, 8w)
+
+    def code_logits(self, maskige: Tensor) -> Tensor:
+        """The logits of q_φ(z|x), with a gradient: maskige (B, 3, H, W) → (B, V, H/8, W/8)."""
+        check_maskige(maskige, 3, self.stride)
+        return self.encoder(map_pixels(maskige))
+
+    def logit_unit(self, logits: Tensor) -> float:
+        """1: these are the logits that the dVAE was trained with."""
+        return 1.0
 
 
-def _means(output: Tensor) -> Tensor:
+def _means(output: Tensor, clamp: bool = True) -> Tensor:
     """The decoder's output (B, 6, H, W) → the means as a picture (B, 3, H, W) in [0, 1]."""
-    return unmap_pixels(output[:, :3].float().sigmoid())
+    return unmap_pixels(output[:, :3].float().sigmoid(), clamp)
 
 
 def find_dalle() -> Path:

@@ -159,7 +159,7 @@ class ResidualBlock(nn.Module):
 
 
 class VQVAE(nn.Module):
-    """E_φ, codebook and D_θ in one network; implements `contracts.CodeTokenizer`.
+    """E_φ, codebook and D_θ in one network; implements `contracts.DifferentiableTokenizer`.
 
     Args:
         vocab_size: V, the number of codes.
@@ -243,9 +243,25 @@ class VQVAE(nn.Module):
         """The codebook e, (V, C)."""
         return self.codebook.codes
 
-    def decode_vectors(self, vectors: Tensor) -> Tensor:
-        """D_θ for any vectors (B, C, h, w) → maskige (B, D, h·stride, w·stride) in [0, 1]."""
-        return self._to_picture(vectors).clamp(0, 1)
+    def decode_vectors(self, vectors: Tensor, *, clamp: bool = True) -> Tensor:
+        """D_θ for any vectors (B, C, h, w) → maskige (B, D, h·stride, w·stride) in [0, 1].
+
+        Without `clamp` the values may leave [0, 1].
+        """
+        picture = self._to_picture(vectors)
+        return picture.clamp(0, 1) if clamp else picture
+
+    def code_logits(self, maskige: Tensor) -> Tensor:
+        """Minus the squared distance to every code: maskige (B, D, H, W) → (B, V, h, w)."""
+        vectors = self._to_vectors(maskige)  # (B, C, h, w)
+        codes = self.codebook.codes  # (V, C)
+        products = torch.einsum("bchw,vc->bvhw", vectors, codes)
+        lengths = vectors.square().sum(1, keepdim=True)  # (B, 1, h, w)
+        return 2 * products - lengths - codes.square().sum(1)[:, None, None]
+
+    def logit_unit(self, logits: Tensor) -> float:
+        """The mean squared distance to the nearest code, so that codebooks of any scale compare."""
+        return max(float(-logits.amax(1).mean()), 1e-6)
 
     def losses(
         self, maskige: Tensor, picture: Tensor, quantized: Quantized, commitment: float = 0.25

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gss_lite.contracts import IGNORE, CodeTokenizer
+from gss_lite.contracts import IGNORE, DifferentiableTokenizer
 from gss_lite.palette.palette import Palette, paint
 
 NOISE = 0.1  # standard deviation, in [0, 1], of the reconstruction error in nearest_color_loss
@@ -87,21 +87,8 @@ def cascade_loss(picture: Tensor, mask: Tensor, colors: Tensor) -> Tensor:
     return (error * gamma.norm() + (share * residual).sum().sqrt()).square()
 
 
-def token_logits(tokenizer: CodeTokenizer, maskige: Tensor) -> Tensor:
-    """Minus the squared distance to every code: maskige (B, D, H, W) → (B, V, h, w).
-
-    The arg-max over V is what `encode` returns.
-    """
-    vectors = tokenizer.encoder(2 * maskige - 1)  # (B, C, h, w)
-    codes = tokenizer.codebook.codes  # (V, C)
-    products = torch.einsum("bchw,vc->bvhw", vectors, codes)
-    return (
-        2 * products - vectors.square().sum(1, keepdim=True) - codes.square().sum(1)[:, None, None]
-    )
-
-
 def straight_through_reconstruct(
-    tokenizer: CodeTokenizer,
+    tokenizer: DifferentiableTokenizer,
     maskige: Tensor,
     temperature: float = 1.0,
     generator: torch.Generator | None = None,
@@ -109,7 +96,7 @@ def straight_through_reconstruct(
     """Encode and decode with a hard Gumbel-softmax: arg-max forward, the soft-max's gradient back.
 
     Args:
-        tokenizer: a VQ-VAE.
+        tokenizer: a VQ-VAE, or OpenAI's dVAE.
         maskige: (B, D, H, W) in [0, 1].
         temperature: τ > 0 of q(z|x) = softmax(logits / τ), from which tokens are drawn.
         generator: of the Gumbel noise. With None there is no noise, and the result is
@@ -118,20 +105,26 @@ def straight_through_reconstruct(
     Returns:
         Reconstruction (B, D, H, W).
     """
-    logits = token_logits(tokenizer, maskige) / temperature  # (B, V, h, w)
+    codes = tokenizer.code_vectors()  # (V, C)
+    logits = tokenizer.code_logits(maskige) / temperature  # (B, V, h, w)
     if generator is not None:
         uniform = torch.rand(logits.shape, generator=generator, dtype=logits.dtype)
         uniform = uniform.clamp_min(1e-20).to(logits.device)
         logits = logits - torch.log(-torch.log(uniform))
-    soft = torch.einsum("bvhw,vc->bchw", logits.softmax(1), tokenizer.codebook.codes)
-    hard = tokenizer.codebook.lookup(logits.argmax(1))  # (B, C, h, w)
+    soft = torch.einsum("bvhw,vc->bchw", logits.softmax(1), codes)
+    hard = _look_up(codes, logits.argmax(1))  # (B, C, h, w)
     vectors = hard + (soft - soft.detach())  # the value of hard, the gradient of soft
-    return (tokenizer.decoder(vectors) + 1) / 2  # (B, D, H, W)
+    return tokenizer.decode_vectors(vectors, clamp=False)  # (B, D, H, W)
+
+
+def _look_up(codes: Tensor, tokens: Tensor) -> Tensor:
+    """Codes (V, C), tokens (B, h, w) → vectors (B, C, h, w)."""
+    return F.embedding(tokens, codes.detach()).movedim(-1, 1)
 
 
 def learn_palette(
     start: Palette,
-    tokenizer: CodeTokenizer,
+    tokenizer: DifferentiableTokenizer,
     masks: Tensor,
     *,
     steps: int = 200,
@@ -149,14 +142,14 @@ def learn_palette(
 
     Args:
         start: the first palette. It is not changed.
-        tokenizer: a VQ-VAE, frozen.
+        tokenizer: frozen; a VQ-VAE, or OpenAI's dVAE.
         masks: class ids (N, H, W), sides multiples of the stride; batches are drawn from them.
         steps: of SGD.
         batch: masks in a step.
         lr: learning rate of β.
         momentum: of SGD.
-        temperature: τ in units of the mean squared distance to the nearest code, measured on the
-            first batch. This unit makes one τ fit tokenizers whose vectors differ in scale.
+        temperature: τ in the tokenizer's own unit, measured on the first batch. For a VQ-VAE it is
+            the mean squared distance to the nearest code, so that one τ fits codes of any scale.
         objective: the loss.
         seed: of batches and noise.
 
@@ -184,7 +177,7 @@ def learn_palette(
 
 def train_jointly(
     start: Palette,
-    tokenizer: CodeTokenizer,
+    tokenizer: DifferentiableTokenizer,
     masks: Tensor,
     build: Callable[[Tensor], nn.Module],
     *,
@@ -247,7 +240,7 @@ def _check(masks: Tensor, *counts: int) -> None:
 
 
 def _rebuilt(
-    tokenizer: CodeTokenizer,
+    tokenizer: DifferentiableTokenizer,
     masks: Tensor,
     colors: Tensor,
     ignore_color: Tensor,
@@ -265,8 +258,7 @@ def _rebuilt(
         maskige = paint(mask, colors, ignore_color)
         if not unit:
             with torch.no_grad():
-                unit = -token_logits(tokenizer, maskige).amax(1).mean()
-            unit = max(float(unit), 1e-6)
+                unit = tokenizer.logit_unit(tokenizer.code_logits(maskige))
         yield straight_through_reconstruct(tokenizer, maskige, temperature * unit, generator), mask
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 import gss_lite as gss
 from gss_lite import palette as palettes
-from gss_lite.contracts import CodeTokenizer, Inverse
+from gss_lite.contracts import DifferentiableTokenizer, Inverse
 from gss_lite.data import load_masks, tiles
 from gss_lite.storage import weights_hash
 from gss_lite.tables import spread, text_table
@@ -40,7 +40,7 @@ def row_name(variant: str, weight: float) -> str:
 def run_variant(
     name: str,
     start: gss.Palette,
-    tokenizer: CodeTokenizer,
+    tokenizer: DifferentiableTokenizer,
     masks: Tensor,
     *,
     steps: int,
@@ -77,7 +77,7 @@ def run_variant(
 
 @torch.no_grad()
 def measure(
-    colors: Tensor, inverse: Inverse, tokenizer: CodeTokenizer, masks: Tensor
+    colors: Tensor, inverse: Inverse, tokenizer: DifferentiableTokenizer, masks: Tensor
 ) -> dict[str, float]:
     """Measure the least and mean distance of two colours (0–255), and mIoU in percent.
 

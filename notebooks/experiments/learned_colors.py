@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import gss_lite as gss
-from gss_lite.contracts import CodeTokenizer
+from gss_lite.contracts import DifferentiableTokenizer
 from gss_lite.data import load_masks, tiles
 from gss_lite.data.masks import class_names
 from gss_lite.palette import learn_palette, random_palette
@@ -25,7 +25,7 @@ TOKENIZER = "generic-s4"
 
 
 def learn_from_starts(
-    tokenizer: CodeTokenizer, masks: Tensor, classes: int, *, seeds: int, steps: int
+    tokenizer: DifferentiableTokenizer, masks: Tensor, classes: int, *, seeds: int, steps: int
 ) -> dict[str, list]:
     """Masks (N, H, W) → shares (K,), start (S, K, 3), learned (S, K, 3) and loss (S,) as lists."""
     shares = [round(share, 7) for share in class_shares(masks, classes).tolist()]

@@ -19,7 +19,7 @@ from torch import Tensor
 
 import gss_lite as gss
 from gss_lite import palette as palettes
-from gss_lite.contracts import CodeTokenizer
+from gss_lite.contracts import DifferentiableTokenizer
 from gss_lite.data import load_masks, tiles
 from gss_lite.data.masks import class_names
 from gss_lite.evaluation import blend_collision_rate
@@ -40,7 +40,13 @@ ENDING = ".vqvae.safetensors"
 
 
 def build_palettes(
-    classes: int, seed: int, tokenizer: CodeTokenizer, fit: Tensor, *, trials: int, steps: int
+    classes: int,
+    seed: int,
+    tokenizer: DifferentiableTokenizer,
+    fit: Tensor,
+    *,
+    trials: int,
+    steps: int,
 ) -> dict[str, gss.Palette]:
     """Make the palettes of all rows for one seed.
 
@@ -77,7 +83,7 @@ def build_palettes(
 
 
 def measure(
-    palette: gss.Palette, tokenizer: CodeTokenizer, masks: Tensor, border: Tensor
+    palette: gss.Palette, tokenizer: DifferentiableTokenizer, masks: Tensor, border: Tensor
 ) -> dict[str, float]:
     """Measure one palette: shares in percent, and its least distance of two colours (0–255).
 

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from gss_lite.contracts import IGNORE
+from gss_lite.contracts import IGNORE, DifferentiableTokenizer
+from gss_lite.dalle import DalleDVAE
 from gss_lite.inverse import NearestColor
 from gss_lite.inverse_fitted import ConvInverse
 from gss_lite.palette import (
@@ -23,7 +24,9 @@ from gss_lite.palette import (
     straight_through_reconstruct,
     train_jointly,
 )
-from gss_lite.palette.learned import NOISE, token_logits
+from gss_lite.palette import learned as learned_palettes
+from gss_lite.palette.learned import NOISE
+from gss_lite.storage import weights_hash
 from gss_lite.vqvae import VQVAE
 
 
@@ -69,28 +72,30 @@ def test_logits_are_minus_the_squared_distances(tokenizer):
     expected = (
         -(vectors[:, None] - tokenizer.codebook.codes[None, :, :, None, None]).square().sum(2)
     )
-    assert torch.allclose(token_logits(tokenizer, maskige), expected, atol=1e-4)
+    assert torch.allclose(tokenizer.code_logits(maskige), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("widen", [False, True])
-def test_noise_draws_tokens_with_the_softmaxs_probabilities(tokenizer, widen):
+def test_noise_draws_tokens_with_the_softmaxs_probabilities(tokenizer, widen, monkeypatch):
     """Gumbel-max: arg-max of logits + noise is a sample of softmax(logits / τ)."""
     maskige = torch.full((1, 3, 16, 16), 0.4)
     maskige[..., 8:] = 0.45
-    logits = token_logits(tokenizer, maskige).detach()[0, :, 1, 1].double()
+    logits = tokenizer.code_logits(maskige).detach()[0, :, 1, 1].double()
     temperature = 2 * float(logits.std()) if widen else 1.0
     probability = (logits / temperature).softmax(0)
     generator = torch.Generator().manual_seed(0)
     seen = []
-    lookup = tokenizer.codebook.lookup
-    tokenizer.codebook.lookup = lambda tokens: (seen.append(tokens), lookup(tokens))[1]
-    try:
-        for _ in range(20):
-            straight_through_reconstruct(
-                tokenizer, maskige.expand(50, -1, -1, -1), temperature, generator
-            )
-    finally:
-        del tokenizer.codebook.lookup
+    real = learned_palettes._look_up
+
+    def look_up(codes, tokens):
+        seen.append(tokens)
+        return real(codes, tokens)
+
+    monkeypatch.setattr(learned_palettes, "_look_up", look_up)
+    for _ in range(20):
+        straight_through_reconstruct(
+            tokenizer, maskige.expand(50, -1, -1, -1), temperature, generator
+        )
     counts = torch.bincount(torch.cat(seen)[:, 1, 1], minlength=tokenizer.vocab_size)
     # 3.8 standard deviations for every token, and one count in a thousand
     allowed = 3.8 * (probability * (1 - probability) / 1000).sqrt() + 0.001
@@ -106,11 +111,50 @@ def test_the_gradient_is_that_of_the_softmax(tokenizer):
         (weight * straight_through_reconstruct(tokenizer, maskige, 2.0)).sum(), maskige
     )
     codes = tokenizer.codebook.codes
-    soft = torch.einsum("bvhw,vc->bchw", (token_logits(tokenizer, maskige) / 2.0).softmax(1), codes)
+    soft = torch.einsum("bvhw,vc->bchw", (tokenizer.code_logits(maskige) / 2.0).softmax(1), codes)
     hard = codes[tokenizer.encode(maskige)].movedim(-1, 1).requires_grad_()
     (upstream,) = torch.autograd.grad((weight * (tokenizer.decoder(hard) + 1) / 2).sum(), hard)
     (expected,) = torch.autograd.grad(soft, maskige, upstream)
     assert torch.allclose(got, expected, atol=1e-6) and float(got.abs().sum()) > 0
+
+
+@pytest.fixture(scope="module")
+def dvae() -> DalleDVAE:
+    """OpenAI's network at toy size, untrained; its logits are spread, so that tokens differ."""
+    torch.manual_seed(0)
+    model = DalleDVAE(vocab_size=16, width=8, code_dim=4)
+    with torch.no_grad():
+        model.encoder.output.weight.mul_(40)
+        model.decoder.codes.weight.mul_(20)
+    return model.eval()
+
+
+class TestDalle:
+    """The same through OpenAI's dVAE: nothing reaches into a VQ-VAE's insides."""
+
+    def test_it_meets_the_contract(self, dvae, tokenizer):
+        assert isinstance(dvae, DifferentiableTokenizer)
+        assert isinstance(tokenizer, DifferentiableTokenizer)
+
+    def test_the_arg_max_of_the_logits_is_its_tokens(self, dvae):
+        maskige = torch.rand(2, 3, 32, 48)
+        assert torch.equal(dvae.code_logits(maskige).argmax(1), dvae.encode(maskige))
+
+    def test_without_noise_the_forward_pass_is_encode_and_decode(self, dvae):
+        maskige = torch.rand(2, 3, 32, 48)
+        rebuilt = straight_through_reconstruct(dvae, maskige).clamp(0, 1)
+        torch.testing.assert_close(rebuilt, dvae.decode(dvae.encode(maskige)))
+
+    def test_a_palette_is_learned_and_the_network_stays(self, dvae):
+        before = weights_hash(dvae)
+        start = random_palette(5)
+        masks = blocks(8, 5, 0)
+        found = learn_palette(start, dvae, masks, steps=3, batch=4)
+        assert not torch.equal(found.palette.colors, start.colors)
+        joint = train_jointly(start, dvae, masks, lambda c: ConvInverse(c, 8), steps=3, batch=4)
+        assert not torch.equal(joint.colors, start.colors)
+        assert weights_hash(dvae) == before
+        assert all(p.grad is None for p in dvae.parameters())
 
 
 def test_nearest_colour_loss_is_the_cross_entropy_of_gaussian_posteriors():
@@ -408,6 +452,6 @@ def test_the_temperature_is_in_units_of_the_first_batchs_quantization_error(
     learn_palette(
         random_palette(5), color_codes, blocks(6, 5, 0), steps=3, batch=2, temperature=0.7, lr=0.2
     )
-    distance = -token_logits(color_codes, seen[0][0]).amax(1).mean().detach()
+    distance = -color_codes.code_logits(seen[0][0]).amax(1).mean().detach()
     assert [t for _, t in seen] == [pytest.approx(0.7 * float(distance))] * 3
     assert not torch.equal(seen[0][0], seen[1][0])
