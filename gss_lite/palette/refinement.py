@@ -168,7 +168,7 @@ def blend_collisions(colors: Tensor) -> Tensor:
 def by_neighbours(
     palette: Palette, masks: Tensor, *, seed: int = 0, rounds: int = 20_000
 ) -> Palette:
-    """Exchange a palette's colours so that no third colour lies between those of adjacent classes.
+    """Exchange colours so that a third colour seldom lies between those of adjacent classes.
 
     Two random classes exchange their colours if that lowers the sum of border(i, j) ·
     collisions(i, j). The set of colours and its least distance stay the same.
