@@ -16,6 +16,8 @@ from types import MappingProxyType
 
 import timm
 import torch
+from accelerate.utils import compare_versions
+from timm.models import FeatureDictNet, FeatureHookNet
 from torch import Tensor, nn
 
 from gss_lite.data.transforms import IMAGENET_MEAN, IMAGENET_STD
@@ -257,3 +259,28 @@ def _timm_name(key: str, published: Mapping[str, Tensor], places: list[str]) -> 
         inside["_bn2"] = "bn2"
     place = places[int(number)] if int(number) < len(places) else f"blocks.{number}"
     return f"{place}.{inside.get(layer, layer)}.{end}"
+
+
+def set_checkpointing(model: nn.Module) -> None:
+    """Let the backbone recompute its activations in the backward pass.
+
+    Raises:
+        ValueError: the model has no backbone, or timm cannot do this for its kind (HRNet).
+    """
+    backbone = getattr(model, "backbone", None)
+    try:
+        backbone.set_grad_checkpointing(True)
+    except (AttributeError, AssertionError) as error:
+        raise ValueError(
+            f"checkpointing is not possible for {type(backbone or model).__name__}; leave it out "
+            "and set accumulate instead"
+        ) from error
+    if compare_versions("timm", ">=", "1.0.31"):
+        return
+    # Older versions recompute every layer of an extractor by itself. One that writes into its input
+    # then has no input left to start from, so it must write elsewhere.
+    for extractor in backbone.modules():
+        if isinstance(extractor, (FeatureDictNet, FeatureHookNet)):
+            for layer in extractor.children():
+                if getattr(layer, "inplace", False):
+                    layer.inplace = False

@@ -18,7 +18,6 @@ from gss_lite.contracts import Tokenizer
 from gss_lite.data import DATASETS
 from gss_lite.factory import (
     SHIPPED,
-    check_rests_on,
     create_palette,
     create_prior,
     create_tokenizer,
@@ -31,6 +30,7 @@ from gss_lite.factory import (
 from gss_lite.palette import Palette
 from gss_lite.presets import PRESETS, Preset, get_preset, tokenizer_owner
 from gss_lite.storage import (
+    check_rests_on,
     check_writable,
     load_weights,
     read_json,

@@ -6,7 +6,6 @@ the package, or the folder that `train` wrote to.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -30,11 +29,11 @@ from gss_lite.palette import (
 from gss_lite.presets import Preset, get_preset, tokenizer_owner
 from gss_lite.prior import Prior
 from gss_lite.storage import (
+    check_rests_on,
     load_weights,
     read_json,
     tensors_hash,
     weights_hash,
-    what_it_rests_on,
 )
 from gss_lite.vqvae import VQVAE
 
@@ -148,32 +147,6 @@ def palette_hash(palette: Palette) -> dict[str, str]:
 def stage_one_hashes(palette: Palette, tokenizer: Tokenizer) -> dict[str, str]:
     """Return the hashes of the palette and the tokenizer that a prior or an X⁻¹ is trained with."""
     return {**palette_hash(palette), "tokenizer_sha256": weights_hash(tokenizer)}
-
-
-def check_rests_on(path: Path, hashes: Mapping[str, str]) -> None:
-    """Raise ValueError unless the weights in `path` were trained with parts of these hashes.
-
-    Args:
-        hashes: a part's name and "_sha256" → its hash, see `stage_one_hashes`.
-    """
-    trained_on = what_it_rests_on(path)
-    unknown = _named(name for name in hashes if name not in trained_on)
-    if unknown:
-        raise ValueError(
-            f"{path} does not say which {unknown} it was trained with. An earlier version of "
-            "gss_lite or another program made it. Train it again in a new folder"
-        )
-    other = _named(name for name, value in hashes.items() if trained_on[name] != value)
-    if other:
-        raise ValueError(
-            f"{path} was trained with another {other} than the one it is used with, so the "
-            "prediction would be wrong. Put the files of one run together, or train it again in a "
-            "new folder"
-        )
-
-
-def _named(hashes: Iterable[str]) -> str:
-    return " and ".join(name.removesuffix("_sha256") for name in hashes)
 
 
 def owns_palette(preset: Preset) -> bool:

@@ -276,6 +276,32 @@ def what_it_rests_on(path: str | Path) -> dict[str, str]:
         raise ValueError(f"weights file {path} cannot be read ({error})") from error
 
 
+def check_rests_on(path: Path, hashes: Mapping[str, str]) -> None:
+    """Raise ValueError unless the weights in `path` were trained with parts of these hashes.
+
+    Args:
+        hashes: a part's name and "_sha256" → its hash, see `stage_one_hashes`.
+    """
+    trained_on = what_it_rests_on(path)
+    unknown = _named(name for name in hashes if name not in trained_on)
+    if unknown:
+        raise ValueError(
+            f"{path} does not say which {unknown} it was trained with. An earlier version of "
+            "gss_lite or another program made it. Train it again in a new folder"
+        )
+    other = _named(name for name, value in hashes.items() if trained_on[name] != value)
+    if other:
+        raise ValueError(
+            f"{path} was trained with another {other} than the one it is used with, so the "
+            "prediction would be wrong. Put the files of one run together, or train it again in a "
+            "new folder"
+        )
+
+
+def _named(hashes: Iterable[str]) -> str:
+    return " and ".join(name.removesuffix("_sha256") for name in hashes)
+
+
 def tensors_hash(tensors: Iterable[Tensor]) -> str:
     """Hash tensors in their order → 64 hexadecimal digits of SHA-256."""
     digest = hashlib.sha256()

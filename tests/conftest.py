@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -93,6 +94,17 @@ def live_tiny() -> GSS:
 def tiny_gss(live_tiny: GSS) -> GSS:
     """An untrained model of scenes-tiny that uses many codes and classes; a test may change it."""
     return copy.deepcopy(live_tiny)
+
+
+@pytest.fixture(scope="session")
+def stride_8() -> GSS:
+    """An untrained model whose maskige is twice as large as the picture; no test may change it."""
+    from live_models import live
+
+    from gss_lite.presets import TokenizerSpec, fixed, get_preset
+
+    arguments = fixed(vocab_size=32, stride=8, width=16, depth=1)
+    return live(replace(get_preset("scenes-tiny"), tokenizer=TokenizerSpec(arguments)))
 
 
 @pytest.fixture(scope="session")

@@ -89,3 +89,11 @@ class Brightness(GSS):
         maskige = self.palette(bright.repeat_interleave(times, 1).repeat_interleave(times, 2))
         logits = F.one_hot(bright, 2).movedim(-1, 1).float()
         return Outputs(logits[:, :, ::4, ::4], maskige, logits)
+
+
+def random_mask(*shape: int, cell: int = 4) -> torch.Tensor:
+    """A mask of `cell` × `cell` patches, so that tokens differ, of any size."""
+    batch, height, width = shape
+    small = torch.randint(11, (batch, -(-height // cell), -(-width // cell)))
+    big = small.repeat_interleave(cell, 1).repeat_interleave(cell, 2)
+    return big[:, :height, :width].contiguous()

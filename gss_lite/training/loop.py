@@ -12,14 +12,14 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DataLoaderConfiguration, compare_versions, set_seed
+from accelerate.utils import DataLoaderConfiguration, set_seed
 from timm.layers import convert_sync_batchnorm
-from timm.models import FeatureDictNet, FeatureHookNet
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from gss_lite.backbones import set_checkpointing
 from gss_lite.data.transforms import ResumableBatches, mixed_seed
 from gss_lite.presets.parts import Schedule
 from gss_lite.storage import load_checkpoint, save_checkpoint
@@ -371,28 +371,3 @@ class _Trainer:
         if self.average:
             self.model.load_state_dict(self.average.module.state_dict())
         return self.progress.log
-
-
-def set_checkpointing(model: nn.Module) -> None:
-    """Let the backbone recompute its activations in the backward pass.
-
-    Raises:
-        ValueError: the model has no backbone, or timm cannot do this for its kind (HRNet).
-    """
-    backbone = getattr(model, "backbone", None)
-    try:
-        backbone.set_grad_checkpointing(True)
-    except (AttributeError, AssertionError) as error:
-        raise ValueError(
-            f"checkpointing is not possible for {type(backbone or model).__name__}; leave it out "
-            "and set accumulate instead"
-        ) from error
-    if compare_versions("timm", ">=", "1.0.31"):
-        return
-    # Older versions recompute every layer of an extractor by itself. One that writes into its input
-    # then has no input left to start from, so it must write elsewhere.
-    for extractor in backbone.modules():
-        if isinstance(extractor, (FeatureDictNet, FeatureHookNet)):
-            for layer in extractor.children():
-                if getattr(layer, "inplace", False):
-                    layer.inplace = False

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import shutil
-from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -13,7 +12,6 @@ import torch
 from safetensors.torch import load_file
 from torch.utils.data import TensorDataset
 
-from gss_lite import training
 from gss_lite.contracts import IGNORE
 from gss_lite.data import create_dataset
 from gss_lite.factory import create_model, create_palette, load_inverse, stage_one_hashes
@@ -35,7 +33,7 @@ from gss_lite.training.inverse import (
     stage_name,
     train_inverse,
 )
-from gss_lite.training.loop import LoopOptions, _Trainer, fit
+from gss_lite.training.loop import LoopOptions, fit
 from gss_lite.training.run import Job
 
 TINY = get_preset("scenes-tiny")
@@ -159,89 +157,6 @@ def test_another_models_run_is_refused(tmp_path, gss, checkpoints):
         gss.prior.to_tokens.bias[0] += 1e-3
     with pytest.raises(ValueError, match="belongs to another run .frozen:"):
         train_inverse(job(tmp_path), "ft", gss)
-
-
-@pytest.fixture(scope="module")
-def with_middle(tiny_run, tmp_path_factory):
-    """A prior of twelve steps that kept its weights after the third."""
-    folder = tmp_path_factory.mktemp("middle")
-    preset = TINY.with_schedule("prior", middle=0.25)
-    train(preset, folder, stage="prior", stage_one=tiny_run, options=QUIET)
-    return preset, folder
-
-
-def test_the_middle_weights_are_those_of_a_run_stopped_there(with_middle, tiny_run, tmp_path):
-    preset, folder = with_middle
-    seen = []
-    with pytest.raises(KeyboardInterrupt), fit_until(3, seen):
-        train(TINY, tmp_path, stage="prior", stage_one=tiny_run, options=QUIET)
-    middle = load_file(folder / "scenes-tiny.prior-middle.safetensors")
-    assert all(torch.equal(tensor, seen[0][name]) for name, tensor in middle.items())
-    final = load_file(folder / "scenes-tiny.prior.safetensors")
-    assert any(not torch.equal(tensor, middle[name]) for name, tensor in final.items())
-    said = what_it_rests_on(folder / "scenes-tiny.prior-middle.safetensors")
-    assert said == what_it_rests_on(folder / "scenes-tiny.prior.safetensors")
-
-
-@contextmanager
-def fit_until(step, seen):
-    """Stop a training after a step, and note the moving average that it would have kept."""
-    real = _Trainer.report
-
-    def report(trainer):
-        real(trainer)
-        if trainer.progress.step == step:
-            state = trainer.average.module.state_dict()
-            seen.append({name: tensor.clone() for name, tensor in state.items()})
-            raise KeyboardInterrupt
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_Trainer, "report", report)
-        yield
-
-
-def test_the_final_weights_are_the_same_with_and_without_a_middle(with_middle, tiny_run):
-    _, folder = with_middle
-    ours = load_file(folder / "scenes-tiny.prior.safetensors")
-    theirs = load_file(tiny_run / "scenes-tiny.prior.safetensors")
-    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.items())
-
-
-def test_an_inverse_of_middle_maskige_learns_what_the_middle_prior_predicts(
-    with_middle, tmp_path, monkeypatch
-):
-    preset, folder = with_middle
-    used = []
-    real = training.train_inverse
-
-    def look(job, kind, gss, **how):
-        used.append({name: tensor.clone() for name, tensor in gss.prior.state_dict().items()})
-        return real(job, kind, gss, **how)
-
-    monkeypatch.setattr(training, "train_inverse", look)
-    run = train(
-        preset, tmp_path, stage="inverse-ft", maskige="middle", stage_one=folder, options=QUIET
-    )
-    middle = load_file(folder / "scenes-tiny.prior-middle.safetensors")
-    assert all(torch.equal(tensor, used[0][name]) for name, tensor in middle.items())
-    assert set(run.records) == {"inverse-ft-middle"}
-    file = tmp_path / "scenes-tiny.inverse-ft-middle.safetensors"
-    model = create_model(preset, pretrained=folder, inverse=file)  # with the final prior
-    final = load_file(folder / "scenes-tiny.prior.safetensors")
-    assert all(torch.equal(v, final[name]) for name, v in model.prior.state_dict().items())
-
-
-def test_without_a_middle_there_is_nothing_to_learn_from(tiny_run, tmp_path):
-    with pytest.raises(FileNotFoundError, match="no weights at .*prior-middle.safetensors"):
-        train(
-            TINY, tmp_path, stage="inverse-ft", maskige="middle", stage_one=tiny_run, options=QUIET
-        )
-
-
-@pytest.mark.parametrize("share", [0.0, 1.0, 1.5])
-def test_a_middle_outside_the_run_is_refused(share):
-    with pytest.raises(ValueError, match="middle is a share of the steps between 0 and 1"):
-        TINY.with_schedule("prior", middle=share)
 
 
 def test_decoded_pictures_are_those_of_predict_and_reconstruct(tiny_gss):

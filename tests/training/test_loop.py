@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from training_toys import OPTIONS, RUN, Line, Stop, train
 
-from gss_lite.backbones import build_backbone
+from gss_lite.backbones import build_backbone, set_checkpointing
 from gss_lite.data import create_dataset
 from gss_lite.data.transforms import InMemory, SeededAugmentation, train_transform
 from gss_lite.factory import create_model
@@ -18,7 +18,7 @@ from gss_lite.presets import get_preset
 from gss_lite.presets.parts import Schedule
 from gss_lite.storage import load_checkpoint
 from gss_lite.training import train as train_stage
-from gss_lite.training.loop import fit, set_checkpointing
+from gss_lite.training.loop import fit
 from gss_lite.training.optimizer import adamw, poly_with_warmup
 from gss_lite.training.prior import SegmenterLoss
 
