@@ -31,6 +31,29 @@ INDEX_PACKAGES: Mapping[str, str] = MappingProxyType(
     }
 )
 
+# Names of layers in the published files of EfficientNet-lite → timm's names.
+OUTSIDE = {
+    "_conv_stem": "conv_stem",
+    "_bn0": "bn1",
+    "_conv_head": "conv_head",
+    "_bn1": "bn2",
+    "_fc": "classifier",
+}
+IN_A_BLOCK = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}
+IN_THE_FIRST_BLOCK = {  # it does not expand its input
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn1",
+    "_project_conv": "conv_pw",
+    "_bn2": "bn2",
+}
+
 
 class LevelNorms(nn.Module):
     """A Swin backbone with a layer norm on each of its maps, as in the released code.
@@ -244,19 +267,13 @@ def _timm_names(published: Mapping[str, Tensor], name: str, path: str) -> dict[s
 
 def _timm_name(key: str, published: Mapping[str, Tensor], places: list[str]) -> str:
     """Translate one name, as _blocks.1._expand_conv.weight → blocks.1.0.conv_pw.weight."""
-    outside = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2"}
-    outside["_fc"] = "classifier"
     block = re.match(r"_blocks\.(\d+)\.(\w+)\.(\w+)$", key)
     if not block:
         layer, _, end = key.partition(".")
-        return f"{outside.get(layer, layer)}.{end}"
+        return f"{OUTSIDE.get(layer, layer)}.{end}"
     number, layer, end = block.groups()
-    if f"_blocks.{number}._expand_conv.weight" in published:
-        inside = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw"}
-        inside |= {"_bn1": "bn2", "_project_conv": "conv_pwl", "_bn2": "bn3"}
-    else:  # the first block does not expand its input
-        inside = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw"}
-        inside["_bn2"] = "bn2"
+    expands = f"_blocks.{number}._expand_conv.weight" in published
+    inside = IN_A_BLOCK if expands else IN_THE_FIRST_BLOCK
     place = places[int(number)] if int(number) < len(places) else f"blocks.{number}"
     return f"{place}.{inside.get(layer, layer)}.{end}"
 

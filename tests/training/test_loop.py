@@ -19,7 +19,7 @@ from gss_lite.presets.parts import Schedule
 from gss_lite.storage import load_checkpoint
 from gss_lite.training import train as train_stage
 from gss_lite.training.loop import fit
-from gss_lite.training.optimizer import adamw, poly_with_warmup
+from gss_lite.training.optimizer import adamw, averaged, poly_with_warmup
 from gss_lite.training.prior import SegmenterLoss
 
 
@@ -285,3 +285,16 @@ def test_the_data_of_every_stage_can_be_handed_to_spawned_processes(
     with pytest.raises(Stop):
         source = None if stage == "vqvae" else tiny_run
         train_stage("scenes-tiny", tmp_path, stage=stage, stage_one=source)
+
+
+def test_the_averages_decay_warms_up():
+    """After n updates it is at most (1 + n) / (10 + n), so the start is soon forgotten."""
+    layer = torch.nn.Linear(1, 1, bias=False)
+    average = averaged(layer, Schedule(steps=9, batch=1, crop=(1, 1), lr=1.0, ema=0.25))
+    expected = None
+    for count, value in enumerate([7.0, 3.0, -2.0, 5.0, 1.0]):
+        torch.nn.init.constant_(layer.weight, value)
+        average.update_parameters(layer)
+        decay = min(0.25, (1 + count) / (10 + count))
+        expected = value if expected is None else decay * expected + (1 - decay) * value
+        assert float(average.module.weight) == pytest.approx(expected, abs=1e-6)
