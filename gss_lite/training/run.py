@@ -212,9 +212,8 @@ def run_stage(
         metrics={name: value for name, value in log[-1].items() if name != "step"},
         device=next(model.parameters()).device,
     )
-    if schedule.middle and is_main():
+    if schedule.middle:
         save_middle(job, stage, model, run, rests_on)
-    wait_for_all()
     return log
 
 
@@ -237,9 +236,11 @@ def save_middle(
             f"no middle.pt in {job.folder / stage}: the run was past its middle when the schedule "
             "began to ask for it. Train in a new folder, or set middle=None"
         )
-    middle = copy.deepcopy(model)
-    middle.load_state_dict(kept["model"])
-    save_weights(middle_path(job.folder, job.preset, stage), middle, rests_on=rests_on)
+    if is_main():
+        middle = copy.deepcopy(model)
+        middle.load_state_dict(kept["model"])
+        save_weights(middle_path(job.folder, job.preset, stage), middle, rests_on=rests_on)
+    wait_for_all()
 
 
 def write_result(

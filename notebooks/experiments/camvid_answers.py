@@ -19,7 +19,7 @@ from gss_lite.evaluation import evaluate_masks
 from gss_lite.metrics import paired_bootstrap
 from gss_lite.storage import weights_hash
 from gss_lite.views import resize_to_image
-from notebooks.experiments.runner import Run, new_parser, subset
+from notebooks.experiments.runner import Run, new_parser, picture_names, subset
 
 HEAD = "auxiliary head"
 BLOCK = 10  # frames, which are one second apart
@@ -45,8 +45,11 @@ def judge(model: gss.GSS, other: gss.GSS, dataset: torch.utils.data.Dataset, pro
 
 
 def drives(names: list[str]) -> list[int]:
-    """The number of each frame's drive: a frame's name begins with its drive's."""
-    found = [name.split("_")[0] for name in names]
+    """The number of each frame's drive: a frame's name begins with its drive's, and an underscore.
+
+    Pictures without one are all of one drive.
+    """
+    found = [name.rpartition("_")[0] for name in names]
     order = list(dict.fromkeys(found))
     return [order.index(drive) for drive in found]
 
@@ -101,9 +104,8 @@ def main(argv: list[str] | None = None) -> None:
     )
     whole = gss.create_dataset("camvid", given.split, folder=given.data)
     dataset = subset(whole, given.pictures)
-    names = [whole.names[i] for i in getattr(dataset, "indices", range(len(dataset)))]
     result = judge(model, other, dataset, not given.quiet)
-    groups = drives(names)
+    groups = drives(picture_names(dataset))
     found = pairs(result, groups)
     for row in found:
         print(f"{row['high']} − {row['low']}: {row['difference']:+.2f}, blocks {row['blocks']}")

@@ -165,6 +165,14 @@ def fit_prior(
     return log
 
 
+def picture_names(dataset: Dataset) -> list[str]:
+    """Return the names of a data set's pictures, or of a subset's; a drawn set has numbers."""
+    whole = dataset.dataset if isinstance(dataset, Subset) else dataset
+    picked = dataset.indices if isinstance(dataset, Subset) else range(len(dataset))
+    names = getattr(whole, "names", None)
+    return [str(names[i] if names else i) for i in picked]
+
+
 def subset(dataset: Dataset, count: int | None) -> Dataset:
     """Choose `count` evenly spaced pictures of a data set; None or a large count chooses all."""
     picked = evenly_spaced(len(dataset), count)

@@ -29,7 +29,7 @@ from gss_lite.metrics import paired_bootstrap
 from gss_lite.storage import read_json, replace_file, weights_hash
 from gss_lite.tables import text_table
 from gss_lite.views import Answers, resize_to_image
-from notebooks.experiments.runner import Run, new_parser, subset
+from notebooks.experiments.runner import Run, new_parser, picture_names, subset
 
 HEAD = "auxiliary head"
 TWIN = "twin"
@@ -105,9 +105,10 @@ def summary(result: gss.Evaluation, leave_out: list[int]) -> dict[str, dict]:
 
 def save_matrices(path: Path, result: gss.Evaluation, dataset: Dataset) -> None:
     """Write answer → confusion matrices (N, K, K) of the N pictures, and the pictures' names."""
-    names = getattr(dataset, "names", range(len(dataset)))
     matrices = {name: m.numpy().astype(np.uint32) for name, m in result.matrices.items()}
-    replace_file(path, lambda part: _write_npz(part, {"names": np.array(names), **matrices}))
+    replace_file(
+        path, lambda part: _write_npz(part, {"names": np.array(picture_names(dataset)), **matrices})
+    )
 
 
 def _write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

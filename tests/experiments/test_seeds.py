@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+import gss_lite as gss
 from gss_lite.metrics import paired_bootstrap, scores_from_confusion
+from notebooks.experiments.camvid_answers import drives
+from notebooks.experiments.runner import picture_names, subset
 from notebooks.experiments.seeds import read_matrices, summary
 
 
@@ -94,3 +97,12 @@ def test_files_of_other_frames_or_answers_are_refused(tmp_path):
             read_matrices([one, other])
     with pytest.raises(FileNotFoundError, match="no matrices at .*nowhere.npz"):
         read_matrices([tmp_path / "nowhere.npz"])
+
+
+def test_frames_keep_their_names_in_a_subset_and_drawn_pictures_are_one_drive(camvid):
+    frames = gss.create_dataset("camvid", "test", folder=camvid)
+    few = subset(frames, 5)
+    names = picture_names(few)
+    assert names == [frames.names[i] for i in few.indices] and len(set(drives(names))) == 2
+    streets = gss.create_dataset("scenes-tiny", "test")
+    assert drives(picture_names(streets)) == [0] * len(streets)
