@@ -29,7 +29,7 @@ TOKENIZER = "generic-s4"
 CLASSES = 11
 WIDTH = 32
 VARIANTS = ("TF", "TT")
-WEIGHTS = (0.0, 5.0, 20.0, 50.0, 100.0)
+WEIGHTS = (0.0, 5.0, 20.0, 50.0, 100.0, 255.0)
 
 
 def row_name(variant: str, weight: float) -> str:
