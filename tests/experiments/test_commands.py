@@ -19,6 +19,7 @@ from gss_lite.palette import random_palette
 from gss_lite.palette.statistics import class_shares
 from gss_lite.plotting_maps import record_panels
 from notebooks.experiments import (
+    inverse_noise,
     inverse_robustness,
     joint_collapse,
     palette_ablation,
@@ -158,6 +159,18 @@ def robustness_record(record, path, printed):
     assert inverse_robustness.table(rows, "tokens", inverse_robustness.RATES) in printed
 
 
+def noise_record(record, path, printed):
+    metrics = record["metrics"]
+    rows = metrics["rows"]
+    noises = ("noisy", "middle", "clean")
+    assert list(rows) == ["FF", *(f"{x}, {noise}" for x in ("FT", "FT-W") for noise in noises)]
+    assert rows["FF"]["final"][0] == rows["FF"]["final"][1]  # one prior for both seeds
+    assert rows["FT, middle"]["final"][0] != rows["FT, middle"]["final"][1]
+    assert set(rows["FT, middle"]["gain"]) == {"FT, clean", "FT, noisy"}
+    assert set(metrics["wrong_pixels"]) == {*noises, "test"} and len(metrics["priors"]) == 1
+    assert inverse_noise.table(rows) in printed
+
+
 def twin_record(record, path, printed):
     metrics = record["metrics"]
     assert metrics["prior_sha256"]
@@ -237,6 +250,12 @@ TOYS = {
         robustness_record,
         patch={"SIGMAS": (0.0, 0.1), "RATES": (0.0, 0.1)},
     ),
+    "inverse_noise": Toy(
+        "--preset scenes-tiny --weights {middle_run} --seeds 2 --steps 2 --pictures 2 "
+        "--work {folder}",
+        noise_record,
+        patch={"COUNTED": 2},
+    ),
     "twin_comparison": Toy(
         "--preset scenes-tiny --weights {twin_run} --twin {twin_run} --pictures 2", twin_record
     ),
@@ -254,7 +273,8 @@ def test_the_command_leaves_its_record(name, request, tmp_path, monkeypatch, cap
     for value in toy.patch:
         monkeypatch.setattr(module, value, toy.patch[value])
     places = {"tiny": "tiny_run", "camvid": "camvid"}
-    places |= {place: place for place in ("table_one_work", "twin_run", "twin_matrices")}
+    places |= {place: place for place in ("table_one_work", "middle_run", "twin_run")}
+    places["twin_matrices"] = "twin_matrices"
     places = {
         word: str(request.getfixturevalue(fixture))
         for word, fixture in places.items()
