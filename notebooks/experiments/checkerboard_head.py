@@ -158,13 +158,14 @@ class CheckerboardLoss(nn.Module):
         grid = grid_of(self.model, image, mask)
         parity = torch.randint(2, (len(image),))
         black = checkerboard(*grid.tokens.shape[1:], parity).to(image.device)  # (B, h, w)
+        white = ~black & ~grid.ignored  # (B, h, w), N of them
+        tokens = grid.tokens[white][None, :, None]  # (1, N, 1)
         losses = {}
         for name, (head, visible) in self.heads.inputs(grid.tokens, black).items():
             x = head.features(grid.features, visible)  # (B, C, h, w)
+            x = x.movedim(1, -1)[white].T[None, :, :, None]  # (1, C, N, 1)
             last = head.to_tokens
-            left_out = grid.ignored | black
-            found = token_cross_entropy(x, last.weight, last.bias, grid.tokens, left_out)
-            losses[name] = found.loss
+            losses[name] = token_cross_entropy(x, last.weight, last.bias, tokens).loss
         return sum(losses.values()), {name: loss.detach() for name, loss in losses.items()}
 
 
