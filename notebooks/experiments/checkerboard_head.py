@@ -18,7 +18,6 @@ from torch.utils.data import Dataset
 
 import gss_lite as gss
 from gss_lite.contracts import IGNORE
-from gss_lite.prior import WindowBlock
 from gss_lite.token_loss import token_cross_entropy
 from gss_lite.training import fingerprint, fit
 from gss_lite.training.run import Job, schedule_hash
@@ -50,24 +49,18 @@ class ConditionalHead(nn.Module):
 
     Args:
         to_tokens: the prior's last projection, C channels to V codes.
-        dim: channels of the two window blocks.
-        heads: attention heads.
-        window: cells along one side of a window.
+        dim: channels between the two.
+        depth: number of 3×3 convolutions. A cell sees `depth` cells in every direction.
     """
 
-    def __init__(
-        self, to_tokens: nn.Conv2d, dim: int = 96, heads: int = 4, window: int = 7
-    ) -> None:
+    def __init__(self, to_tokens: nn.Conv2d, dim: int = 96, depth: int = 3) -> None:
         super().__init__()
         vocab, channels = to_tokens.weight.shape[:2]
         self.hidden = vocab  # the id of a token that is not seen
-        self.reduce = nn.Linear(channels, dim)
+        self.reduce = nn.Conv2d(channels, dim, 1)
         self.embed = nn.Embedding(vocab + 1, dim)
-        self.blocks = nn.Sequential(
-            *(WindowBlock(dim, heads, window, 2 * dim, shifted) for shifted in (False, True))
-        )
-        self.norm = nn.LayerNorm(dim)
-        self.expand = nn.Linear(dim, channels)
+        self.layers = nn.ModuleList(nn.Conv2d(dim, dim, 3, padding=1) for _ in range(depth))
+        self.expand = nn.Conv2d(dim, channels, 1)
         nn.init.zeros_(self.expand.weight)
         nn.init.zeros_(self.expand.bias)
         self.to_tokens = copy.deepcopy(to_tokens)
@@ -77,11 +70,11 @@ class ConditionalHead(nn.Module):
 
         Where a token is not seen, `visible` is `self.hidden`.
         """
-        x = self.reduce(features.movedim(1, -1))  # (B, h, w, dim)
-        x = x + self.embed(visible)  # (B, h, w, dim)
-        x = self.blocks(x)
-        x = self.expand(self.norm(x))  # (B, h, w, C)
-        return features + x.movedim(-1, 1)  # (B, C, h, w)
+        seen = self.embed(visible).movedim(-1, 1)  # (B, dim, h, w)
+        x = self.reduce(features) + seen  # (B, dim, h, w)
+        for layer in self.layers:
+            x = x + F.gelu(layer(x))  # (B, dim, h, w)
+        return features + self.expand(x)  # (B, C, h, w)
 
     def forward(self, features: Tensor, visible: Tensor) -> Tensor:
         """As `features`, and the last projection: token logits (B, V, h, w)."""
