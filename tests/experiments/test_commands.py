@@ -19,6 +19,8 @@ from gss_lite.palette import random_palette
 from gss_lite.palette.statistics import class_shares
 from gss_lite.plotting_maps import record_panels
 from notebooks.experiments import (
+    checkerboard,
+    data_hunger,
     inverse_noise,
     inverse_robustness,
     joint_collapse,
@@ -211,6 +213,27 @@ def answers_record(record, path, printed):
     assert "GSS-FT-W − auxiliary head" in printed
 
 
+def checkerboard_record(record, path, printed):
+    metrics = record["metrics"]
+    assert (metrics["pictures"], metrics["held_out"], record["steps"]) == (2, 3, 2)
+    assert list(metrics["seeds"]) == ["0", "1"] and metrics["parameters"] > 0
+    for result in metrics["seeds"].values():
+        assert set(result["tokens"]) == set(checkerboard.SOURCES)
+        assert result["saved"]["all"] == pytest.approx(result["saved"]["white"] / 2, abs=1e-4)
+    assert checkerboard.nats_table(metrics["seeds"]) in printed
+    assert checkerboard.mask_table(metrics["seeds"]) in printed
+
+
+def hunger_record(record, path, printed):
+    metrics = record["metrics"]
+    assert list(metrics["rows"]) == ["2"] and record["steps"] == 2 and metrics["held_out"] == 2
+    result = metrics["rows"]["2"]["0"]
+    assert set(result["held_out"]) == {"GSS-FF", "expected codes", "auxiliary head", "twin"}
+    assert 0 <= result["train"]["GSS-FF"]["token_accuracy"] <= 1
+    assert 0 <= result["train"]["twin"]["pixel_accuracy"] <= 1
+    assert data_hunger.table(metrics["rows"]) in printed
+
+
 TOYS = {
     "codebook_usage": Toy(
         "--seeds 2 --steps 2",
@@ -243,6 +266,16 @@ TOYS = {
         "--preset scenes-tiny --weights {tiny} --cells 1 --steps 2 --pictures 2 --judged 1 "
         "--work {folder}",
         prior_record,
+    ),
+    "checkerboard": Toy(
+        "--preset scenes-tiny --weights {tiny} --seeds 2 --steps 2 --pictures 2 --held-out 3 "
+        "--work {folder}",
+        checkerboard_record,
+    ),
+    "data_hunger": Toy(
+        "--preset scenes-tiny --weights {tiny} --streets 2 --end-seeds 1 --steps 2 --held-out 2 "
+        "--work {folder}",
+        hunger_record,
     ),
     "inverse_robustness": Toy(
         "--preset scenes-tiny --weights {tiny} --work {table_one_work} --seeds 2 --pictures 2 "
