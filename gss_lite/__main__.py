@@ -26,7 +26,7 @@ from gss_lite.export import export_weights
 from gss_lite.factory import INVERSES, create_model, load_inverse
 from gss_lite.gss import GSS
 from gss_lite.predict import check_outputs, predict_file
-from gss_lite.presets import Preset, get_preset
+from gss_lite.presets import Preset, get_preset, learned_palette
 from gss_lite.records import run_record
 from gss_lite.storage import check_replaceable, check_writable, read_json, weights_hash, write_json
 from gss_lite.training import LoopOptions, train
@@ -96,6 +96,8 @@ def _preset(arguments: argparse.Namespace) -> Preset:
 def _train(arguments: argparse.Namespace, line: str) -> None:
     preset = _preset(arguments)
     stage = arguments.stage
+    if stage.startswith("palette-"):
+        preset = learned_palette(preset, stage.removeprefix("palette-"))
     if arguments.maskige and not stage.startswith("inverse-"):
         raise ValueError(
             f"--maskige says what X⁻¹ is trained on, but --stage {stage} trains no X⁻¹. Leave "

@@ -48,6 +48,7 @@ INVERSES = {
     "ft-w": "GSS-FT-W",
     "ft-w-middle": "GSS-FT-W, middle",
     "ft-w-clean": "GSS-FT-W, clean",
+    "tt": "GSS-TT",
     "gaussian": "GSS, Gaussians",
     "gaussian-middle": "GSS, Gaussians, middle",
     "gaussian-clean": "GSS, Gaussians, clean",
@@ -153,9 +154,11 @@ def owns_palette(preset: Preset) -> bool:
     """Whether the palette is the preset's own.
 
     A tokenizer that was trained in a palette knows no other colours, so a preset that shares such a
-    tokenizer shares its palette too.
+    tokenizer shares its palette too. A learned palette is the exception: it was learned through
+    this tokenizer.
     """
-    return not isinstance(preset.tokenizer, str) or tokenizer_owner(preset).palette is None
+    shared = isinstance(preset.tokenizer, str) and tokenizer_owner(preset).palette is not None
+    return bool(preset.learned) or not shared
 
 
 def create_palette(preset: str | Preset, weights: Weights = True) -> Palette:
@@ -197,6 +200,15 @@ def _find_palette(preset: Preset, folder: Path) -> Palette:
                 "new folder"
             )
         return palette
+    if preset.learned and not path.is_file():
+        base = preset.name.removesuffix(f"-{preset.learned}")
+        raise FileNotFoundError(
+            f"no learned palette at {path}; learn it first (python -m gss_lite train --preset "
+            f"{base} --stage palette-{preset.learned} --out FOLDER), or pass the folder that holds "
+            "it (--weights, or --stage-one for stage II)"
+        )
+    if preset.learned:
+        return Palette.load(path)
     if preset.needs_masks:
         if not path.is_file():
             raise FileNotFoundError(
@@ -253,7 +265,14 @@ def create_stage_one(preset: str | Preset, weights: Weights) -> tuple[Palette, T
     palette = create_palette(preset, weights)
     tokenizer = create_tokenizer(preset, pretrained=weights)
     owner = tokenizer_owner(preset)
-    if owner.needs_masks:  # its palette is a file, so somebody may have replaced it
+    if preset.learned:
+        learned_with = palette.origin.get("tokenizer")
+        if learned_with != weights_hash(tokenizer):
+            raise ValueError(
+                f"the palette of {preset.name} was learned through another tokenizer than the one "
+                f"of preset {owner.name}; learn it again"
+            )
+    elif owner.needs_masks:  # its palette is a file, so somebody may have replaced it
         check_rests_on(tokenizer_path(preset, weights), palette_hash(palette))
     return palette, tokenizer
 
@@ -357,6 +376,7 @@ def load_inverse(path: str | Path) -> tuple[Inverse, str]:
         kind = name.removesuffix("-clean").removesuffix("-middle")
         if kind == "gaussian":
             return load_gaussians(path), name
+        kind = "ft" if kind == "tt" else kind  # the same network
         inverse = KINDS[kind](load_file(path)["colors"].float(), **record["size"])
     except (KeyError, SafetensorError) as error:
         raise ValueError(

@@ -19,7 +19,7 @@ def fixed(**arguments: object) -> Mapping:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How one stage is optimised: AdamW, linear warm-up, polynomial decay (power 1) to zero.
+    """How one stage is optimised: linear warm-up, polynomial decay (power 1) to zero.
 
     Attributes:
         crop: height and width of a training crop in pixels.
@@ -36,6 +36,7 @@ class Schedule:
             and costs time. The backbone's batch norms then update their averages twice a step.
         compile: use torch.compile.
         ema: decay of the moving average of the weights that is kept; None keeps the last weights.
+        optimizer: "adamw", or "sgd" with momentum 0.9, which the paper takes for palettes (D.ii).
         middle: stage II also keeps the weights after this share of its steps, for an X⁻¹ that is
             trained on their noisier maskige (D.iii: 32,000 of 160,000 iterations); None does not.
     """
@@ -56,6 +57,7 @@ class Schedule:
     compile: bool = False
     ema: float | None = None
     middle: float | None = None
+    optimizer: str = "adamw"
 
     def __post_init__(self) -> None:
         """Refuse values that no stage can train with."""
@@ -68,6 +70,8 @@ class Schedule:
             raise ValueError(
                 f'targets are encoded in "no" (float32) or "bf16"; got {self.target_precision!r}'
             )
+        if self.optimizer not in ("adamw", "sgd"):
+            raise ValueError(f'the optimizer is "adamw" or "sgd"; got {self.optimizer!r}')
         if self.middle is not None and not 0 < self.middle < 1:
             raise ValueError(f"middle is a share of the steps between 0 and 1; got {self.middle}")
 
@@ -87,6 +91,22 @@ class InverseSchedule(Schedule):
     """
 
     pictures: int = 0
+    network: Mapping = field(default_factory=fixed)
+
+
+@dataclass(frozen=True)
+class PaletteSchedule(Schedule):
+    """How a palette is learned (supplement, D.ii).
+
+    Attributes:
+        temperature: of the Gumbel-softmax, in the tokenizer's own unit.
+        rebuild: weight of the other term of (S.3) in GSS-TT's loss, see `rebuild_error`. The paper
+            does not give it.
+        network: keyword arguments of the ConvInverse that GSS-TT trains with the palette.
+    """
+
+    temperature: float = 1.0
+    rebuild: float = 0.0
     network: Mapping = field(default_factory=fixed)
 
 
@@ -163,7 +183,8 @@ class Preset:
 
     Attributes:
         palette: the name of a construction; None means that the tokenizer serves any palette.
-            "by-neighbours" depends on masks, so stage I makes it and saves it in a file.
+            "by-neighbours" depends on masks, so stage I makes it and saves it in a file. So do
+            "learned-tf" and "learned-tt", which are trained, see `learned_palette`.
         tokenizer: the preset's own tokenizer, or the name of the preset that owns it. If the
             owner's tokenizer was trained in one palette, this preset uses that palette.
         prior: None if the preset has a tokenizer only.
@@ -207,3 +228,10 @@ class Preset:
     def needs_masks(self) -> bool:
         """Whether the palette depends on training masks."""
         return self.palette == "by-neighbours"
+
+    @property
+    def learned(self) -> str | None:
+        """How the palette is learned, "tf" or "tt"; None if it is not learned."""
+        start = "learned-"
+        named = self.palette is not None and self.palette.startswith(start)
+        return self.palette.removeprefix(start) if named else None

@@ -10,7 +10,7 @@ import torch
 
 from gss_lite.distributed import init_distributed
 from gss_lite.factory import SHIPPED, create_model
-from gss_lite.presets import Preset, get_preset
+from gss_lite.presets import Preset, get_preset, learned_palette
 from gss_lite.storage import load_weights, read_json
 from gss_lite.training.inverse import (
     decode_pictures,
@@ -19,6 +19,7 @@ from gss_lite.training.inverse import (
     train_inverse,
 )
 from gss_lite.training.loop import LoopOptions, fit
+from gss_lite.training.palette import train_palette
 from gss_lite.training.prior import SegmenterLoss, train_pixel, train_prior
 from gss_lite.training.run import Job, middle_path, prepare
 from gss_lite.training.tokenizer import VQVAELoss, train_tokenizer
@@ -37,6 +38,8 @@ __all__ = [
 
 STAGES = {
     "vqvae": "stage I",
+    "palette-tf": "the palette of GSS-TF, through the preset's tokenizer",
+    "palette-tt": "the palette of GSS-TT, and X⁻¹ with it",
     "prior": "stage II",
     "all": "both (default)",
     "pixel": "the discriminative twin of stage II",
@@ -111,6 +114,8 @@ def train(
     if stage not in STAGES:
         raise ValueError(f"there is no stage {stage!r}; there are: {', '.join(STAGES)}")
     inverse = stage.removeprefix("inverse-") if stage.startswith("inverse-") else None
+    if stage.startswith("palette-"):
+        preset = learned_palette(preset, stage.removeprefix("palette-"))
     if stage_one and stage != "prior" and not inverse:
         raise ValueError(
             "stage_one is where stage prior finds palette and VQ-VAE, and stage inverse-… a "
@@ -133,9 +138,12 @@ def train(
         command=command,
     )
     source = SHIPPED if stage_one == "shipped" else Path(stage_one or folder)
-    if stage in ("vqvae", "all"):
+    palette_job = replace(job, validate_every=None, keep="last", pretrained_backbone=False)
+    if preset.learned and (stage == "all" or stage.startswith("palette-")):
+        train_palette(palette_job)
+    elif stage in ("vqvae", "all"):
         # Validation and the best weights are stage II's.
-        train_tokenizer(replace(job, validate_every=None, keep="last", pretrained_backbone=False))
+        train_tokenizer(palette_job)
     if stage == "prior" or (stage == "all" and preset.prior):
         train_prior(job, source)
     if stage == "pixel":

@@ -33,7 +33,7 @@ from gss_lite.training.checks import (
     worker_that_died,
 )
 from gss_lite.training.log import TrainingLog
-from gss_lite.training.optimizer import adamw, averaged, poly_with_warmup
+from gss_lite.training.optimizer import averaged, make_optimizer, poly_with_warmup
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ class _Trainer:
             convert_sync_batchnorm(model)
         if schedule.checkpointing:
             set_checkpointing(model)
-        optimizer = adamw(model, schedule)
+        optimizer = make_optimizer(model, schedule)
         self.scheduler = LambdaLR(optimizer, lambda step: poly_with_warmup(step, schedule))
         self.average = averaged(model, schedule)
         parts = {

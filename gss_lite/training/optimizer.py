@@ -1,14 +1,22 @@
-"""AdamW as the released configs use it, and its learning rate."""
+"""AdamW as the released configs use it, SGD for palettes, and the learning rate."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.optim import AdamW
+from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from gss_lite.presets.parts import Schedule
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
+
+
+def make_optimizer(module: nn.Module, schedule: Schedule) -> Optimizer:
+    """Make the optimizer that a schedule names."""
+    if schedule.optimizer == "sgd":
+        trained = [p for p in module.parameters() if p.requires_grad]
+        return SGD(trained, lr=schedule.lr, momentum=0.9, weight_decay=schedule.weight_decay)
+    return adamw(module, schedule)
 
 
 def adamw(module: nn.Module, schedule: Schedule) -> AdamW:

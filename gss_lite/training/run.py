@@ -90,9 +90,11 @@ def schedule_hash(preset: Preset, stage: str, schedule: Schedule) -> str:
     are left out too, because only evaluation reads them.
     """
     settings = replace(schedule, accumulate=1, checkpointing=False, compile=False)
+    # Runs that are older than the choice of an optimizer keep their hash.
+    left_out = ("middle", "optimizer") if schedule.optimizer == "adamw" else ("middle",)
     parts = {
         "data": replace(preset.data, eval_pictures=None),
-        "schedule": {k: v for k, v in vars(settings).items() if k != "middle"},
+        "schedule": {k: v for k, v in vars(settings).items() if k not in left_out},
     }
     if stage == "vqvae":
         parts |= {"palette": preset.palette, "tokenizer": preset.tokenizer}
