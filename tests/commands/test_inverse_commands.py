@@ -243,7 +243,7 @@ def test_export_ships_every_inverse_in_sixteen_bits_that_still_fits(run, tmp_pat
 
 def test_every_inverse_that_train_can_leave_can_be_chosen():
     trained = {stage.removeprefix("inverse-") for stage in STAGES if stage.startswith("inverse-")}
-    assert set(INVERSES) == {"ff", "expected"} | trained | {
+    assert set(INVERSES) == {"ff", "expected", "tt"} | trained | {  # "tt" is of stage palette-tt
         f"{kind}-{maskige}" for kind in trained for maskige in ("clean", "middle")
     }
 
