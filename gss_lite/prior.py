@@ -22,17 +22,17 @@ from gss_lite.distributed import mean_over_processes
 
 
 class PriorOutput(NamedTuple):
-    """Token logits (B, V, H/4, W/4) and the pixel head's class logits (B, K, H/4, W/4)."""
+    """Token logits (B, V, H/4, W/4) and the pixel head's class logits (B, K, H/4, W/4), if any."""
 
     token_logits: Tensor
-    pixel_logits: Tensor
+    pixel_logits: Tensor | None
 
 
 class PriorFeatures(NamedTuple):
     """The input of `to_tokens` (B, token_dim, H/4, W/4), and class logits as in `PriorOutput`."""
 
     token_features: Tensor
-    pixel_logits: Tensor
+    pixel_logits: Tensor | None
 
 
 class ConvBNReLU(nn.Sequential):
@@ -46,12 +46,25 @@ class ConvBNReLU(nn.Sequential):
         )
 
 
-class WindowBlock(SwinTransformerBlock):
-    """timm's Swin block for feature maps of any size, padded as the released GSS code pads.
+class PaddedBlock(SwinTransformerBlock):
+    """timm's Swin block, padded as the released GSS code pads.
 
     timm shifts the windows first and pads afterwards. The released code (mmsegmentation's Swin)
     pads first. The two differ where a side is no multiple of the window, so this block pads before
     it calls timm's attention.
+    """
+
+    def _attn(self, x: Tensor) -> Tensor:
+        height, width = x.shape[1:3]  # x is (B, H, W, C)
+        pad_bottom = -height % self.window_size[0]
+        pad_right = -width % self.window_size[1]
+        x = F.pad(x, (0, 0, 0, pad_right, 0, pad_bottom))  # whole windows in both directions
+        x = super()._attn(x)
+        return x[:, :height, :width].contiguous()  # (B, H, W, C)
+
+
+class WindowBlock(PaddedBlock):
+    """A `PaddedBlock` for feature maps of any size.
 
     Args:
         dim: channels of the map.
@@ -73,14 +86,6 @@ class WindowBlock(SwinTransformerBlock):
             always_partition=True,
             dynamic_mask=True,
         )
-
-    def _attn(self, x: Tensor) -> Tensor:
-        height, width = x.shape[1:3]  # x is (B, H, W, C)
-        pad_bottom = -height % self.window_size[0]
-        pad_right = -width % self.window_size[1]
-        x = F.pad(x, (0, 0, 0, pad_right, 0, pad_bottom))  # whole windows in both directions
-        x = super()._attn(x)
-        return x[:, :height, :width].contiguous()  # (B, H, W, C)
 
 
 class Aggregation(nn.Module):
@@ -122,7 +127,8 @@ class Prior(nn.Module):
         level_dim: channels of each level in the aggregation.
         fuse_dim: channels of the window blocks.
         token_dim: channels before the token classification.
-        pixel_dim: channels of the pixel head.
+        pixel_dim: channels of the pixel head. With None there is no pixel head, as in a released
+            GSS-FT-W, and the pixel logits are None.
         depth: number of window blocks, D: 2 for Swin-L, 6 for R101.
         heads: attention heads.
         window: cells along one side of a window.
@@ -144,7 +150,7 @@ class Prior(nn.Module):
         level_dim: int = 384,
         fuse_dim: int = 512,
         token_dim: int = 2048,
-        pixel_dim: int = 384,
+        pixel_dim: int | None = 384,
         depth: int = 2,
         heads: int = 16,
         window: int = 7,
@@ -171,8 +177,11 @@ class Prior(nn.Module):
         self.before_tokens = ConvBNReLU(fuse_dim, token_dim)
         self.dropout = nn.Dropout2d(dropout)
         self.to_tokens = nn.Conv2d(token_dim, vocab_size, 1)
-        self.pixel_aggregation = Aggregation(channels, pixel_dim, pixel_dim)
-        self.to_classes = nn.Conv2d(pixel_dim, num_classes, 1)
+        self.pixel_aggregation = None
+        self.to_classes = None
+        if pixel_dim:
+            self.pixel_aggregation = Aggregation(channels, pixel_dim, pixel_dim)
+            self.to_classes = nn.Conv2d(pixel_dim, num_classes, 1)
 
     def forward(self, image: Tensor) -> PriorOutput:
         """Normalised photograph (B, 3, H, W), H and W multiples of 4 → both heads' logits."""
@@ -186,8 +195,10 @@ class Prior(nn.Module):
         Its logits need much memory, so the training loss computes them in chunks.
         """
         features = self.features(image)
-        x = self.pixel_aggregation(features)  # (B, pixel_dim, H/4, W/4)
-        pixel_logits = self.to_classes(x)  # (B, K, H/4, W/4)
+        pixel_logits = None
+        if self.to_classes is not None:
+            x = self.pixel_aggregation(features)  # (B, pixel_dim, H/4, W/4)
+            pixel_logits = self.to_classes(x)  # (B, K, H/4, W/4)
         return PriorFeatures(self.token_features(features), pixel_logits)
 
     def features(self, image: Tensor) -> list[Tensor]:

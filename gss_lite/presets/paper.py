@@ -45,11 +45,24 @@ SWIN_L = _prior(
     strict_img_size=False,
     # The released code also cuts and shifts windows where the map is no larger than one window.
     always_partition=True,
-    # It also has layer norms on the four maps. timm's Swin lacks them.
-    level_norms=True,
+    released=True,
 )
-R101 = _prior("resnet101c", "resnet101c.gluon_in1k", depth=6, output_stride=8, out_indices=LEVELS)
-HRNET = _prior("hrnet_w48", "hrnet_w48.ms_in1k", depth=6, feature_location="", out_indices=LEVELS)
+R101 = _prior(
+    "resnet101c",
+    "resnet101c.gluon_in1k",
+    depth=6,
+    output_stride=8,
+    out_indices=LEVELS,
+    released=True,
+)
+HRNET = _prior(
+    "hrnet_w48",
+    "hrnet_w48.ms_in1k",
+    depth=6,
+    feature_location="",
+    out_indices=LEVELS,
+    released=True,
+)
 
 
 def _schedules(steps: int, batch: int, side: int, lr: float, inverse_lr: float, inverse_depth: int):
@@ -97,21 +110,21 @@ _CITYSCAPES = {
     "data": DataSpec("cityscapes", (1024, 2048), 19),
     "palette": "released-cityscapes",
     "tokenizer": _DALLE,
-    "view": ViewSpec(window=(768, 512)),
+    "view": ViewSpec(window=(768, 512), multiple=1),
     "schedules": _schedules(80_000, 16, 768, 1.5e-3, inverse_lr=7.5e-4, inverse_depth=1),
 }
 _ADE20K = {
     "data": DataSpec("ade20k", (512, 2048), 150),
     "palette": "released-ade20k",
     "tokenizer": _DALLE,
-    "view": ViewSpec(size=(512, 2048)),
+    "view": ViewSpec(size=(512, 2048), multiple=1),
     "schedules": _schedules(160_000, 32, 512, 1.2e-4, inverse_lr=1.5e-3, inverse_depth=2),
 }
 _MSEG = {
     "data": DataSpec("mseg", (512, 2048), 194),
     "palette": "released-mseg",
     "tokenizer": _DALLE,
-    "view": ViewSpec(window=(768, 512)),
+    "view": ViewSpec(window=(768, 512), multiple=1),
     "schedules": _schedules(160_000, 32, 512, 1.2e-4, inverse_lr=1.5e-3, inverse_depth=2),
 }
 
