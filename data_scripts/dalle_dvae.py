@@ -15,7 +15,6 @@ import tempfile
 from pathlib import Path
 
 import pooch
-import torch
 
 from data_scripts import data_folder, fetch
 from data_scripts.dalle_pickles import read_published

@@ -36,7 +36,7 @@ class LearnedInverse(BaseInverse):
         return pixel_cross_entropy(self(maskige), mask)
 
     def votes(self, maskige: Tensor) -> Tensor:
-        """Maskige (B, D, H, W) → the scores (B, K, H, W) themselves, as in the released GSS-FT-W."""
+        """Maskige (B, D, H, W) → its scores, (B, K, H, W), as in the released GSS-FT-W."""
         return self.scores(maskige)
 
 

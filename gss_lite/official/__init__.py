@@ -8,10 +8,13 @@
 from gss_lite.official.architecture import Architecture, read_architecture
 from gss_lite.official.checkpoint import Checkpoint, read_checkpoint, read_palette
 from gss_lite.official.convert import load_released, our_tensors, released_state
+from gss_lite.official.folder import export_checkpoint, import_checkpoint
 
 __all__ = [
     "Architecture",
     "Checkpoint",
+    "export_checkpoint",
+    "import_checkpoint",
     "load_released",
     "our_tensors",
     "read_architecture",

@@ -59,6 +59,15 @@ class Architecture:
         colors = torch.zeros(self.num_classes, 3) if colors is None else colors
         return SwinInverse(colors, **self.inverse)
 
+    def as_json(self) -> dict:
+        """What `imported.imported` needs to build the model again."""
+        return {
+            "kind": "imported architecture",
+            "backbone": self.prior.backbone,
+            "backbone_arguments": dict(self.prior.backbone_arguments),
+            "head": dict(self.prior.head),
+        }
+
 
 def read_architecture(state: Mapping[str, Tensor]) -> Architecture:
     """Read all sizes from a released state dict, without its wrappers and its dVAE.
@@ -107,7 +116,7 @@ def _shape(state: Mapping[str, Tensor], name: str) -> torch.Size:
 
 
 def _count(state: Mapping[str, Tensor], start: str) -> int:
-    """How many numbers n there are with names `start`n.…"""
+    """How many different numbers follow `start` in the names."""
     found = {re.match(r"\d+", name[len(start) :]) for name in state if name.startswith(start)}
     return len({int(match[0]) for match in found if match})
 
