@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -64,7 +65,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     except OSError:
         raise
     except Exception as error:  # torch raises half a dozen types for a damaged file
-        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+        asked = re.search(r"GLOBAL ([\w.]+)", str(error))
+        reason = f"it names {asked[1]}" if asked else str(error).partition("\n")[0][:120]
         raise ValueError(
             f"{path} cannot be read as plain tensors, so nothing was imported and nothing in it "
             f"was run. It is cut short or damaged, or it asks for code ({type(error).__name__}: "
@@ -104,7 +106,9 @@ def split_checkpoint(content: object, path: str | Path = "the checkpoint") -> Ch
         state={name: t for name, t in state.items() if not name.startswith(DVAE)},
         dvae={n.removeprefix(DVAE): t for n, t in state.items() if n.startswith(DVAE)},
         palette=_palette(wrapper) if state is not wrapper else None,
-        unused=[str(key) for key in wrapper if key != "state_dict"] if state is not wrapper else [],
+        unused=[str(key) for key in wrapper if key not in ("state_dict", "palette")]
+        if state is not wrapper
+        else [],
     )
 
 

@@ -114,8 +114,10 @@ def test_the_authors_settings(name):
     assert settings == expected
     assert (plan.warmup, plan.weight_decay, plan.scales) == (1500, 0.01, (0.5, 2.0))
     assert (plan.clip, plan.ema, plan.distortion) == (None, None, "released")
-    sliding = ViewSpec(window=(768, 512))
-    assert preset.view == (ViewSpec(size=(512, 2048)) if name.startswith("ade20k") else sliding)
+    sliding = ViewSpec(window=(768, 512), multiple=1)
+    assert preset.view == (
+        ViewSpec(size=(512, 2048), multiple=1) if name.startswith("ade20k") else sliding
+    )
     classes = CLASSES[preset.data.name]
     assert preset.data.num_classes == len(create_palette(preset)) == classes
     assert PRESETS[name] is preset
