@@ -160,7 +160,7 @@ CAMVID_PRETRAINED = replace(
     schedules={
         "prior": replace(
             CAMVID.schedules["prior"],
-            steps=3000,
+            steps=1500,
             crop=(224, 288),
             lr=1e-3,
             middle=0.2,

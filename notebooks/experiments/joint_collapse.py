@@ -6,6 +6,7 @@ The paper does not give the weights.
 For each seed every row starts from the same random colours, with a tokenizer for any palette. The
 record holds the least and the mean distance of two colours, before and after. It also holds the
 mIoU of held-out masks, by the row's own X⁻¹ and by the nearest colour.
+Started again, the command skips the seeds in its record, if the settings are the same.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import gss_lite as gss
 from gss_lite import palette as palettes
 from gss_lite.contracts import DifferentiableTokenizer, Inverse
 from gss_lite.data import load_masks, tiles
-from gss_lite.storage import weights_hash
+from gss_lite.storage import read_json, weights_hash
 from gss_lite.tables import spread, text_table
 from notebooks.experiments.runner import Run, new_parser, option
 
@@ -29,7 +30,7 @@ TOKENIZER = "generic-s4"
 CLASSES = 11
 WIDTH = 32
 VARIANTS = ("TF", "TT")
-WEIGHTS = (0.0, 5.0, 20.0, 50.0, 100.0)
+WEIGHTS = (0.0, 5.0, 20.0, 50.0, 100.0, 255.0)
 
 
 def row_name(variant: str, weight: float) -> str:
@@ -128,11 +129,19 @@ def main(argv: list[str] | None = None) -> None:
     tokenizer = gss.create_tokenizer(TOKENIZER, pretrained=True).to(given.device)
     pieces = tiles(load_masks("scenes", "train", given.pictures)).to(given.device)
     held_out = load_masks("scenes", "test", given.held_out).to(given.device)
-    rows: dict[str, dict] = {}
-    for seed in range(given.seeds):
+    known = {"tokenizer_sha256": weights_hash(tokenizer), "classes": CLASSES}
+    settings = {**known, **run.values("weights", "pictures", "held_out")}
+    before = read_json(run.record) if run.record.exists() else {"metrics": {}}
+    same = before.get("steps") == given.steps and settings.items() <= before["metrics"].items()
+    rows: dict[str, dict] = before["metrics"]["rows"] if same else {}
+    if same:
+        run.started -= before["seconds"]
+    elif before["metrics"]:
+        print(f"{run.record} has other settings; it begins anew", flush=True)
+    for seed in range(before["metrics"]["seeds"] if same else 0, given.seeds):
         start = palettes.random_palette(CLASSES, seed).to(given.device)
         nearest = gss.NearestColor(start.colors)
-        before = measure(start.colors, nearest, tokenizer, held_out)
+        begun = measure(start.colors, nearest, tokenizer, held_out)
         for variant, weight in product(VARIANTS, given.weights):
             name = row_name(variant, weight)
             how = {"steps": given.steps, "weight": weight, "seed": seed}
@@ -140,13 +149,11 @@ def main(argv: list[str] | None = None) -> None:
             after = measure(colors, inverse, tokenizer, held_out)
             blank = {"variant": variant, "weight": weight, "start": [], "end": []}
             row = rows.setdefault(name, blank)
-            row["start"].append(before)
+            row["start"].append(begun)
             row["end"].append(after)
-            print(f"seed {seed} {name:16s} {before} → {after}", flush=True)
+            print(f"seed {seed} {name:16s} {begun} → {after}", flush=True)
         # The record is written after each seed, so a stopped run keeps its finished seeds.
-        known = {"tokenizer_sha256": weights_hash(tokenizer), "classes": CLASSES}
-        asked = {"seeds": seed + 1, **run.values("weights", "pictures", "held_out")}
-        run.write(TOKENIZER, {**known, **asked, "rows": rows})
+        run.write(TOKENIZER, {**settings, "seeds": seed + 1, "rows": rows})
     print(table(rows))
 
 

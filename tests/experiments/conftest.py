@@ -61,3 +61,12 @@ def twin_matrices(twin_run, tmp_path_factory) -> Path:
         f"--matrices {path} --record {path.with_suffix('.json')}".split()
     )
     return path
+
+
+@pytest.fixture(scope="session")
+def middle_run(tiny_run, tmp_path_factory) -> Path:
+    """A tiny model whose prior kept its weights after a fifth of its steps."""
+    folder = tmp_path_factory.mktemp("middle")
+    preset = gss.get_preset("scenes-tiny").with_schedule("prior", middle=0.2)
+    gss.train(preset, folder, stage="prior", stage_one=tiny_run, options=QUIET, command="test")
+    return folder

@@ -19,6 +19,9 @@ from gss_lite.palette import random_palette
 from gss_lite.palette.statistics import class_shares
 from gss_lite.plotting_maps import record_panels
 from notebooks.experiments import (
+    checkerboard,
+    data_hunger,
+    inverse_noise,
     inverse_robustness,
     joint_collapse,
     palette_ablation,
@@ -158,6 +161,18 @@ def robustness_record(record, path, printed):
     assert inverse_robustness.table(rows, "tokens", inverse_robustness.RATES) in printed
 
 
+def noise_record(record, path, printed):
+    metrics = record["metrics"]
+    rows = metrics["rows"]
+    noises = ("noisy", "middle", "clean")
+    assert list(rows) == ["FF", *(f"{x}, {noise}" for x in ("FT", "FT-W") for noise in noises)]
+    assert rows["FF"]["final"][0] == rows["FF"]["final"][1]  # one prior for both seeds
+    assert rows["FT, middle"]["final"][0] != rows["FT, middle"]["final"][1]
+    assert set(rows["FT, middle"]["gain"]) == {"FT, clean", "FT, noisy"}
+    assert set(metrics["wrong_pixels"]) == {*noises, "test"} and len(metrics["priors"]) == 1
+    assert inverse_noise.table(rows) in printed
+
+
 def twin_record(record, path, printed):
     metrics = record["metrics"]
     assert metrics["prior_sha256"]
@@ -198,6 +213,27 @@ def answers_record(record, path, printed):
     assert "GSS-FT-W − auxiliary head" in printed
 
 
+def checkerboard_record(record, path, printed):
+    metrics = record["metrics"]
+    assert (metrics["pictures"], metrics["held_out"], record["steps"]) == (2, 3, 2)
+    assert list(metrics["seeds"]) == ["0", "1"] and metrics["parameters"] > 0
+    for result in metrics["seeds"].values():
+        assert set(result["tokens"]) == set(checkerboard.SOURCES)
+        assert result["saved"]["all"] == pytest.approx(result["saved"]["white"] / 2, abs=1e-4)
+    assert checkerboard.nats_table(metrics["seeds"]) in printed
+    assert checkerboard.mask_table(metrics["seeds"]) in printed
+
+
+def hunger_record(record, path, printed):
+    metrics = record["metrics"]
+    assert list(metrics["rows"]) == ["2"] and record["steps"] == 2 and metrics["held_out"] == 2
+    result = metrics["rows"]["2"]["0"]
+    assert set(result["held_out"]) == {"GSS-FF", "expected codes", "auxiliary head", "twin"}
+    assert 0 <= result["train"]["GSS-FF"]["token_accuracy"] <= 1
+    assert 0 <= result["train"]["twin"]["pixel_accuracy"] <= 1
+    assert data_hunger.table(metrics["rows"]) in printed
+
+
 TOYS = {
     "codebook_usage": Toy(
         "--seeds 2 --steps 2",
@@ -231,11 +267,27 @@ TOYS = {
         "--work {folder}",
         prior_record,
     ),
+    "checkerboard": Toy(
+        "--preset scenes-tiny --weights {tiny} --seeds 2 --steps 2 --pictures 2 --held-out 3 "
+        "--work {folder}",
+        checkerboard_record,
+    ),
+    "data_hunger": Toy(
+        "--preset scenes-tiny --weights {tiny} --streets 2 --end-seeds 1 --steps 2 --held-out 2 "
+        "--work {folder}",
+        hunger_record,
+    ),
     "inverse_robustness": Toy(
         "--preset scenes-tiny --weights {tiny} --work {table_one_work} --seeds 2 --pictures 2 "
         "--fit-pictures 2",
         robustness_record,
         patch={"SIGMAS": (0.0, 0.1), "RATES": (0.0, 0.1)},
+    ),
+    "inverse_noise": Toy(
+        "--preset scenes-tiny --weights {middle_run} --seeds 2 --steps 2 --pictures 2 "
+        "--work {folder}",
+        noise_record,
+        patch={"COUNTED": 2},
     ),
     "twin_comparison": Toy(
         "--preset scenes-tiny --weights {twin_run} --twin {twin_run} --pictures 2", twin_record
@@ -254,7 +306,8 @@ def test_the_command_leaves_its_record(name, request, tmp_path, monkeypatch, cap
     for value in toy.patch:
         monkeypatch.setattr(module, value, toy.patch[value])
     places = {"tiny": "tiny_run", "camvid": "camvid"}
-    places |= {place: place for place in ("table_one_work", "twin_run", "twin_matrices")}
+    places |= {place: place for place in ("table_one_work", "middle_run", "twin_run")}
+    places["twin_matrices"] = "twin_matrices"
     places = {
         word: str(request.getfixturevalue(fixture))
         for word, fixture in places.items()

@@ -8,6 +8,7 @@ import torch
 import gss_lite as gss
 from gss_lite.data import load_masks, tiles
 from gss_lite.palette import random_palette, rebuild_error
+from gss_lite.storage import read_json
 from notebooks.experiments import joint_collapse
 
 
@@ -32,3 +33,29 @@ def test_the_second_term_draws_colours_together(variant):
         pair = joint_collapse.run_variant(variant, start, tokenizer, masks, **how)
         means[weight] = joint_collapse.measure(*pair, tokenizer, masks[:8])["mean"]
     assert means[50.0] < means[0.0] - 5
+
+
+@pytest.mark.slow
+def test_finished_seeds_are_not_trained_again(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "record.json"
+    words = f"--steps 1 --weights 0 --pictures 2 --held-out 2 --quiet --record {path}".split()
+    joint_collapse.main([*words, "--seeds", "1"])
+    first = read_json(path)
+    trained = []
+    real = joint_collapse.run_variant
+
+    def run_variant(name, *arguments, **how):
+        trained.append((name, how["seed"]))
+        return real(name, *arguments, **how)
+
+    monkeypatch.setattr(joint_collapse, "run_variant", run_variant)
+    joint_collapse.main([*words, "--seeds", "2"])
+    assert trained == [("TF", 1), ("TT", 1)]
+    both = read_json(path)
+    assert both["metrics"]["seeds"] == 2 and both["seconds"] > first["seconds"]
+    for name, row in first["metrics"]["rows"].items():
+        assert both["metrics"]["rows"][name]["end"][:1] == row["end"]
+    trained.clear()
+    joint_collapse.main([*words[:-2], "--held-out", "1", "--seeds", "1", *words[-2:]])
+    assert trained == [("TF", 0), ("TT", 0)]  # other settings begin anew
+    assert "begins anew" in capsys.readouterr().out
