@@ -129,6 +129,8 @@ class Prior(nn.Module):
         token_dim: channels before the token classification.
         pixel_dim: channels of the pixel head. With None there is no pixel head, as in a released
             GSS-FT-W, and the pixel logits are None.
+        shared_aggregation: the pixel head classifies the aggregation of the token head, as in the
+            released models for MSeg, and not one of its own with `pixel_dim` channels.
         depth: number of window blocks, D: 2 for Swin-L, 6 for R101.
         heads: attention heads.
         window: cells along one side of a window.
@@ -151,6 +153,7 @@ class Prior(nn.Module):
         fuse_dim: int = 512,
         token_dim: int = 2048,
         pixel_dim: int | None = 384,
+        shared_aggregation: bool = False,
         depth: int = 2,
         heads: int = 16,
         window: int = 7,
@@ -179,7 +182,9 @@ class Prior(nn.Module):
         self.to_tokens = nn.Conv2d(token_dim, vocab_size, 1)
         self.pixel_aggregation = None
         self.to_classes = None
-        if pixel_dim:
+        if shared_aggregation:
+            self.to_classes = nn.Conv2d(fuse_dim, num_classes, 1)
+        elif pixel_dim:
             self.pixel_aggregation = Aggregation(channels, pixel_dim, pixel_dim)
             self.to_classes = nn.Conv2d(pixel_dim, num_classes, 1)
 
@@ -195,11 +200,14 @@ class Prior(nn.Module):
         Its logits need much memory, so the training loss computes them in chunks.
         """
         features = self.features(image)
+        fused = self.aggregation(features)  # (B, fuse_dim, H/4, W/4)
         pixel_logits = None
         if self.to_classes is not None:
-            x = self.pixel_aggregation(features)  # (B, pixel_dim, H/4, W/4)
+            # A released model for MSeg has one aggregation for both heads.
+            shared = self.pixel_aggregation is None
+            x = fused if shared else self.pixel_aggregation(features)  # (B, C', H/4, W/4)
             pixel_logits = self.to_classes(x)  # (B, K, H/4, W/4)
-        return PriorFeatures(self.token_features(features), pixel_logits)
+        return PriorFeatures(self._token_features(fused), pixel_logits)
 
     def features(self, image: Tensor) -> list[Tensor]:
         """Normalised photograph (B, 3, H, W) → the maps (B, C, H/s, W/s), finest first."""
@@ -218,8 +226,11 @@ class Prior(nn.Module):
 
     def token_features(self, features: Sequence[Tensor]) -> Tensor:
         """Feature maps (B, C_i, H/s_i, W/s_i), finest first → (B, token_dim, H/4, W/4)."""
-        x = self.aggregation(features)  # (B, C, H/4, W/4), C = fuse_dim
-        x = x.permute(0, 2, 3, 1)  # (B, H/4, W/4, C), as Swin blocks want it
+        return self._token_features(self.aggregation(features))
+
+    def _token_features(self, fused: Tensor) -> Tensor:
+        """The aggregation's map (B, C, H/4, W/4), C = fuse_dim → (B, token_dim, H/4, W/4)."""
+        x = fused.permute(0, 2, 3, 1)  # (B, H/4, W/4, C), as Swin blocks want it
         x = self.blocks(x)
         x = self.norm(x)
         x = x.permute(0, 3, 1, 2)  # (B, C, H/4, W/4)

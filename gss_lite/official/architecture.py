@@ -96,12 +96,15 @@ def read_architecture(state: Mapping[str, Tensor]) -> Architecture:
         )
     else:
         num_classes = _shape(state, HEAD + "conv_seg_pixel.weight")[0]
+    # A GSS-FT-W has a pixel head only if both stages were merged into one file.
     has_pixel_head = inverse is None or HEAD + "conv_seg_pixel.weight" in state
+    has_pixel_convs = any(name.startswith(HEAD + "convs_pixel.") for name in state)
     head = fixed(
         level_dim=_shape(state, HEAD + "convs.0.conv.weight")[0],
         fuse_dim=_shape(state, HEAD + "fusion_conv.conv.weight")[0],
         token_dim=_shape(state, HEAD + "conv_before_seg.conv.weight")[0],
-        pixel_dim=_shape(state, HEAD + "convs_pixel.0.conv.weight")[0] if has_pixel_head else None,
+        pixel_dim=_shape(state, HEAD + "conv_seg_pixel.weight")[1] if has_pixel_convs else None,
+        shared_aggregation=has_pixel_head and not has_pixel_convs,
         dropout=settings.head["dropout"],
         **_blocks(state, HEAD + "transformer_block.blocks."),
     )
