@@ -21,7 +21,7 @@ from gss_lite.prior import Prior
 KINDS: Mapping[str, tuple[PriorSpec, str]] = {
     "Swin Transformer": (SWIN_L, "backbone.patch_embed.projection.weight"),
     "ResNet-v1c": (R101, "backbone.stem.0.weight"),
-    "HRNet": (HRNET, "backbone.transition1.0.0.weight"),
+    "HRNet": (HRNET, "backbone.conv2.weight"),
 }
 HEAD = "decode_head."
 
@@ -176,7 +176,7 @@ def _hrnet(state: Mapping[str, Tensor]) -> dict:
         "num_channels": (_shape(state, "backbone.layer1.0.conv1.weight")[0],),
         "fuse_method": "SUM",
     }
-    stages = {"stage1": first, "stem_width": _shape(state, "backbone.conv1.weight")[0]}
+    stages = {"stage1": first}
     for number in (2, 3, 4):
         stage = f"backbone.stage{number}."
         branches = [f"{stage}0.branches.{i}." for i in range(number)]

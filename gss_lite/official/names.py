@@ -42,7 +42,7 @@ BACKBONES: dict[str, Rules] = {
 MARKS = {
     "Swin Transformer": "backbone.body.patch_embed.proj.weight",
     "ResNet-v1c": "backbone.conv1.6.weight",
-    "HRNet": "backbone.transition1.0.0.weight",
+    "HRNet": "backbone.conv2.weight",
 }
 UNIT = r"convs\.\d|convs_pixel\.\d|fusion_conv\w*|conv_before_seg"  # 1×1 convolution, batch norm
 HEAD: Rules = (

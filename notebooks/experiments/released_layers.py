@@ -276,10 +276,10 @@ class HRNet(nn.Module):
         widths: Sequence[int],
         modules: Sequence[int],
         blocks: int,
-        stem: int = 64,
     ) -> None:
         super().__init__()
         self.widths = list(widths)
+        stem = 64
         self.conv1 = nn.Conv2d(3, stem, 3, 2, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(stem)
         self.conv2 = nn.Conv2d(stem, stem, 3, 2, 1, bias=False)
