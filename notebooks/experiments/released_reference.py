@@ -260,7 +260,9 @@ def random_dvae(seed: int = 0, width: int = 8, code_dim: int = 8) -> dict[str, T
     """A narrow dVAE of random numbers, under OpenAI's names."""
     numbers = np.random.default_rng(seed)
     shapes = dvae_shapes(width, code_dim)
-    return {name: random_tensor(name, shape, numbers) for name, shape in shapes.items()}
+    dvae = {name: random_tensor(name, shape, numbers) for name, shape in shapes.items()}
+    dvae["decoder.blocks.input.w"] *= VOCAB_SIZE**0.5  # of a one-hot map only one number is read
+    return dvae
 
 
 def fill(model: nn.Module, seed: int = 0) -> nn.Module:
