@@ -10,7 +10,9 @@ from torch.utils.data import Subset
 
 import gss_lite as gss
 from gss_lite.factory import SHIPPED
+from gss_lite.metrics import scores_from_confusion
 from gss_lite.storage import weights_hash
+from notebooks.experiments.seeds import read_matrices
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDS = ROOT / "notebooks" / "records"
@@ -55,8 +57,9 @@ def test_scenes_record_is_what_the_shipped_weights_give():
 
 
 @pytest.mark.slow
-def test_camvid_record_is_what_the_shipped_weights_give(camvid):
-    check_some("camvid", "camvid-test", [0, 116, 232], camvid)
+@pytest.mark.parametrize("preset", ["camvid", "camvid-pretrained"])
+def test_camvid_record_is_what_the_shipped_weights_give(camvid, preset):
+    check_some(preset, f"{preset}-test", [0, 116, 232], camvid)
 
 
 @pytest.mark.parametrize(
@@ -67,6 +70,32 @@ def test_records_of_camvids_model_are_of_the_shipped_prior(name):
     found = record(name)
     prior = gss.create_model("camvid", pretrained=True).prior
     assert found["metrics"].get("prior_sha256", found.get("prior_sha256")) == weights_hash(prior)
+
+
+def test_records_of_the_pretrained_encoder_are_of_the_shipped_prior_and_of_one_training():
+    """The shipped weights are rounded to float16, so a figure may move in the last digit."""
+    found, seeds = record("camvid-pretrained-test"), record("camvid-pretrained-seeds")["metrics"]
+    prior = gss.create_model("camvid-pretrained", pretrained=True).prior
+    assert found["metrics"]["prior_sha256"] == weights_hash(prior)
+    for answer, key in (("GSS-FF", "prediction"), ("auxiliary head", "pixel_head")):
+        shipped = 100 * found["metrics"][key]["miou"]
+        assert seeds["rows"][answer]["miou"][0] == pytest.approx(shipped, abs=0.1)
+    card = json.loads((SHIPPED / "camvid-pretrained.prior.json").read_text())
+    trainings = seeds["trainings"][0]
+    assert (card["seed"], card["steps"]) == (trainings["prior"]["seed"], 1500)
+    assert trainings["twin"]["steps"] == card["steps"]
+    train = record("camvid-pretrained-prior-train"), record("camvid-pretrained-twin-train")
+    assert train[0]["run"]["backbone_sha256"] == train[1]["run"]["backbone_sha256"]
+
+
+def test_the_seeds_record_follows_from_the_kept_matrices():
+    """Every frame's counts are kept, so the mIoU can be computed again."""
+    rows = record("camvid-pretrained-seeds")["metrics"]["rows"]
+    files = sorted((RECORDS / "matrices").glob("camvid-pretrained-seed-?.npz"))
+    _, stacks = read_matrices(files)
+    for answer, matrices in stacks.items():
+        again = [100 * scores_from_confusion(counts.sum(0)).miou for counts in matrices]
+        assert rows[answer]["miou"] == pytest.approx(again, abs=1e-3), answer
 
 
 def test_scenes_targets():
@@ -118,7 +147,7 @@ def percent(value: float) -> str:
 
 
 def test_the_front_page_quotes_the_records():
-    scenes, camvid, _ = table(README, "GSS-FF")
+    scenes, camvid, pretrained, _ = table(README, "GSS-FF")
     twin = record("camvid-twin")["metrics"]["rows"]
     table_one = record("table-one-scenes-cpu")["metrics"]["rows"]["FT-W"]["final"]
     assert scenes["GSS-FF"] == percent(record("scenes-cpu-test")["metrics"]["prediction"]["miou"])
@@ -126,6 +155,9 @@ def test_the_front_page_quotes_the_records():
     assert camvid["GSS-FF"] == percent(record("camvid-test")["metrics"]["prediction"]["miou"])
     assert camvid["GSS-FT-W"] == percent(twin["GSS-FT-W"]["miou"])
     assert camvid["pixel twin"] == percent(twin["twin"]["miou"])
+    seeds = record("camvid-pretrained-seeds")["metrics"]["rows"]
+    for column, answer in [("GSS-FF", "GSS-FF"), ("GSS-FT-W", "GSS-FT-W"), ("pixel twin", "twin")]:
+        assert pretrained[column] == f"{seeds[answer]['mean']:.1f}"
     pictures = [
         str(record(f"{name}-test")["metrics"]["pictures"]) for name in ("scenes-cpu", "camvid")
     ]
@@ -133,7 +165,12 @@ def test_the_front_page_quotes_the_records():
 
 
 @pytest.mark.parametrize(
-    "name, begins", [("scenes-cpu-test", "Scenes, 96 × 128"), ("camvid-test", "CamVid test")]
+    "name, begins",
+    [
+        ("scenes-cpu-test", "Scenes, 96 × 128"),
+        ("camvid-test", "CamVid test"),
+        ("camvid-pretrained-test", "Pre-trained encoder"),
+    ],
 )
 def test_the_results_page_quotes_the_records(name, begins):
     (row,) = [row for row in table(RESULTS, "GSS-FF prediction") if row["data"].startswith(begins)]
@@ -154,6 +191,22 @@ def test_the_results_page_quotes_the_comparison_with_the_twin():
     for name, row in rows.items():
         assert row["one view"] == percent(found[name]["miou"]), name
         assert row["mirrored too"] == percent(found[f"{name}, views"]["miou"]), name
+
+
+def test_the_results_page_quotes_the_pretrained_comparison():
+    head = "pre-trained encoder, mIoU"
+    rows = {row[head]: row for row in table(RESULTS, head)}
+    test, val = (
+        record(f"camvid-pretrained-seeds{part}")["metrics"]["rows"] for part in ("", "-val")
+    )
+    assert rows.keys() == {name for name in test if ", views" not in name}
+    for name, row in rows.items():
+        assert row["test, one view"] == f"{test[name]['mean']:.1f}", name
+        assert row["test, mirrored too"] == f"{test[name + ', views']['mean']:.1f}", name
+        assert row["val, one view"] == f"{val[name]['mean']:.1f}", name
+        if name != "twin":
+            low, high = test[name]["over_twin"]["frames"]
+            assert row["over the twin"] == f"{low:+.1f} … {high:+.1f}", name
 
 
 def test_the_earlier_comparison_is_of_another_prior_and_the_same_twin():

@@ -15,6 +15,7 @@ from gss_lite.palette.constructions import (
     released_cityscapes_palette,
     released_mseg_palette,
     shuffled,
+    unequal_intervals,
 )
 from gss_lite.palette.learned import (
     JointResult,

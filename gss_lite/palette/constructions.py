@@ -77,6 +77,26 @@ def arithmetic_colors(
     return torch.cartesian_prod(*axes)[:num_classes]
 
 
+def unequal_intervals(num_classes: int) -> tuple[int, int, int]:
+    """Intervals for R, G and B whose grid holds K colours with little left over.
+
+    The supplement allows another interval for each channel (S.9). One after the other, each
+    interval is the largest that leaves room for K colours. Green gets the smallest one, as in the
+    authors' grid for ADE20K. For K = 150 the grid has 5 · 6 · 5 colours, where equal intervals need
+    6 · 6 · 6.
+    """
+    check_size(num_classes)
+    intervals: list[int] = []
+    for channels_left in (3, 2, 1):
+        held = math.prod(255 // k + 1 for k in intervals)
+        fitting = (
+            k for k in range(255, 0, -1) if held * (255 // k + 1) ** channels_left >= num_classes
+        )
+        intervals.append(next(fitting))
+    green, blue, red = intervals
+    return red, green, blue
+
+
 def arithmetic_palette(num_classes: int, intervals: tuple[int, int, int] | None = None) -> Palette:
     """(i) The product of arithmetic sequences that start at 0 (S.9–S.11); see arithmetic_colors."""
     return Palette(arithmetic_colors(num_classes, intervals) / 255, "arithmetic")
@@ -182,6 +202,9 @@ CONSTRUCTIONS: Mapping[str, Callable[[int, int], Palette]] = MappingProxyType(
     {
         "random": random_palette,
         "arithmetic": lambda num_classes, seed: arithmetic_palette(num_classes),
+        "arithmetic, unequal intervals": lambda num_classes, seed: arithmetic_palette(
+            num_classes, unequal_intervals(num_classes)
+        ),
         "misaligned": lambda num_classes, seed: misaligned_palette(num_classes),
         "random additive": random_additive_palette,
         "greedy": lambda num_classes, seed: farthest_point_palette(num_classes),

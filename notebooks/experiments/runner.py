@@ -15,6 +15,7 @@ from torch import nn
 from torch.utils.data import Dataset, Subset
 
 from gss_lite.cli import device, print_anything, whole_number
+from gss_lite.data.folders import broken_frames
 from gss_lite.data.masks import MASK_SETS, evenly_spaced
 from gss_lite.factory import SHIPPED
 from gss_lite.gss import GSS
@@ -176,4 +177,16 @@ def picture_names(dataset: Dataset) -> list[str]:
 def subset(dataset: Dataset, count: int | None) -> Dataset:
     """Choose `count` evenly spaced pictures of a data set; None or a large count chooses all."""
     picked = evenly_spaced(len(dataset), count)
-    return dataset if len(picked) == len(dataset) else Subset(dataset, picked)
+    if len(picked) == len(dataset):
+        return dataset
+    if isinstance(dataset, Subset):
+        return Subset(dataset.dataset, [dataset.indices[i] for i in picked])
+    return Subset(dataset, picked)
+
+
+def without_broken(dataset: Dataset) -> Dataset:
+    """Leave out the frames whose published mask is broken, see `MaskFolder.leave_out`."""
+    broken = broken_frames(dataset)
+    if not broken:
+        return dataset
+    return Subset(dataset, [i for i in range(len(dataset)) if i not in broken])

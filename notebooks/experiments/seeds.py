@@ -155,7 +155,7 @@ def main(argv: list[str] | None = None) -> None:
             {part: _facts(card["metrics"][part]) for part in ("prior", "twin")} for card in cards
         ],
     }
-    print(f"{given.preset}, {len(cards)} trainings\n{table(rows)}")
+    print(f"{given.preset}, seeds {metrics['seeds']}\n{table(rows)}")
     run.write(given.preset, metrics, seed=cards[0]["seed"], steps=None)
 
 

@@ -33,7 +33,7 @@ from gss_lite.presets import tokenizer_owner
 from gss_lite.storage import weights_hash
 from gss_lite.tables import spread, text_table
 from gss_lite.training.run import Job
-from notebooks.experiments.runner import Run, new_parser, option, subset
+from notebooks.experiments.runner import Run, new_parser, option, subset, without_broken
 from notebooks.experiments.table_one_rows import ROWS, Budget, Row, build_rows
 
 COLUMNS = ("reconstruction", "final")
@@ -160,7 +160,7 @@ def main(argv: list[str] | None = None) -> None:
     given = run.given
     preset = gss.get_preset(given.preset)
     model = load_model(preset, given.weights, given.tokenizer).to(given.device)
-    dataset = gss.create_dataset(preset, given.split, folder=given.data)
+    dataset = without_broken(gss.create_dataset(preset, given.split, folder=given.data))
     dataset = subset(dataset, given.pictures)
     asked = ("steps", "palette_steps", "joint_steps", "prior_steps", "fit_pictures")
     budget = Budget(**run.values(*asked))
@@ -179,6 +179,7 @@ def main(argv: list[str] | None = None) -> None:
         "tokenizer": given.tokenizer or tokenizer_owner(preset).name,
         "split": given.split,
         "pictures": len(dataset),
+        "without_broken_frames": True,
         **run.values("seeds", *asked),
         "rows": entries,
     }

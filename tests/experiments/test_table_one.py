@@ -13,6 +13,7 @@ import gss_lite as gss
 from gss_lite.palette import random_palette
 from gss_lite.training.run import Job
 from notebooks.experiments import table_one
+from notebooks.experiments.runner import picture_names, subset, without_broken
 from notebooks.experiments.table_one import PAPER, judge, load_model, miou, table
 from notebooks.experiments.table_one_rows import NOISY, ROWS, Budget, build_rows
 
@@ -156,3 +157,13 @@ def test_the_table_shows_mean_spread_and_the_papers_column():
     assert "81.00 ± 1.41" in lines[1] and "15.0 " in lines[1] and " 1.5 " in lines[1]
     assert lines[1].endswith("86.10") and "1234" in lines[1]
     assert "70.50 ± 0.71" in lines[2] and lines[2].endswith("–")
+
+
+def test_the_corrupt_frame_is_left_out_and_the_others_keep_their_names(camvid):
+    dataset = gss.create_dataset("camvid", "test", folder=camvid)
+    whole = without_broken(dataset)
+    names = picture_names(whole)
+    assert len(names) == 232 and "Seq05VD_f02610" not in names
+    assert picture_names(subset(whole, 3)) == [names[0], names[116], names[231]]
+    streets = gss.create_dataset("scenes-tiny", "test")
+    assert without_broken(streets) is streets

@@ -25,6 +25,7 @@ from gss_lite.palette.constructions import (
     released_cityscapes_palette,
     released_mseg_palette,
     shuffled,
+    unequal_intervals,
 )
 from gss_lite.palette.palette import Palette
 
@@ -221,3 +222,26 @@ def test_random_palettes_of_other_channels(channels):
     levels(palette)
     with pytest.raises(ValueError, match="number of channels, from 1 to 16"):
         random_palette(10, channels=channels + 16)
+
+
+@pytest.mark.parametrize("k", [2, 8, 9, 11, 19, 27, 28, 64, 150, 194, 1000])
+def test_unequal_intervals_are_no_smaller_than_equal_ones_and_no_larger_fit(k):
+    red, green, blue = unequal_intervals(k)
+    steps = {int(step) for step in arithmetic_colors(k).diff(dim=0).abs().unique()} - {0}
+    assert red >= blue >= green
+    assert len(arithmetic_palette(k, (red, green, blue))) == k
+    if k > 8:  # eight corners of the cube need no step within a channel
+        assert green == min(steps)
+    for i in range(3):
+        larger = [red, green, blue]
+        larger[i] += 1
+        if larger[i] < 256:
+            with pytest.raises(ValueError, match="choose smaller intervals"):
+                arithmetic_colors(k, tuple(larger))
+
+
+def test_unequal_intervals_hold_150_colours_without_rest():
+    intervals = unequal_intervals(150)
+    assert intervals == (63, 51, 63)  # 5 · 6 · 5 colours
+    with pytest.raises(ValueError, match="give 150 colours"):
+        arithmetic_colors(151, intervals)
