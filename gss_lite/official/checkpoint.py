@@ -66,7 +66,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         raise
     except Exception as error:  # torch raises half a dozen types for a damaged file
         asked = re.search(r"GLOBAL ([\w.]+)", str(error))
-        reason = f"it names {asked[1]}" if asked else str(error).partition("\n")[0][:120]
+        reason = f"it names {asked[1]}" if asked else re.split(r"[.\n]", str(error))[0][:120]
         raise ValueError(
             f"{path} cannot be read as plain tensors, so nothing was imported and nothing in it "
             f"was run. It is cut short or damaged, or it asks for code ({type(error).__name__}: "
