@@ -187,20 +187,25 @@ def test_the_reference_itself_gives_the_authors_outputs(parity, name):
 
 
 # The released configs, as arguments of the reference.
-# The released configs, as arguments of the reference.
+# The released configs, as arguments of the reference. The last two numbers are the parameters and
+# tensors of mmsegmentation's own class of the backbone.
 SWIN_L = partial(Swin, 192, (2, 2, 18, 2), (6, 12, 24, 48), window=12, ratio=4)
 FULL = {
-    "ade20k-swin-l": (SWIN_L, {"depth": 2, "pixel": "own"}, 150),
-    "mseg-swin-l": (SWIN_L, {"depth": 2, "pixel": "shared"}, 194),
+    "ade20k-swin-l": (SWIN_L, {"depth": 2, "pixel": "own"}, 150, 195_201_204, 357),
+    "mseg-swin-l": (SWIN_L, {"depth": 2, "pixel": "shared"}, 194, 195_201_204, 357),
     "cityscapes-r101": (
         partial(ResNetV1c, 64, 64, (3, 4, 23, 3)),
         {"depth": 6, "pixel": "own"},
         19,
+        42_519_392,
+        636,
     ),
     "mseg-hrnet-w48": (
         partial(HRNet, 64, 4, (48, 96, 192, 384), (1, 4, 3), 4),
         {"depth": 6, "pixel": "shared"},
         194,
+        65_325_120,
+        1_830,
     ),
 }
 
@@ -208,17 +213,24 @@ FULL = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FULL)
 def test_full_size_presets_have_the_released_names_and_shapes(name):
-    make, head, classes = FULL[name]
+    make, head, classes, parameters, tensors = FULL[name]
     with torch.device("meta"):
         backbone = make()
         sizes = {"level": 384, "fused": 512, "hidden": 2048, "heads": 16}
         head = Head(backbone.widths, torch.zeros(classes + 1, 3), **sizes, **head)
         reference = ReleasedGSS(backbone, head, {}).state_dict()
-        ours = create_prior(name).state_dict()
+        prior = create_prior(name)
+        ours = prior.state_dict()
     found = {there: ours[here] for here, there in prior_names(ours).items()}
     found |= position_indices(found)
     assert {k: v.shape for k, v in found.items()} == {k: v.shape for k, v in reference.items()}
-    assert read_architecture(reference).num_classes == classes
+    assert sum(p.numel() for p in prior.backbone.parameters()) == parameters
+    assert sum(key.startswith("backbone.") for key in found) == tensors
+    again = read_architecture(found)  # finds the sizes in the released names
+    assert (again.num_classes, again.vocab_size) == (classes, 8192)
+    with torch.device("meta"):
+        rebuilt = again.build_prior().state_dict()
+    assert {k: v.shape for k, v in rebuilt.items()} == {k: v.shape for k, v in ours.items()}
 
 
 def test_the_dvae_has_openais_names_and_shapes():

@@ -14,10 +14,13 @@ from torch import Tensor
 from gss_lite.palette.palette import Palette
 
 DVAE = "decode_head.d_vae."
-SCALARS = (  # numpy's, in the notes that a training run leaves in a checkpoint
+NUMPY = (  # in the notes that a training run leaves in a checkpoint
+    "numpy.dtype",
+    "numpy.ndarray",
     "numpy.core.multiarray.scalar",
     "numpy._core.multiarray.scalar",
-    "numpy.dtype",
+    "numpy.core.multiarray._reconstruct",
+    "numpy._core.multiarray._reconstruct",
 )
 
 
@@ -60,7 +63,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}; name a released .pth file")
     try:
-        with torch.serialization.safe_globals([(Ignored, name) for name in SCALARS]):
+        with torch.serialization.safe_globals([(Ignored, name) for name in NUMPY]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise

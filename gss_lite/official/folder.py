@@ -43,7 +43,8 @@ def import_checkpoint(
 ) -> tuple[list[Path], str]:
     """Convert a released checkpoint to a folder of safetensors and JSON files.
 
-    Everything is read and checked before the first file is written.
+    Everything is read and checked before the first file is written. If a file cannot be written,
+    those before it are removed.
 
     Args:
         path: a released GSS-FF or GSS-FT-W, as .pth.
@@ -67,8 +68,8 @@ def import_checkpoint(
     started = time.perf_counter()
     preset = get_preset(preset)
     out = Path(out)
-    weights = out / f"{preset.name}.prior.safetensors"
-    if weights.exists() or architecture_path(preset, out).exists():
+    mine = f"{preset.name}.*"  # the names of all files of a model
+    if any(out.glob(mine)):
         raise FileExistsError(
             f"{out} already holds a model of {preset.name}; choose another folder, one a checkpoint"
         )
@@ -84,28 +85,31 @@ def import_checkpoint(
     check_vocabulary(architecture, tokenizer)
     check_writable(out)
 
-    hashes = stage_one_hashes(colors, tokenizer)
     with torch.device("meta"):
         prior = architecture.build_prior()
     prior.load_state_dict(prior_tensors, assign=True)
-    written = [out / f"{preset.name}.palette.json", architecture_path(preset, out), weights]
-    colors.save(written[0])
-    write_json(written[1], architecture.as_json())
-    if tensors:
-        written.insert(0, dvae_path(preset, out))
-        replace_file(written[0], partial(_save, tensors))
-    if architecture.inverse is not None:
-        inverse = architecture.build_inverse(colors.colors)
+    inverse = architecture.build_inverse(colors.colors)
+    if inverse is not None:
         inverse.load_state_dict({"colors": colors.colors, **inverse_tensors})
-        file = out / f"{preset.name}.inverse-ft-w.safetensors"
-        save_weights(file, inverse, rests_on=hashes)
-        record = _record("import inverse-ft-w", preset, started, checkpoint, command)
-        write_json(file.with_suffix(".json"), {**record, "size": dict(architecture.inverse)})
-        written += [file, file.with_suffix(".json")]
-    record = _record("import prior", preset, started, checkpoint, command)
-    write_json(weights.with_suffix(".json"), record)
-    save_weights(weights, prior, rests_on=hashes)
-    return [*written, weights.with_suffix(".json")], _report(checkpoint, architecture, preset)
+    hashes = stage_one_hashes(colors, tokenizer)
+    try:
+        colors.save(out / f"{preset.name}.palette.json")
+        write_json(architecture_path(preset, out), architecture.as_json())
+        if tensors:
+            replace_file(dvae_path(preset, out), partial(_save, tensors))
+        for stage, network in (("inverse-ft-w", inverse), ("prior", prior)):
+            if network is not None:
+                path = out / f"{preset.name}.{stage}.safetensors"
+                save_weights(path, network, rests_on=hashes)
+                record = _record(f"import {stage}", preset, started, checkpoint, command)
+                if stage != "prior":
+                    record["size"] = dict(architecture.inverse)
+                write_json(path.with_suffix(".json"), record)
+    except BaseException:
+        for path in out.glob(mine):  # the folder held none before
+            path.unlink()
+        raise
+    return sorted(out.glob(mine)), _report(checkpoint, architecture, preset)
 
 
 def _save(tensors: Mapping[str, Tensor], path: Path) -> None:
