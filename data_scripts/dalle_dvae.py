@@ -10,52 +10,22 @@ have, and leaves them there.
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 import tempfile
 from pathlib import Path
 
 import pooch
-import torch
 
 from data_scripts import data_folder, fetch
 from data_scripts.dalle_pickles import read_published
 from gss_lite.cli import print_anything
 from gss_lite.dalle import LICENCE, WEIGHTS, DalleDVAE, empty_dalle
+from gss_lite.dalle_names import load_published, published_shapes
 from gss_lite.storage import load_weights, replace_file, save_weights
 
 URL = "https://cdn.openai.com/dall-e/"
 PICKLES = ("encoder.pkl", "decoder.pkl")
 NOTE = "dalle_dvae.sha256"  # in the usual format: one line "hash  name" a file
-
-
-def published_name(ours: str) -> str:
-    """Translate a name: groups.1.0.res.2.weight → blocks.group_2.block_1.res_path.conv_3.w."""
-    name = re.sub(r"(?<=\.)\d", lambda digit: str(int(digit[0]) + 1), ours)  # OpenAI counts from 1
-    name = re.sub(r"groups\.(\d)\.(\d)", r"group_\1.block_\2", name)
-    name = re.sub(r"res\.(\d)", r"res_path.conv_\1", name).replace(".id.", ".id_path.")
-    name = name.replace("output.", "output.conv.").replace("codes.", "input.")
-    return "blocks." + name.replace(".weight", ".w").replace(".bias", ".b")
-
-
-def published_shapes(
-    part: str, width: int = 256, vocab_size: int = 8192, code_dim: int = 128
-) -> dict[str, tuple[int, ...]]:
-    """Return name → shape of the 74 tensors in `encoder.pkl` or the 76 in `decoder.pkl`.
-
-    Args:
-        part: "encoder" or "decoder".
-        width, vocab_size, code_dim: the sizes of `DalleDVAE`.
-    """
-    with torch.device("meta"):
-        ours = getattr(DalleDVAE(vocab_size, width, code_dim), part).state_dict()
-    shapes = {published_name(name): tuple(tensor.shape) for name, tensor in ours.items()}
-    if part == "encoder":
-        shapes["blocks.output.conv.w"] += (1, 1)
-    else:
-        shapes["blocks.input.w"] = (code_dim, vocab_size, 1, 1)
-        shapes["blocks.input.b"] = (code_dim,)
-    return shapes
 
 
 def import_published(encoder: str | Path, decoder: str | Path, model: DalleDVAE) -> None:
@@ -67,14 +37,7 @@ def import_published(encoder: str | Path, decoder: str | Path, model: DalleDVAE)
     sizes = (model.encoder.input.out_channels, model.vocab_size, model.decoder.codes.embedding_dim)
     for part, path in (("encoder", encoder), ("decoder", decoder)):
         tensors = read_published(path, part, published_shapes(part, *sizes))
-        if part == "encoder":
-            tensors["blocks.output.conv.w"] = tensors["blocks.output.conv.w"].flatten(1)
-        else:
-            # A 1×1 convolution of a one-hot map is one row of its weights, plus the bias.
-            table = tensors["blocks.input.w"].flatten(1).T + tensors["blocks.input.b"]
-            tensors["blocks.input.w"] = table
-        ours = getattr(model, part)
-        ours.load_state_dict({name: tensors[published_name(name)] for name in ours.state_dict()})
+        load_published(model, part, tensors)
 
 
 def noted_hashes(folder: Path) -> dict[str, str]:

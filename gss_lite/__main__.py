@@ -1,4 +1,4 @@
-"""Run the experiments from a shell: python -m gss_lite train | evaluate | predict | export.
+"""Run the experiments: python -m gss_lite train | evaluate | predict | export | import.
 
 `gss_lite.cli` defines the options.
 """
@@ -25,6 +25,7 @@ from gss_lite.evaluation import Evaluation, evaluate
 from gss_lite.export import export_weights
 from gss_lite.factory import INVERSES, create_model, load_inverse
 from gss_lite.gss import GSS
+from gss_lite.official import export_checkpoint, import_checkpoint
 from gss_lite.predict import check_outputs, predict_file
 from gss_lite.presets import Preset, get_preset, learned_palette
 from gss_lite.records import run_record
@@ -278,11 +279,37 @@ def _predict(arguments: argparse.Namespace, line: str) -> None:
 
 
 def _export(arguments: argparse.Namespace, line: str) -> None:
+    if arguments.released:
+        _say(export_checkpoint(arguments.preset, arguments.run, arguments.released))
+        return
     for path in export_weights(arguments.preset, arguments.run):
         _say(path)
 
 
-COMMANDS = {"train": _train, "evaluate": _evaluate, "predict": _predict, "export": _export}
+def _import(arguments: argparse.Namespace, line: str) -> None:
+    paths, report = import_checkpoint(
+        arguments.checkpoint,
+        arguments.config,
+        arguments.out,
+        palette=arguments.palette,
+        dvae=arguments.dvae,
+        command=line,
+    )
+    for path in paths:
+        _say(path)
+    _say(report)
+    inverse = " --inverse ft-w" if any("inverse-ft-w" in path.name for path in paths) else ""
+    use = f"--preset {arguments.config} --weights {shlex.quote(arguments.out)}{inverse}"
+    _say(f"use it with: python -m gss_lite predict PICTURE {use}")
+
+
+COMMANDS = {
+    "train": _train,
+    "evaluate": _evaluate,
+    "predict": _predict,
+    "export": _export,
+    "import": _import,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

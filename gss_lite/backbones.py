@@ -21,6 +21,7 @@ from timm.models import FeatureDictNet, FeatureHookNet
 from torch import Tensor, nn
 
 from gss_lite.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from gss_lite.released_backbones import as_released
 
 # Packages of the index that hold ImageNet weights (Apache-2.0) → timm's name of the model.
 INDEX_PACKAGES: Mapping[str, str] = MappingProxyType(
@@ -53,38 +54,6 @@ IN_THE_FIRST_BLOCK = {  # it does not expand its input
     "_project_conv": "conv_pw",
     "_bn2": "bn2",
 }
-
-
-class LevelNorms(nn.Module):
-    """A Swin backbone with a layer norm on each of its maps, as in the released code.
-
-    timm's own backbone has no such norms.
-
-    Args:
-        body: a timm `features_only` model whose maps are channels-last, (B, H, W, C).
-    """
-
-    def __init__(self, body: nn.Module) -> None:
-        super().__init__()
-        self.body = body
-        self.feature_info = body.feature_info
-        for i, channels in enumerate(self.feature_info.channels()):
-            self.add_module(f"norm{i}", nn.LayerNorm(channels))
-
-    def forward(self, image: Tensor) -> list[Tensor]:
-        """Normalised photograph (B, 3, H, W) → normalised maps (B, C, H/s, W/s), finest first.
-
-        The maps are channels-first, although timm's Swin maps are channels-last.
-        """
-        maps = []
-        for i, feature in enumerate(self.body(image)):  # (B, H/s, W/s, C)
-            norm = getattr(self, f"norm{i}")
-            maps.append(norm(feature).permute(0, 3, 1, 2))  # (B, C, H/s, W/s)
-        return maps
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Whether to recompute the body's activations in the backward pass, which saves memory."""
-        self.body.set_grad_checkpointing(enable)
 
 
 class OwnNormalization(nn.Module):
@@ -123,7 +92,7 @@ def build_backbone(
     name: str,
     *,
     pretrained: bool | str | Path = False,
-    level_norms: bool = False,
+    released: bool = False,
     **kwargs: object,
 ) -> nn.Module:
     """A timm `features_only` backbone by name; keyword arguments go to `timm.create_model`.
@@ -132,8 +101,8 @@ def build_backbone(
         name: as timm spells it.
         pretrained: False for random weights, True for timm's download, a key of INDEX_PACKAGES, or
             the path of a file of this model's weights.
-        level_norms: put a layer norm on each map, see `LevelNorms`. Pretrained weights do not
-            contain these norms.
+        released: compute as the released code does, see `released_backbones`. A Swin then has four
+            more layer norms, which pretrained weights do not contain.
 
     Raises:
         ValueError: timm has no such model, or the weights are those of another model.
@@ -153,8 +122,8 @@ def build_backbone(
         tensors = _read_weights(name, pretrained)
         body = _create(name, False, kwargs)
         _load(body, tensors, f"{pretrained}", name)
-    if level_norms:
-        body = LevelNorms(body)
+    if released:
+        body = as_released(body)
     config = timm.get_pretrained_cfg(name, allow_unregistered=True)
     if config is None or (config.mean, config.std) == (IMAGENET_MEAN, IMAGENET_STD):
         return body

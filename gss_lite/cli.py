@@ -8,7 +8,7 @@ import sys
 import torch
 
 from gss_lite.factory import INVERSES, SHIPPED
-from gss_lite.presets import PRESETS
+from gss_lite.presets import PAPER_PRESETS, PRESETS
 from gss_lite.training import STAGES
 from gss_lite.training.inverse import INPUTS
 
@@ -28,8 +28,8 @@ def parser() -> argparse.ArgumentParser:
     """Build the parser of the command line."""
     main = argparse.ArgumentParser(
         prog="python -m gss_lite",
-        description="train | evaluate | predict | export: the experiments of the notebooks, from a "
-        "shell.",
+        description="train | evaluate | predict | export | import: the experiments of the "
+        "notebooks, from a shell.",
     )
     commands = main.add_subparsers(dest="command", required=True)
     common = argparse.ArgumentParser(add_help=False)
@@ -60,11 +60,8 @@ def parser() -> argparse.ArgumentParser:
     _add_train(commands, [common, from_data])
     _add_evaluate(commands, [common, from_data, with_weights])
     _add_predict(commands, [common, with_weights])
-    export = commands.add_parser(
-        "export", help="put a run's weights and records into the package, in 16 bits"
-    )
-    export.add_argument("--preset", required=True)
-    export.add_argument("--run", required=True, help="folder that `train` wrote")
+    _add_export(commands)
+    _add_import(commands)
     return main
 
 
@@ -199,6 +196,45 @@ def _add_predict(commands: argparse._SubParsersAction, parents: list) -> None:
     predict.add_argument("--out", default="predictions", help="folder for the results")
     predict.add_argument(
         "--overwrite", action="store_true", help="replace files that predict did not make"
+    )
+
+
+def _add_export(commands: argparse._SubParsersAction) -> None:
+    export = commands.add_parser(
+        "export", help="put a run's weights and records into the package, in 16 bits"
+    )
+    export.add_argument("--preset", required=True)
+    export.add_argument("--run", required=True, help="folder that `train` or `import` wrote")
+    export.add_argument(
+        "--released",
+        metavar="FILE.pth",
+        help="write the model under the names of the authors' released code to this file instead",
+    )
+
+
+def _add_import(commands: argparse._SubParsersAction) -> None:
+    released = commands.add_parser(
+        "import", help="turn a released GSS checkpoint into a folder for evaluate and predict"
+    )
+    released.add_argument("checkpoint", help="the authors' .pth file; nothing in it is executed")
+    released.add_argument(
+        "--config",
+        required=True,
+        choices=[preset.name for preset in PAPER_PRESETS],
+        help="what the checkpoint was trained for",
+    )
+    released.add_argument("--out", required=True, help="a folder without a model of this config")
+    released.add_argument(
+        "--palette",
+        metavar="FILE",
+        help="the released config (.py, read as text) or a palette (.json), if the checkpoint does "
+        "not name its colours; Cityscapes' are known",
+    )
+    released.add_argument(
+        "--dvae",
+        metavar="FILE",
+        help="OpenAI's dVAE as safetensors in OpenAI's names, if the checkpoint holds none "
+        "(default: that of `python -m data_scripts.dalle_dvae`)",
     )
 
 

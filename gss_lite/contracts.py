@@ -84,6 +84,10 @@ class Inverse(Protocol):
         """Maskige (B, D, H, W) → a probability for each class, (B, K, H, W)."""
         ...
 
+    def votes(self, maskige: Tensor) -> Tensor:
+        """Maskige (B, D, H, W) → what is resized and averaged over windows, (B, K, H, W)."""
+        ...
+
     def classify(self, maskige: Tensor) -> Tensor:
         """Maskige (B, D, H, W) → class ids (B, H, W)."""
         ...

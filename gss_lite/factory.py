@@ -15,7 +15,9 @@ from gss_lite.backbones import INDEX_PACKAGES, build_backbone
 from gss_lite.baselines.pixel import PixelTwin
 from gss_lite.contracts import Inverse, Segmenter, Tokenizer
 from gss_lite.dalle import DalleDVAE, load_dalle
+from gss_lite.dalle_names import dvae_from_published
 from gss_lite.gss import GSS
+from gss_lite.imported import dvae_path, imported, read_dvae
 from gss_lite.inference import ExpectedGSS
 from gss_lite.inverse import NearestColor
 from gss_lite.inverse_fitted import KINDS, load_gaussians
@@ -99,6 +101,7 @@ def create_model(
 
 def _create_gss(preset: Preset, pretrained: Weights) -> GSS:
     folder = weights_folder(pretrained)
+    preset = imported(preset, folder)
     if pretrained:
         palette, tokenizer = create_stage_one(preset, folder)
     else:
@@ -207,7 +210,7 @@ def _find_palette(preset: Preset, folder: Path) -> Palette:
             f"{base} --stage palette-{preset.learned} --out FOLDER), or pass the folder that holds "
             "it (--weights, or --stage-one for stage II)"
         )
-    if preset.learned:
+    if preset.learned or preset.palette == "imported":
         return Palette.load(path)
     if preset.needs_masks:
         if not path.is_file():
@@ -231,7 +234,7 @@ def create_tokenizer(preset: str | Preset, *, pretrained: Weights = False) -> To
 
     Two trained tokenizers do not come from the folder `pretrained`. A tokenizer that is shared with
     another preset comes with the package. OpenAI's dVAE is read from the folder of
-    `python -m data_scripts.dalle_dvae`.
+    `python -m data_scripts.dalle_dvae`, unless an imported checkpoint brought its own.
 
     Raises:
         FileNotFoundError: the file of weights is missing.
@@ -239,7 +242,10 @@ def create_tokenizer(preset: str | Preset, *, pretrained: Weights = False) -> To
     preset = get_preset(preset)
     owner = tokenizer_owner(preset)
     if owner.tokenizer.kind == "dalle":
-        return load_dalle() if pretrained else DalleDVAE(**owner.tokenizer.arguments)
+        if not pretrained:
+            return DalleDVAE(**owner.tokenizer.arguments)
+        own = dvae_path(preset, weights_folder(pretrained))
+        return dvae_from_published(read_dvae(own)) if own.is_file() else load_dalle()
     tokenizer = VQVAE(**owner.tokenizer.arguments)
     if not pretrained:
         return tokenizer
@@ -370,7 +376,8 @@ def load_inverse(path: str | Path) -> tuple[Inverse, str]:
             )
     try:
         record = read_json(card)
-        name = record["kind"].removeprefix("train inverse-")
+        name = record["kind"].removeprefix("train ").removeprefix("import ")
+        name = name.removeprefix("inverse-")
         if name not in INVERSES:
             raise ValueError(f"{path} is no X⁻¹: its record says {record['kind']!r}")
         kind = name.removesuffix("-clean").removesuffix("-middle")

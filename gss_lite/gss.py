@@ -6,6 +6,7 @@ photograph → prior → tokens → tokenizer → maskige → X⁻¹     (the pr
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -53,12 +54,12 @@ class Outputs(NamedTuple):
     Attributes:
         token_logits: (B, V, h, w).
         maskige: (B, D, h·stride, w·stride).
-        pixel_logits: (B, K, h, w), of the auxiliary pixel head.
+        pixel_logits: (B, K, h, w), of the auxiliary pixel head; None where there is no such head.
     """
 
     token_logits: Tensor
     maskige: Tensor
-    pixel_logits: Tensor
+    pixel_logits: Tensor | None
 
 
 class Prediction(NamedTuple):
@@ -68,13 +69,13 @@ class Prediction(NamedTuple):
         mask: class ids (B, H, W).
         tokens: (B, ⌈H/4⌉, ⌈W/4⌉); None where several views were averaged.
         maskige: (B, D, H, W) in [0, 1].
-        pixel_mask: class ids (B, H, W) of the auxiliary pixel head.
+        pixel_mask: class ids (B, H, W) of the auxiliary pixel head; None where there is none.
     """
 
     mask: Tensor
     tokens: Tensor | None
     maskige: Tensor
-    pixel_mask: Tensor
+    pixel_mask: Tensor | None
 
     def first(self) -> Prediction:
         """The prediction for the first picture, without the batch dimension."""
@@ -172,8 +173,13 @@ class GSS(nn.Module):
             target_precision: see `targets`.
 
         Raises:
-            ValueError: picture and mask have different sizes.
+            ValueError: picture and mask have different sizes, or the prior has no pixel head.
         """
+        if self.prior.to_classes is None:
+            raise ValueError(
+                "this prior has no auxiliary pixel head, as in a released GSS-FT-W, so stage II "
+                "cannot train it; take a GSS-FF"
+            )
         if image.shape[2:] != mask.shape[1:] or len(image) != len(mask):
             raise ValueError(
                 f"the picture is (B, H, W) = {(len(image), *image.shape[2:])}, its mask "
@@ -202,7 +208,7 @@ class GSS(nn.Module):
     @torch.no_grad()
     def outputs(self, image: Tensor) -> Outputs:
         """Normalised photographs (B, 3, H, W) of any size → Outputs for the padded picture."""
-        padded = pad_to_multiple(image)  # (B, 3, H', W'), multiples of 32
+        padded = pad_to_multiple(image, self.view.multiple)  # (B, 3, H', W')
         token_logits, pixel_logits = self.prior(padded)
         return Outputs(token_logits, self.decode_logits(token_logits), pixel_logits)
 
@@ -213,8 +219,8 @@ class GSS(nn.Module):
     def scores(self, image: Tensor) -> Answers:
         """Normalised photographs (B, 3, H, W) → scores (B, K, H, W) of both heads.
 
-        They are X⁻¹'s classes as one-hot votes, and the pixel head's soft-max. The released code
-        averages such votes over windows.
+        They are the votes of X⁻¹, and the pixel head's soft-max. The released code averages such
+        votes over windows.
         """
         return self._answers(self.outputs(image), image.shape[2:])
 
@@ -232,12 +238,15 @@ class GSS(nn.Module):
         if soft:
             found = self.inverse.probabilities(outputs.maskige)  # (B, K, h·stride, w·stride)
         else:
-            ids = self.inverse.classify(outputs.maskige)  # (B, h·stride, w·stride)
-            found = F.one_hot(ids, self.num_classes).movedim(-1, 1).float()
-        return {
-            "prediction": resize_to_image(found, sides),  # (B, K, H, W)
-            "pixel_head": resize_to_image(outputs.pixel_logits, sides).softmax(1),  # (B, K, H, W)
-        }
+            found = self.inverse.votes(outputs.maskige)  # (B, K, h·stride, w·stride)
+        answers = {"prediction": self._resized(found, sides)}  # (B, K, H, W)
+        if outputs.pixel_logits is not None:
+            answers["pixel_head"] = self._resized(outputs.pixel_logits, sides).softmax(1)
+        return answers
+
+    def _resized(self, values: Tensor, sides: Sequence[int]) -> Tensor:
+        """Values (B, C, h, w) of the padded picture → (B, C, *sides) of the picture."""
+        return resize_to_image(values, sides, self.view.multiple)
 
     def predict(self, image: Tensor) -> Prediction:
         """Normalised photographs of any size → Prediction, by running the network once.
@@ -263,16 +272,16 @@ class GSS(nn.Module):
         return Prediction(
             mask=answers["prediction"].argmax(1),
             tokens=tokens[:, : -(-height // 4), : -(-width // 4)],
-            maskige=resize_to_image(outputs.maskige, (height, width)),
-            pixel_mask=answers["pixel_head"].argmax(1),
+            maskige=self._resized(outputs.maskige, (height, width)),
+            pixel_mask=_winners(answers, "pixel_head"),
         )
 
     def segment(self, picture: Tensor) -> Prediction:
         """A picture as `gss_lite.read_image` gives it → Prediction at the picture's own size.
 
-        The Prediction has no batch dimension. If the picture's short side is longer than in
-        training, the picture is shrunk to that length first. Sliding windows or a fixed size are
-        used where the preset evaluates with them.
+        The Prediction has no batch dimension. Sliding windows or a fixed size are used where the
+        preset evaluates with them. Without a fixed size, a picture whose short side is longer than
+        in training is shrunk to that length first.
 
         Args:
             picture: uint8 (3, H, W).
@@ -287,9 +296,10 @@ class GSS(nn.Module):
                 "For normalised photographs, use predict"
             )
         sides = list(picture.shape[1:])
-        small = shrink(picture, min(self.picture_size)) if self.picture_size else picture
-        image = normalize(small)[None].to(self.colors.device)  # (1, 3, h, w)
-        if self.view == ViewSpec():
+        if self.picture_size and not self.view.size:
+            picture = shrink(picture, min(self.picture_size))
+        image = normalize(picture)[None].to(self.colors.device)  # (1, 3, h, w)
+        if not self.view.window and not self.view.size:
             found = self.predict(image)
         else:
             answers = view_of(self.view)(self._answers_and_maskige)(image)
@@ -297,10 +307,12 @@ class GSS(nn.Module):
                 mask=answers["prediction"].argmax(1),
                 tokens=None,
                 maskige=answers["maskige"],
-                pixel_mask=answers["pixel_head"].argmax(1),
+                pixel_mask=_winners(answers, "pixel_head"),
             )
 
-        def enlarged(values: Tensor) -> Tensor:
+        def enlarged(values: Tensor | None) -> Tensor | None:
+            if values is None:
+                return None
             return v2.functional.resize(values, sides, InterpolationMode.NEAREST_EXACT)
 
         return Prediction(
@@ -313,7 +325,7 @@ class GSS(nn.Module):
     def _answers_and_maskige(self, image: Tensor) -> Answers:
         outputs = self.outputs(image)
         sides = image.shape[2:]
-        return {**self._answers(outputs, sides), "maskige": resize_to_image(outputs.maskige, sides)}
+        return {**self._answers(outputs, sides), "maskige": self._resized(outputs.maskige, sides)}
 
     # Stage I and X⁻¹ ------------------------------------------------------------------------------
 
@@ -341,6 +353,11 @@ class GSS(nn.Module):
         """The arguments that this model was made of, by name."""
         names = ("palette", "tokenizer", "prior", "inverse", "view", "picture_size")
         return {name: getattr(self, name) for name in names}
+
+
+def _winners(answers: Answers, name: str) -> Tensor | None:
+    """The class ids (B, H, W) of one head's scores; None if the model lacks that head."""
+    return answers[name].argmax(1) if name in answers else None
 
 
 @torch.no_grad()

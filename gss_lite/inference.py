@@ -45,7 +45,7 @@ def sample_masks(
     The prior runs once. The decoder runs once for each sample.
     """
     height, width = image.shape[2:]
-    padded = pad_to_multiple(image)  # (B, 3, H', W')
+    padded = pad_to_multiple(image, gss.view.multiple)  # (B, 3, H', W')
     logits = gss.prior(padded).token_logits  # (B, V, h, w)
     masks = []
     for _ in range(count):

@@ -6,6 +6,7 @@ Every inverse maps a maskige (B, D, H, W) to class scores (B, K, H, W); the clas
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gss_lite.color_table import ColorTable, build_table, slices, table_nearest
@@ -90,6 +91,14 @@ class BaseInverse(nn.Module):
     def probabilities(self, maskige: Tensor) -> Tensor:
         """Maskige (B, D, H, W) → the soft-max of the scores over the classes, (B, K, H, W)."""
         return (self.scores(maskige).float() / self.temperature).softmax(1)
+
+    def votes(self, maskige: Tensor) -> Tensor:
+        """Maskige (B, D, H, W) → the classes as one-hot votes, (B, K, H, W).
+
+        The released GSS-FF resizes such votes to the picture, and averages them over windows.
+        """
+        ids = self.classify(maskige)  # (B, H, W)
+        return F.one_hot(ids, len(self.colors)).movedim(-1, 1).float()  # (B, K, H, W)
 
     @torch.no_grad()
     def classify(self, maskige: Tensor) -> Tensor:

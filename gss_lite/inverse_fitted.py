@@ -35,6 +35,10 @@ class LearnedInverse(BaseInverse):
         """Maskige (B, D, H, W), mask (B, h, w) → the loss of D.i, see `pixel_cross_entropy`."""
         return pixel_cross_entropy(self(maskige), mask)
 
+    def votes(self, maskige: Tensor) -> Tensor:
+        """Maskige (B, D, H, W) → its scores, (B, K, H, W), as in the released GSS-FT-W."""
+        return self.scores(maskige)
+
 
 class ConvInverse(LearnedInverse):
     """X⁻¹ of GSS-FT: "two conv 1×1 layers enclosing a conv 3×3 layer" (D.iii).

@@ -22,17 +22,17 @@ from gss_lite.distributed import mean_over_processes
 
 
 class PriorOutput(NamedTuple):
-    """Token logits (B, V, H/4, W/4) and the pixel head's class logits (B, K, H/4, W/4)."""
+    """Token logits (B, V, H/4, W/4) and the pixel head's class logits (B, K, H/4, W/4), if any."""
 
     token_logits: Tensor
-    pixel_logits: Tensor
+    pixel_logits: Tensor | None
 
 
 class PriorFeatures(NamedTuple):
     """The input of `to_tokens` (B, token_dim, H/4, W/4), and class logits as in `PriorOutput`."""
 
     token_features: Tensor
-    pixel_logits: Tensor
+    pixel_logits: Tensor | None
 
 
 class ConvBNReLU(nn.Sequential):
@@ -46,12 +46,25 @@ class ConvBNReLU(nn.Sequential):
         )
 
 
-class WindowBlock(SwinTransformerBlock):
-    """timm's Swin block for feature maps of any size, padded as the released GSS code pads.
+class PaddedBlock(SwinTransformerBlock):
+    """timm's Swin block, padded as the released GSS code pads.
 
     timm shifts the windows first and pads afterwards. The released code (mmsegmentation's Swin)
     pads first. The two differ where a side is no multiple of the window, so this block pads before
     it calls timm's attention.
+    """
+
+    def _attn(self, x: Tensor) -> Tensor:
+        height, width = x.shape[1:3]  # x is (B, H, W, C)
+        pad_bottom = -height % self.window_size[0]
+        pad_right = -width % self.window_size[1]
+        x = F.pad(x, (0, 0, 0, pad_right, 0, pad_bottom))  # whole windows in both directions
+        x = super()._attn(x)
+        return x[:, :height, :width].contiguous()  # (B, H, W, C)
+
+
+class WindowBlock(PaddedBlock):
+    """A `PaddedBlock` for feature maps of any size.
 
     Args:
         dim: channels of the map.
@@ -73,14 +86,6 @@ class WindowBlock(SwinTransformerBlock):
             always_partition=True,
             dynamic_mask=True,
         )
-
-    def _attn(self, x: Tensor) -> Tensor:
-        height, width = x.shape[1:3]  # x is (B, H, W, C)
-        pad_bottom = -height % self.window_size[0]
-        pad_right = -width % self.window_size[1]
-        x = F.pad(x, (0, 0, 0, pad_right, 0, pad_bottom))  # whole windows in both directions
-        x = super()._attn(x)
-        return x[:, :height, :width].contiguous()  # (B, H, W, C)
 
 
 class Aggregation(nn.Module):
@@ -122,7 +127,10 @@ class Prior(nn.Module):
         level_dim: channels of each level in the aggregation.
         fuse_dim: channels of the window blocks.
         token_dim: channels before the token classification.
-        pixel_dim: channels of the pixel head.
+        pixel_dim: channels of the pixel head. With None there is no pixel head, as in a released
+            GSS-FT-W, and the pixel logits are None.
+        shared_aggregation: the pixel head classifies the aggregation of the token head, as in the
+            released models for MSeg, and not one of its own with `pixel_dim` channels.
         depth: number of window blocks, D: 2 for Swin-L, 6 for R101.
         heads: attention heads.
         window: cells along one side of a window.
@@ -144,7 +152,8 @@ class Prior(nn.Module):
         level_dim: int = 384,
         fuse_dim: int = 512,
         token_dim: int = 2048,
-        pixel_dim: int = 384,
+        pixel_dim: int | None = 384,
+        shared_aggregation: bool = False,
         depth: int = 2,
         heads: int = 16,
         window: int = 7,
@@ -171,8 +180,13 @@ class Prior(nn.Module):
         self.before_tokens = ConvBNReLU(fuse_dim, token_dim)
         self.dropout = nn.Dropout2d(dropout)
         self.to_tokens = nn.Conv2d(token_dim, vocab_size, 1)
-        self.pixel_aggregation = Aggregation(channels, pixel_dim, pixel_dim)
-        self.to_classes = nn.Conv2d(pixel_dim, num_classes, 1)
+        self.pixel_aggregation = None
+        self.to_classes = None
+        if shared_aggregation:
+            self.to_classes = nn.Conv2d(fuse_dim, num_classes, 1)
+        elif pixel_dim:
+            self.pixel_aggregation = Aggregation(channels, pixel_dim, pixel_dim)
+            self.to_classes = nn.Conv2d(pixel_dim, num_classes, 1)
 
     def forward(self, image: Tensor) -> PriorOutput:
         """Normalised photograph (B, 3, H, W), H and W multiples of 4 → both heads' logits."""
@@ -186,9 +200,14 @@ class Prior(nn.Module):
         Its logits need much memory, so the training loss computes them in chunks.
         """
         features = self.features(image)
-        x = self.pixel_aggregation(features)  # (B, pixel_dim, H/4, W/4)
-        pixel_logits = self.to_classes(x)  # (B, K, H/4, W/4)
-        return PriorFeatures(self.token_features(features), pixel_logits)
+        fused = self.aggregation(features)  # (B, fuse_dim, H/4, W/4)
+        pixel_logits = None
+        if self.to_classes is not None:
+            # A released model for MSeg has one aggregation for both heads.
+            shared = self.pixel_aggregation is None
+            x = fused if shared else self.pixel_aggregation(features)  # (B, C', H/4, W/4)
+            pixel_logits = self.to_classes(x)  # (B, K, H/4, W/4)
+        return PriorFeatures(self._token_features(fused), pixel_logits)
 
     def features(self, image: Tensor) -> list[Tensor]:
         """Normalised photograph (B, 3, H, W) → the maps (B, C, H/s, W/s), finest first."""
@@ -207,8 +226,11 @@ class Prior(nn.Module):
 
     def token_features(self, features: Sequence[Tensor]) -> Tensor:
         """Feature maps (B, C_i, H/s_i, W/s_i), finest first → (B, token_dim, H/4, W/4)."""
-        x = self.aggregation(features)  # (B, C, H/4, W/4), C = fuse_dim
-        x = x.permute(0, 2, 3, 1)  # (B, H/4, W/4, C), as Swin blocks want it
+        return self._token_features(self.aggregation(features))
+
+    def _token_features(self, fused: Tensor) -> Tensor:
+        """The aggregation's map (B, C, H/4, W/4), C = fuse_dim → (B, token_dim, H/4, W/4)."""
+        x = fused.permute(0, 2, 3, 1)  # (B, H/4, W/4, C), as Swin blocks want it
         x = self.blocks(x)
         x = self.norm(x)
         x = x.permute(0, 3, 1, 2)  # (B, C, H/4, W/4)

@@ -17,7 +17,6 @@ from gss_lite.data.transforms import resize_shape
 from gss_lite.presets.parts import ViewSpec
 
 Answers = dict[str, Tensor]
-MULTIPLE = 32  # of the sides of a padded picture, so that a backbone can halve it five times
 
 ScoreFn = Callable[[Tensor], Answers]
 View = Callable[[ScoreFn], ScoreFn]
@@ -140,19 +139,21 @@ def _resized_to(score_fn: ScoreFn, sides: Sequence[int]) -> ScoreFn:
     return answers
 
 
-def pad_to_multiple(image: Tensor) -> Tensor:
-    """Repeat the last row and column of (B, 3, H, W) until both sides are multiples of 32."""
+def pad_to_multiple(image: Tensor, multiple: int = ViewSpec.multiple) -> Tensor:
+    """Repeat the last row and column of (B, 3, H, W) until both sides are multiples."""
     height, width = image.shape[2:]
-    return F.pad(image, (0, -width % MULTIPLE, 0, -height % MULTIPLE), mode="replicate")
+    return F.pad(image, (0, -width % multiple, 0, -height % multiple), mode="replicate")
 
 
-def resize_to_image(values: Tensor, sides: Sequence[int]) -> Tensor:
+def resize_to_image(
+    values: Tensor, sides: Sequence[int], multiple: int = ViewSpec.multiple
+) -> Tensor:
     """Values (B, C, h, w) of a picture that `pad_to_multiple` padded → (B, C, *sides).
 
     They are resized to the padded picture bilinearly, and the padding is cut off.
     """
     height, width = sides
-    padded = [height + -height % MULTIPLE, width + -width % MULTIPLE]
+    padded = [height + -height % multiple, width + -width % multiple]
     if list(values.shape[2:]) != padded:
         values = _interpolate(values, padded)  # (B, C, H', W')
     return values[:, :, :height, :width]  # (B, C, H, W)

@@ -1,34 +1,21 @@
-"""The released heads fit ours tensor by tensor, with the same token logits and training losses."""
+"""Released checkpoints: the authors' reference outputs, the way there and back, and refusals."""
 
-from types import SimpleNamespace
+from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
 
 from data_scripts.dalle_dvae import import_published
 from gss_lite.dalle import DalleDVAE
-from gss_lite.gss import GSS
-from gss_lite.inverse import NearestColor
-from gss_lite.official import head_depth, head_names, head_tensors
-from gss_lite.palette.palette import Palette
-from gss_lite.prior import Prior
+from gss_lite.inverse_fitted import SwinInverse
+from gss_lite.official import (
+    load_released,
+    released_state,
+)
+from gss_lite.official.names import our_order, released_order
 
-FIXTURES = ("swin-ff", "r50-ff", "hrnet-ff")
-
-
-class FromFixture(nn.Module):
-    """Stands where the backbone is: gives the features that the released backbone computed."""
-
-    def __init__(self, features):
-        super().__init__()
-        self.features = features
-        self.feature_info = SimpleNamespace(
-            channels=lambda: [f.shape[1] for f in features], reduction=lambda: [4, 8, 16, 32]
-        )
-
-    def forward(self, image):
-        return self.features
+FIXTURES = ("swin-ff", "swin-ftw", "r50-ff", "hrnet-ff")
+CITY = "cityscapes-swin-l"
 
 
 @pytest.fixture(scope="module")
@@ -39,127 +26,68 @@ def dvae(parity):
 
 
 @pytest.fixture(scope="module", params=FIXTURES)
-def released(request, parity):
-    """A fixture, and a prior of the sizes in its config with random weights."""
-    fixture = torch.load(parity / request.param / "fixture.pth", weights_only=True)
-    head = fixture["config"]["head"]
-    prior = Prior(
-        FromFixture([f.float() for f in fixture["features"]]),
-        8192,
-        head["num_classes"],
-        level_dim=head["channels"],
-        fuse_dim=head["indice_seg_channel"],
-        token_dim=head["indice_cls_channel"],
-        pixel_dim=head["channels"],
-        depth=head["swin_depth"],
-        heads=head["swin_num_head"],
-        ffn_dim=2 * head["indice_seg_channel"],
-    )
-    return fixture, prior.eval()
+def released(request, parity, dvae):
+    """Reference outputs, our model of the same checkpoint, and its outputs."""
+    path = parity / request.param / "fixture.pth"
+    fixture = torch.load(path, weights_only=True)
+    gss = load_released(path, dvae)
+    return fixture, gss, gss.outputs(fixture["image"])
 
 
-def test_names_and_shapes_fit_one_to_one(released):
-    fixture, prior = released
-    state, ours = fixture["state_dict"], prior.state_dict()
-    assert head_depth(state) == fixture["config"]["head"]["swin_depth"]
-    names = head_names(head_depth(state))
-    assert set(names) == {
-        k for k in state if k.startswith("decode_head.") and "relative_position_index" not in k
-    }
-    assert sorted(names.values()) == sorted(ours)
-    assert all(state[theirs].shape == ours[mine].shape for theirs, mine in names.items())
-    index = state["decode_head.transformer_block.blocks.0.attn.w_msa.relative_position_index"]
-    # so that the rows of the bias tables mean the same
-    assert torch.equal(index, prior.blocks[0].attn.relative_position_index)
+def apart(ours, expected):
+    return float((ours - expected.float()).abs().max() / expected.float().abs().max())
 
 
-def test_token_logits_and_both_losses_equal_the_released_ones(released, dvae):
-    fixture, prior = released
-    prior.load_state_dict(head_tensors(fixture["state_dict"]))
-    palette = Palette(fixture["palette"][:-1].float() / 255)
-    gss = GSS(palette, dvae, prior, NearestColor(palette.colors)).eval()
-    mask = fixture["gt"][:, 0].long()
+@pytest.mark.slow
+def test_features_logits_tokens_maskige_and_classes_equal_the_released_ones(released):
+    fixture, gss, outputs = released
     with torch.no_grad():
-        token_logits = prior(fixture["image"]).token_logits
+        features = gss.prior.features(fixture["image"])
+    assert len(features) == 4
+    for ours, expected in zip(features, fixture["features"], strict=True):
+        assert apart(ours, expected) < 2e-3  # stored in 16 bits
+    logits = outputs.token_logits.flatten(2)[:, :, fixture["token_positions"]]
+    assert apart(logits, fixture["token_logits"]) < 1e-4
+    sure = fixture["token_margin"] > 1e-3
+    assert sure.float().mean() > 0.9
+    assert torch.equal(outputs.token_logits.argmax(1)[sure], fixture["tokens"][sure])
+    assert apart(outputs.maskige, fixture["maskige"]) < 2e-3
+    assert torch.equal(gss.inverse.classify(outputs.maskige), fixture["seg"].long())
+    with torch.no_grad():
+        votes = gss.inverse.votes(outputs.maskige)[:, :, ::16, ::16]
+    assert apart(votes, fixture["seg_logits_sample"]) < 1e-4
+
+
+@pytest.mark.slow
+def test_training_losses_equal_the_released_ones(released):
+    fixture, gss, outputs = released
+    mask, losses = fixture["gt"][:, 0].long(), fixture["losses"]
+    assert (mask == 255).any()
+    with torch.no_grad():
+        if isinstance(gss.inverse, SwinInverse):
+            loss = gss.inverse.loss(outputs.maskige, mask)
+            assert float(loss) == pytest.approx(losses["loss_ce"], rel=1e-4)
+            with pytest.raises(ValueError, match="no auxiliary pixel head"):
+                gss.losses(fixture["image"], mask)
+            return
         _, scalars = gss.losses(fixture["image"], mask)
-    expected, losses = fixture["token_logits"], fixture["losses"]
-    ours = token_logits.flatten(2)[:, :, fixture["token_positions"]]
-    # The features are stored in 16 bits. What their rounding alone does to the logits is measured,
-    # by rounding them once more at random; the difference must be no more than that.
-    assert {f.dtype for f in fixture["features"]} == {torch.float16}
-    stored = prior.backbone.features
-    generator = torch.Generator().manual_seed(0)
-    prior.backbone.features = [
-        f * (1 + (2 * torch.rand(f.shape, generator=generator) - 1) * 2**-11) for f in stored
-    ]
-    with torch.no_grad():
-        shaken = prior(fixture["image"]).token_logits.flatten(2)[:, :, fixture["token_positions"]]
-    prior.backbone.features = stored
-    rounding = float((shaken - ours).norm() / expected.norm())
-    apart = float((ours - expected).norm() / expected.norm())
-    assert apart < max(1e-4, 1.2 * rounding) and apart < 1e-3
-    assert float((ours - expected).abs().max() / expected.abs().max()) < 2e-3
-    sure = fixture["token_margin"] > 1e-2
-    assert sure.float().mean() > 0.5
-    assert torch.equal(token_logits.argmax(1)[sure], fixture["tokens"].view_as(sure)[sure])
-    assert (mask == 255).float().mean() > 0.03  # so that it matters what the losses are divided by
     assert float(0.8 * scalars["token"]) == pytest.approx(losses["loss_ce"], rel=1e-4)
     assert float(0.2 * scalars["pixel"]) == pytest.approx(losses["loss_ce_pixel"], rel=1e-4)
 
 
-@pytest.mark.parametrize("depth", [0, 2, 6])
-def test_every_tensor_of_the_prior_has_one_released_name(depth):
-    features = [torch.zeros(1, 8, 16 // 2**i, 16 // 2**i) for i in range(4)]
-    sizes = {"level_dim": 8, "fuse_dim": 16, "token_dim": 8, "pixel_dim": 8, "heads": 2}
-    prior = Prior(FromFixture(features), 8, 3, **sizes, depth=depth, ffn_dim=16)
-    names = head_names(depth)
-    assert sorted(names.values()) == sorted(prior.state_dict())
-    assert head_depth(dict.fromkeys(names, torch.zeros(1))) == depth
+def test_the_way_there_and_back_is_bit_identical(released):
+    fixture, gss, _ = released
+    inverse = gss.inverse if isinstance(gss.inverse, SwinInverse) else None
+    state, back = fixture["state_dict"], released_state(gss.prior, inverse)
+    assert back.keys() == state.keys()
+    assert all(torch.equal(back[name], state[name]) for name in state)
+    assert all(back[name].dtype == state[name].dtype for name in state)
 
 
-def test_released_names_mean_what_they_say():
-    names = head_names(2)
-    pairs = {
-        "convs.0.conv.weight": "aggregation.levels.0.0.weight",
-        "convs.3.bn.running_var": "aggregation.levels.3.1.running_var",
-        "convs_pixel.1.bn.bias": "pixel_aggregation.levels.1.1.bias",
-        "fusion_conv.conv.weight": "aggregation.fuse.0.weight",
-        "fusion_conv_pixel.bn.running_mean": "pixel_aggregation.fuse.1.running_mean",
-        "conv_before_seg.conv.weight": "before_tokens.0.weight",
-        "swin_ln.weight": "norm.weight",
-        "conv_seg.bias": "to_tokens.bias",
-        "conv_seg_pixel.weight": "to_classes.weight",
-    }
-    block = {
-        "norm1.weight": "norm1.weight",
-        "norm2.bias": "norm2.bias",
-        "attn.w_msa.qkv.weight": "attn.qkv.weight",
-        "attn.w_msa.proj.bias": "attn.proj.bias",
-        "attn.w_msa.relative_position_bias_table": "attn.relative_position_bias_table",
-        "ffn.layers.0.0.weight": "mlp.fc1.weight",
-        "ffn.layers.1.bias": "mlp.fc2.bias",
-    }
-    for theirs, ours in block.items():
-        pairs[f"transformer_block.blocks.1.{theirs}"] = f"blocks.1.{ours}"
-    assert {theirs: names[f"decode_head.{theirs}"] for theirs in pairs} == pairs
-
-
-@pytest.mark.parametrize(
-    "change, match",
-    [
-        (
-            lambda s: s.pop("decode_head.swin_ln.bias"),
-            r"1 tensors are missing \(first: decode_head.swin_ln.bias\), 0 are unknown",
-        ),
-        (
-            lambda s: s.update({"decode_head.extra": torch.zeros(1)}),
-            r"0 tensors are missing .*1 are unknown \(first: decode_head.extra\)",
-        ),
-    ],
-)
-def test_another_checkpoint_is_refused(change, match):
-    state = {name: torch.zeros(1) for name in head_names(2)}
-    assert set(head_tensors(state)) == set(head_names(2).values())
-    change(state)
-    with pytest.raises(ValueError, match=match):
-        head_tensors(state)
+def test_patch_merging_goes_from_channels_first_to_neighbours_first():
+    name = "backbone.stages.0.downsample.norm.weight"
+    theirs = torch.arange(12.0)  # 4·channel + 2·row + column
+    ours = our_order(name, theirs)
+    expected = [4 * c + 2 * row + column for column in (0, 1) for row in (0, 1) for c in range(3)]
+    assert ours.tolist() == expected
+    assert torch.equal(released_order(name, ours), theirs)

@@ -5,10 +5,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
+from timm.models.swin_transformer import SwinTransformerBlock
 from torch import nn
 
-from gss_lite.backbones import LevelNorms, build_backbone
+from gss_lite.backbones import build_backbone
 from gss_lite.prior import Aggregation, Prior, WindowBlock
+from gss_lite.released_backbones import LevelNorms
 
 TINY = {"channels": (8, 8, 16, 16), "stem_width": 8, "out_indices": (1, 2, 3, 4)}
 HEAD = {
@@ -99,9 +101,9 @@ def test_window_block_pads_before_it_shifts():
     torch.nn.init.normal_(block.attn.qkv.bias)
     x = torch.randn(1, 10, 12, 8)
     normed = F.pad(block.norm1(x), (0, 0, 0, 2, 0, 4))
-    by_hand = super(WindowBlock, block)._attn(normed)[:, :10, :12]
+    by_hand = SwinTransformerBlock._attn(block, normed)[:, :10, :12]
     torch.testing.assert_close(block._attn(block.norm1(x)), by_hand)
-    timms = super(WindowBlock, block)._attn(block.norm1(x))
+    timms = SwinTransformerBlock._attn(block, block.norm1(x))
     assert (timms - by_hand).abs().max() > 1e-2
 
 
@@ -210,6 +212,16 @@ def test_the_two_heads_are_the_chain_that_section_c_describes():
     assert torch.equal(prior.token_logits(features), out.token_logits)
     # every other block shifts its windows, by half of their side
     assert [block.shift_size for block in prior.blocks] == [(0, 0), (3, 3), (0, 0)]
+
+
+def test_a_shared_aggregation_serves_both_heads():
+    prior = tiny_prior(shared_aggregation=True).eval()
+    image = torch.randn(1, 3, 36, 52)
+    fused = prior.aggregation(prior.features(image))
+    out = prior(image)
+    assert prior.pixel_aggregation is None
+    assert torch.equal(out.pixel_logits, prior.to_classes(fused))
+    assert torch.equal(out.token_logits, prior.token_logits(prior.features(image)))
 
 
 def test_dropout_takes_whole_channels():

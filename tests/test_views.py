@@ -173,8 +173,8 @@ class TestViewOf:
         assert look.sizes == [(20, 30)]
 
     def test_the_presets_say_how_they_are_looked_at(self):
-        assert get_preset("ade20k-swin-l").view == ViewSpec(size=(512, 2048))
-        assert get_preset("cityscapes-swin-l").view == ViewSpec(window=(768, 512))
+        assert get_preset("ade20k-swin-l").view == ViewSpec(size=(512, 2048), multiple=1)
+        assert get_preset("cityscapes-swin-l").view == ViewSpec(window=(768, 512), multiple=1)
         assert get_preset("camvid").view == ViewSpec()
 
 

@@ -69,9 +69,11 @@ class PixelTwin(nn.Module):
     @torch.no_grad()
     def scores(self, image: Tensor) -> Answers:
         """Normalised photographs (B, 3, H, W) of any size → soft-max of both heads (B, K, H, W)."""
-        logits = self.network(pad_to_multiple(image))  # twice (B, K, h, w)
+        multiple = self.view.multiple
+        logits = self.network(pad_to_multiple(image, multiple))  # twice (B, K, h, w)
         main, auxiliary = (
-            resize_to_image(values.float(), image.shape[2:]).softmax(1) for values in logits
+            resize_to_image(values.float(), image.shape[2:], multiple).softmax(1)
+            for values in logits
         )
         return {"prediction": main, "pixel_head": auxiliary}
 

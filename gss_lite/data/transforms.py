@@ -108,7 +108,8 @@ def resize_shape(sides: Sequence[int], size: Sequence[float]) -> list[int]:
     shorter side of 512 for all but very long pictures.
     """
     ratio = min(max(size) / max(sides), min(size) / min(sides))
-    return [max(1, round(side * ratio)) for side in sides]
+    # mmcv rounds a half up, where Python's `round` takes the even neighbour.
+    return [max(1, int(side * ratio + 0.5)) for side in sides]
 
 
 def train_transform(

@@ -171,10 +171,14 @@ class ViewSpec:
     Attributes:
         window: side and stride in pixels of a sliding window; None looks at the whole picture.
         size: height and width that the picture is first resized into; None keeps its size.
+        multiple: the network's input is padded until both sides are multiples of this number. A
+            backbone that halves its input five times needs 32; the released code, with its own
+            padding inside, pads nothing here.
     """
 
     window: tuple[int, int] | None = None
     size: tuple[int, int] | None = None
+    multiple: int = 32
 
 
 @dataclass(frozen=True)

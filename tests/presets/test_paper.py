@@ -58,7 +58,7 @@ def unit(inputs: int, outputs: int) -> int:
     return inputs * outputs + 2 * outputs
 
 
-def head_parameters(channels, classes, depth):
+def head_parameters(channels, classes, depth, shared):
     """Counted from the description: units, Swin blocks, layer norm, two classifiers."""
     block = (
         2 * 2 * 512
@@ -77,6 +77,8 @@ def head_parameters(channels, classes, depth):
         + 2048 * 8192
         + 8192
     )
+    if shared:  # the released models for MSeg: the pixel head has no aggregation of its own
+        return tokens + 512 * classes + classes
     pixels = sum(unit(c, 384) for c in channels) + unit(1536, 384) + 384 * classes + classes
     return tokens + pixels
 
@@ -98,7 +100,7 @@ def test_shapes_and_parameter_counts_on_the_meta_device(name):
     assert out.token_logits.shape == (1, 8192, side // 4, side // 4)
     assert out.pixel_logits.shape == (1, classes, side // 4, side // 4)
     head = parameters(prior) - parameters(prior.backbone)
-    assert head == head_parameters(channels, classes, depth)
+    assert head == head_parameters(channels, classes, depth, name.startswith("mseg"))
     if backbone:
         assert parameters(prior.backbone) == backbone
     else:
@@ -114,8 +116,9 @@ def test_the_authors_settings(name):
     assert settings == expected
     assert (plan.warmup, plan.weight_decay, plan.scales) == (1500, 0.01, (0.5, 2.0))
     assert (plan.clip, plan.ema, plan.distortion) == (None, None, "released")
-    sliding = ViewSpec(window=(768, 512))
-    assert preset.view == (ViewSpec(size=(512, 2048)) if name.startswith("ade20k") else sliding)
+    window = None if name.startswith("ade20k") else (768, 512)
+    size = None if city else (512, 2048)
+    assert preset.view == ViewSpec(window=window, size=size, multiple=1)
     classes = CLASSES[preset.data.name]
     assert preset.data.num_classes == len(create_palette(preset)) == classes
     assert PRESETS[name] is preset
