@@ -90,8 +90,10 @@ def schedule_hash(preset: Preset, stage: str, schedule: Schedule) -> str:
     are left out too, because only evaluation reads them.
     """
     settings = replace(schedule, accumulate=1, checkpointing=False, compile=False)
+    data = vars(replace(preset.data, eval_pictures=None))
     parts = {
-        "data": replace(preset.data, eval_pictures=None),
+        # Presets without a list of classes keep the hash that they had before there were any.
+        "data": {k: v for k, v in data.items() if k != "class_list" or v},
         "schedule": {k: v for k, v in vars(settings).items() if k != "middle"},
     }
     if stage == "vqvae":
