@@ -121,9 +121,11 @@ class MaskFolder(Dataset):
         self.broken = listing.broken
         if check and (self.faults or not self.pairs):
             self._refuse(listing)
-        self._class_of = torch.full((256,), -1, dtype=torch.int16)
+        self._class_of = np.full(256, IGNORE, np.uint8)
+        self._known = np.zeros(256, bool)
         for k, label in self.ids.items():
             self._class_of[k] = label
+            self._known[k] = True
         self.notes = listing.notes + self._odd_labels()
         for note in self.notes if check else ():
             warnings.warn(f"{self.title} in {self.root}, {split}: {note}", stacklevel=2)
@@ -307,16 +309,16 @@ class MaskFolder(Dataset):
         image = read_image(picture)  # (3, H, W)
         ids = read_mask(annotation, self.colors)  # (H, W)
         check_pair(image, ids, str(picture))
-        labels = self._class_of[ids.long()]  # (H, W)
-        unknown = labels < 0
-        if bool(unknown.any()):
-            known = runs(k for k, label in self.ids.items() if label != IGNORE)
+        found = ids.numpy()  # (H, W)
+        known = self._known[found]
+        if not known.all():
+            holds = runs(k for k, label in self.ids.items() if label != IGNORE)
             void = runs(k for k, label in self.ids.items() if label == IGNORE)
             raise ValueError(
-                f"{annotation} holds id {int(ids[unknown][0])}; {self.title}'s masks hold {known} "
+                f"{annotation} holds id {int(found[~known][0])}; {self.title}'s masks hold {holds} "
                 f"and {void} for void"
             )
-        mask = tv_tensors.Mask(labels.to(torch.uint8))
+        mask = tv_tensors.Mask(torch.from_numpy(self._class_of[found]))  # (H, W)
         return (image, mask) if self.transform is None else self.transform(image, mask)
 
     def _odd_labels(self) -> list[str]:

@@ -82,6 +82,8 @@ class ClassList:
                 raise ValueError(f"either all lines begin with an id or none does; see {line!r}")
             label = int(match["id"]) if numbered else position
             name = match["name"].strip()
+            if not numbered and label >= IGNORE:
+                raise ValueError(f"it names {len(kept)} classes; masks hold at most 255")
             if label > IGNORE or (label in ids and label != IGNORE):
                 raise ValueError(f"{line!r}: id {label} is there twice, or above 255")
             if name in names:
@@ -98,8 +100,6 @@ class ClassList:
                 colors[color] = label
         if not names:
             raise ValueError("it names no class")
-        if len(names) > IGNORE:
-            raise ValueError(f"it names {len(names)} classes; masks hold at most 255")
         return cls(tuple(names), ids, colors, kept)
 
 
