@@ -107,13 +107,13 @@ def download(folder: Path, url: str = URL) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     note = folder.parent / "camvid-archive.sha256"
     known = note.read_text("utf-8-sig", errors="replace").strip() if note.exists() else None
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        advice = (
-            f"fetch the archive in another way, unpack its folder CamVid to {folder} and run "
-            f"`python -m data_scripts.camvid --folder {folder}`"
-        )
-        archive = fetch(url, Path(scratch) / "camvid.zip", advice)
-        # The hash is compared here, because pooch raises the same error for many other faults.
+    advice = (
+        f"fetch the archive in another way, unpack its folder CamVid to {folder} and run "
+        f"`python -m data_scripts.camvid --folder {folder}`"
+    )
+    archive = fetch(url, folder.parent / "camvid-archive.zip", advice)
+    try:
+        # The hash is compared here, because the publisher gives none.
         digest = pooch.file_hash(str(archive))
         if known and digest != known:
             raise ValueError(
@@ -121,15 +121,18 @@ def download(folder: Path, url: str = URL) -> None:
                 f"{digest}, and {note} says {known}. If you expect it to have changed, delete "
                 f"{note} and run this again: pictures and masks are verified in any case."
             )
-        unpacked = Path(scratch) / "camvid"
-        unpack(archive, unpacked)
-        fault = find_fault(unpacked)
-        if fault:
-            raise ValueError(f"the archive at {url} does not hold the whole CamVid: {fault}")
-        note.write_text(digest + "\n")
-        folder.mkdir(exist_ok=True)
-        for part in unpacked.iterdir():
-            shutil.move(part, folder / part.name)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+            unpacked = Path(scratch) / "camvid"
+            unpack(archive, unpacked)
+            fault = find_fault(unpacked)
+            if fault:
+                raise ValueError(f"the archive at {url} does not hold the whole CamVid: {fault}")
+            note.write_text(digest + "\n")
+            folder.mkdir(exist_ok=True)
+            for part in unpacked.iterdir():
+                shutil.move(part, folder / part.name)
+    finally:
+        archive.unlink()
 
 
 def unpack(archive: Path, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Run the experiments: python -m gss_lite train | evaluate | predict | export | import.
+"""Run the experiments: python -m gss_lite train | evaluate | predict | data | export | import.
 
 `gss_lite.cli` defines the options.
 """
@@ -18,8 +18,16 @@ import torch
 
 from gss_lite.cli import parser, print_anything, stage_two_options
 from gss_lite.contracts import Segmenter
-from gss_lite.data import create_dataset
+from gss_lite.data import DATASETS, create_dataset
+from gss_lite.data.choice import (
+    class_names_of,
+    default_split,
+    map_classes,
+    number_of_classes,
+    with_data,
+)
 from gss_lite.data.folders import broken_frames
+from gss_lite.data.inspection import check_files, open_splits
 from gss_lite.distributed import init_distributed, is_main, world_size
 from gss_lite.evaluation import Evaluation, evaluate
 from gss_lite.export import export_weights
@@ -88,14 +96,22 @@ def _say(text: object, stream: TextIO | None = None) -> None:
 
 
 def _preset(arguments: argparse.Namespace) -> Preset:
+    if arguments.classes and not arguments.data:
+        raise ValueError("--classes describes the masks of your own folder; name it with --data")
     preset = get_preset(arguments.preset)
     if arguments.seed is not None:
         preset = replace(preset, seed=arguments.seed)
     return preset
 
 
+def _run_name(arguments: argparse.Namespace) -> str:
+    """Name the folder of a run after the preset, and after the data if they are not its own."""
+    other = arguments.set or (Path(arguments.data).resolve().name if arguments.classes else None)
+    return f"{arguments.preset}-{other}" if other else arguments.preset
+
+
 def _train(arguments: argparse.Namespace, line: str) -> None:
-    preset = _preset(arguments)
+    preset = with_data(_preset(arguments), arguments.set, arguments.classes)
     stage = arguments.stage
     if stage.startswith("palette-"):
         preset = learned_palette(preset, stage.removeprefix("palette-"))
@@ -112,7 +128,7 @@ def _train(arguments: argparse.Namespace, line: str) -> None:
     if arguments.steps:
         for name in preset.schedules:
             preset = preset.with_schedule(name, steps=arguments.steps)
-    folder = Path(arguments.out or f"runs/{preset.name}")
+    folder = Path(arguments.out or f"runs/{_run_name(arguments)}")
     options = LoopOptions(
         save_every=arguments.save_every,
         workers=arguments.workers,
@@ -140,13 +156,24 @@ def _train(arguments: argparse.Namespace, line: str) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace, line: str) -> None:
-    preset = _preset(arguments)
+    given = _preset(arguments)
+    other = with_data(given, arguments.set, arguments.classes)
+    preset = given if arguments.map else other
+    arguments.split = arguments.split or default_split(other)
     name, kind = _what_is_evaluated(arguments, preset)
-    path = Path(arguments.record or f"runs/{preset.name}/{_record_name(arguments, kind)}.json")
+    run = _run_name(arguments)
+    path = Path(arguments.record or f"runs/{run}/{_record_name(arguments, kind)}.json")
     if arguments.record:
         _check_is_a_record(path)
     check_replaceable(path)
-    dataset = create_dataset(preset, arguments.split, folder=arguments.data)
+    dataset = create_dataset(other, arguments.split, folder=arguments.data)
+    label_map = None
+    if arguments.map:
+        source = class_names_of(preset)
+        label_map, dataset = map_classes(source, dataset, arguments.map, arguments.map_truth)
+        _say(label_map.table() + "\n")
+    elif arguments.map_truth:
+        raise ValueError("--map-truth maps the masks to the classes of --map; give that too")
     device = init_distributed(torch.device(arguments.device))
     model = create_model(
         preset,
@@ -155,7 +182,14 @@ def _evaluate(arguments: argparse.Namespace, line: str) -> None:
         model=arguments.model,
     )
     check_writable(path.parent)
-    result = evaluate(model, dataset, flip=arguments.flip, scales=arguments.scales, device=device)
+    result = evaluate(
+        model,
+        dataset,
+        flip=arguments.flip,
+        scales=arguments.scales,
+        label_map=label_map,
+        device=device,
+    )
     if not is_main():
         return
     metrics = _metrics(result, model, preset, arguments)
@@ -233,6 +267,8 @@ def _what_is_evaluated(arguments: argparse.Namespace, preset: Preset) -> tuple[s
 def _record_name(arguments: argparse.Namespace, kind: str) -> str:
     """Name a record after the split and the views, so that no result replaces another."""
     parts = [f"evaluate-{arguments.split}", kind]
+    if arguments.map:
+        parts.append(f"map-{Path(arguments.map).stem}")
     if arguments.seed is not None:
         parts.append(f"seed-{arguments.seed}")
     if arguments.flip:
@@ -261,8 +297,10 @@ def _metrics(
         metrics["flip"] = True
     if arguments.scales != [1.0]:
         metrics["scales"] = arguments.scales
-    if isinstance(model, GSS) and (arguments.flip or len(arguments.scales) > 1):
+    if isinstance(model, GSS) and (arguments.flip or len(arguments.scales) > 1 or arguments.map):
         metrics["averaged"] = "probabilities of X⁻¹"
+    if arguments.map:
+        metrics["label_map"] = Path(arguments.map).name
     return metrics
 
 
@@ -276,6 +314,16 @@ def _predict(arguments: argparse.Namespace, line: str) -> None:
     for picture in pictures:
         for path in predict_file(model, picture, folder):
             _say(path)
+
+
+def _data(arguments: argparse.Namespace, line: str) -> None:
+    if arguments.action == "list":
+        for name, kind in DATASETS.items():
+            splits = "drawn by the code" if kind.drawn else ", ".join(kind.splits)
+            _say(f"{name:<16} {number_of_classes(name):>3} classes   {splits}")
+        return
+    datasets = open_splits(arguments.name, arguments.data, arguments.classes, arguments.split)
+    check_files(datasets, arguments.list, leave_out=arguments.exclude, say=_say)
 
 
 def _export(arguments: argparse.Namespace, line: str) -> None:
@@ -307,6 +355,7 @@ COMMANDS = {
     "train": _train,
     "evaluate": _evaluate,
     "predict": _predict,
+    "data": _data,
     "export": _export,
     "import": _import,
 }

@@ -28,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
     """Build the parser of the command line."""
     main = argparse.ArgumentParser(
         prog="python -m gss_lite",
-        description="train | evaluate | predict | export | import: the experiments of the "
+        description="train | evaluate | predict | data | export | import: the experiments of the "
         "notebooks, from a shell.",
     )
     commands = main.add_subparsers(dest="command", required=True)
@@ -37,7 +37,16 @@ def parser() -> argparse.ArgumentParser:
     from_data = argparse.ArgumentParser(add_help=False)
     from_data.add_argument(
         "--data",
-        help="folder of a data set that is on disk (default: $GSS_DATA/NAME, then data/NAME)",
+        help="folder of a data set that is on disk (default: $GSS_DATA/NAME, then data/NAME); with "
+        "--classes, any folder of pictures and masks",
+    )
+    from_data.add_argument(
+        "--set", metavar="NAME", help="another data set than the preset's; `data list` names them"
+    )
+    from_data.add_argument(
+        "--classes",
+        metavar="FILE",
+        help="list of the classes of your own folder, one on a line as `0 road`",
     )
     from_data.add_argument("--seed", type=whole_number(0), help="instead of the preset's")
     with_weights = argparse.ArgumentParser(add_help=False)
@@ -60,6 +69,7 @@ def parser() -> argparse.ArgumentParser:
     _add_train(commands, [common, from_data])
     _add_evaluate(commands, [common, from_data, with_weights])
     _add_predict(commands, [common, with_weights])
+    _add_data(commands)
     _add_export(commands)
     _add_import(commands)
     return main
@@ -164,7 +174,23 @@ def _add_evaluate(commands: argparse._SubParsersAction, parents: list) -> None:
         parents=parents,
         help="mIoU, mAcc, aAcc and the per-class table",
     )
-    test.add_argument("--split", default="test", choices=["train", "val", "test"])
+    test.add_argument(
+        "--split",
+        choices=["train", "val", "test", "all"],
+        help="default: test, or val where the set has no test split; all: every picture of a "
+        "folder without splits",
+    )
+    test.add_argument(
+        "--map",
+        metavar="FILE|mseg",
+        help="the model keeps the preset's classes, and this map turns them into those of --set or "
+        "--classes: two columns with a tabulator; mseg: MSeg's table, for its universal classes",
+    )
+    test.add_argument(
+        "--map-truth",
+        metavar="FILE",
+        help="a map from the classes in the masks to those of --map",
+    )
     test.add_argument(
         "--model", default="gss", choices=["gss", "pixel"], help="pixel: the discriminative twin"
     )
@@ -235,6 +261,27 @@ def _add_import(commands: argparse._SubParsersAction) -> None:
         metavar="FILE",
         help="OpenAI's dVAE as safetensors in OpenAI's names, if the checkpoint holds none "
         "(default: that of `python -m data_scripts.dalle_dvae`)",
+    )
+
+
+def _add_data(commands: argparse._SubParsersAction) -> None:
+    data = commands.add_parser("data", help="list the data sets, or check the files of one")
+    actions = data.add_subparsers(dest="action", required=True)
+    actions.add_parser("list", help="the data sets, their splits and where they come from")
+    check = actions.add_parser(
+        "check", help="counts, sizes, a label histogram, unreadable and mismatched files"
+    )
+    check.add_argument("name", metavar="SET|FOLDER", help="a data set's name, or any folder")
+    check.add_argument("--data", help="folder of the data set (default: $GSS_DATA/NAME, data/NAME)")
+    check.add_argument("--classes", metavar="FILE", help="list of the classes of a folder")
+    check.add_argument("--split", help="one split (default: all that are there)")
+    check.add_argument(
+        "--exclude",
+        action="store_true",
+        help="write the broken frames to exclude.txt in the folder, so that the rest can be used",
+    )
+    check.add_argument(
+        "--list", metavar="FILE", help="write the usable frames, a picture and its mask on a line"
     )
 
 

@@ -15,13 +15,14 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
 from gss_lite.contracts import IGNORE, Segmenter, Tokenizer
+from gss_lite.data.taxonomy import LabelMap
 from gss_lite.distributed import is_distributed, is_main, process_index, world_size
 from gss_lite.gss import GSS, rebuild
 from gss_lite.inverse import NearestColor
 from gss_lite.metrics import Scores, SegmentationMetrics, confusion_matrix, scores_from_confusion
 from gss_lite.palette import Palette, blend_collisions
 from gss_lite.presets.parts import ViewSpec
-from gss_lite.views import view_of
+from gss_lite.views import relabeled, view_of
 
 TITLES = {
     "prediction": "prediction",
@@ -99,6 +100,7 @@ def evaluate(
     flip: bool = False,
     scales: Sequence[float] = (1.0,),
     view: ViewSpec | None = None,
+    label_map: LabelMap | None = None,
     batch: int | None = None,
     device: str | torch.device | None = None,
     progress: bool = True,
@@ -111,6 +113,8 @@ def evaluate(
         flip: average class probabilities with those of the mirrored picture.
         scales: average class probabilities over the picture enlarged by these factors.
         view: windows and size; by default the model's own, see `Preset.view`.
+        label_map: from the model's classes to those of the masks, where they differ. Then class
+            probabilities are added up, and stage I's reconstruction is left out.
         batch: pictures at a time; by default 4, or 1 where pictures are fitted into a size.
         device: the model is moved to it; by default it stays where it is.
         progress: whether to show a progress bar.
@@ -121,19 +125,21 @@ def evaluate(
     view = view or getattr(model, "view", None) or ViewSpec()
     device = torch.device(device) if device else _device_of(model)
     model = model.to(device).eval()
-    averaged = flip or len(scales) > 1
-    score_fn = view_of(view, flip, scales)(model.probabilities if averaged else model.scores)
+    soft = flip or len(scales) > 1 or label_map is not None
+    score_fn = view_of(view, flip, scales)(model.probabilities if soft else model.scores)
+    if label_map is not None:
+        score_fn = relabeled(score_fn, label_map)
 
     def classify(image: Tensor, mask: Tensor) -> dict[str, Tensor]:
         ids = {name: scores.argmax(1) for name, scores in score_fn(image).items()}
-        if isinstance(model, GSS):
+        if isinstance(model, GSS) and label_map is None:
             ids["reconstruction"] = model.reconstruct(mask)[0]
         return ids
 
     return evaluate_masks(
         classify,
         dataset,
-        model.num_classes,
+        model.num_classes if label_map is None else len(label_map.target),
         batch=batch or (1 if view.size else 4),
         device=device,
         progress=progress,

@@ -1,4 +1,4 @@
-"""Views of a picture: mirrored, enlarged, fitted into a size, or cut into sliding windows.
+"""Views of a picture: mirrored, enlarged, fitted into a size, cut into windows; other classes.
 
 A *score function* maps normalised photographs (B, 3, H, W) to {name: values (B, C, H, W)}, as
 `Segmenter.scores` does. A *view* maps one score function to another, so views can be nested.
@@ -13,6 +13,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from gss_lite.contracts import IGNORE
+from gss_lite.data.taxonomy import LabelMap
 from gss_lite.data.transforms import resize_shape
 from gss_lite.presets.parts import ViewSpec
 
@@ -137,6 +138,17 @@ def _resized_to(score_fn: ScoreFn, sides: Sequence[int]) -> ScoreFn:
         return {name: _interpolate(v, image.shape[2:]) for name, v in score_fn(fitted).items()}
 
     return answers
+
+
+def relabeled(score_fn: ScoreFn, label_map: LabelMap) -> ScoreFn:
+    """Answers in other classes: probabilities (B, K, H, W) are added up to (B, L, H, W).
+
+    This is MSeg's evaluation (section E). Probabilities can be added, but other scores cannot, so
+    `score_fn` must be `Segmenter.probabilities` or a view of it.
+    """
+    return lambda image: {
+        name: label_map.scores(values) for name, values in score_fn(image).items()
+    }
 
 
 def pad_to_multiple(image: Tensor, multiple: int = ViewSpec.multiple) -> Tensor:

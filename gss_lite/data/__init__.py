@@ -11,11 +11,15 @@ from pathlib import Path
 
 from torch.utils.data import Dataset
 
+from gss_lite.data.choice import number_of_classes, with_data
 from gss_lite.data.folders import CamVid
 from gss_lite.data.masks import load_masks, near_borders, tiles
+from gss_lite.data.mseg import MSeg
+from gss_lite.data.own import ClassList, OwnFolder
 from gss_lite.data.pictures import read_image
 from gss_lite.data.registry import DATASETS
 from gss_lite.data.scenes import ManyScenes, Scenes, render_fine
+from gss_lite.data.taxonomy import LabelMap, Relabeled, Taxonomy
 from gss_lite.data.transforms import (
     InMemory,
     SeededAugmentation,
@@ -28,10 +32,16 @@ from gss_lite.presets import Preset, get_preset, tokenizer_owner
 __all__ = [
     "DATASETS",
     "CamVid",
+    "ClassList",
     "InMemory",
+    "LabelMap",
+    "MSeg",
     "ManyScenes",
+    "OwnFolder",
+    "Relabeled",
     "Scenes",
     "SeededAugmentation",
+    "Taxonomy",
     "create_dataset",
     "denormalize",
     "eval_transform",
@@ -41,6 +51,7 @@ __all__ = [
     "render_fine",
     "tiles",
     "train_transform",
+    "with_data",
 ]
 
 NORMALIZED = eval_transform()
@@ -64,22 +75,24 @@ def create_dataset(
             unchanged.
 
     Raises:
-        ValueError: there is no loader for the set, it has another number of classes, or a folder
-            was given for pictures that are drawn.
+        ValueError: there is no such set, it has another number of classes, or a folder was given
+            for pictures that are drawn.
         FileNotFoundError: the set is not on disk.
     """
     preset = get_preset(preset)
     spec = preset.data
+    if spec.name == OwnFolder.name:
+        return OwnFolder(split, folder, spec.class_list or None, transform=transform)
     if spec.name not in DATASETS:
         raise ValueError(
-            f"gss_lite has no loader yet for {spec.name}, which preset {preset.name} trains on; "
-            f"it has loaders for {', '.join(DATASETS)}"
+            f"there is no data set {spec.name}, which preset {preset.name} names; there are: "
+            f"{', '.join(DATASETS)}"
         )
     kind = DATASETS[spec.name]
-    if kind is not ManyScenes and spec.num_classes != kind.num_classes:
+    if kind is not ManyScenes and spec.num_classes != number_of_classes(spec.name):
         raise ValueError(
             f"preset {preset.name} is for {spec.num_classes} classes, and {spec.name} has "
-            f"{kind.num_classes}; correct num_classes in its data"
+            f"{number_of_classes(spec.name)}; correct num_classes in its data"
         )
     if not kind.drawn:
         return kind(split, folder, transform=transform)
@@ -87,7 +100,7 @@ def create_dataset(
     if folder is not None and not tokenizer_owner(preset).tokenizer.photographs:
         raise ValueError(
             f"preset {preset.name} draws its pictures and reads none from {folder}; leave --data "
-            "out, or choose --preset camvid"
+            "out, or choose --preset camvid. For your own pictures, give --classes FILE too"
         )
     height, width = spec.size
     return kind(

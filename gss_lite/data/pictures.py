@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -70,24 +70,52 @@ def _to_eight_bits(values: np.ndarray, path: str | Path) -> np.ndarray:
     return ((values.astype(np.uint32) * 255 + top // 2) // top).astype(np.uint8)
 
 
-def read_mask(path: str | Path) -> tv_tensors.Mask:
-    """Read a one-channel (grey or palette) PNG of ids → uint8 (H, W), ids as in the file.
+def read_mask(
+    path: str | Path, colors: Mapping[tuple[int, int, int], int] | None = None
+) -> tv_tensors.Mask:
+    """Read a PNG of ids → uint8 (H, W), ids as in the file.
 
     It is turned upright as its EXIF orientation says, like a picture.
 
+    Args:
+        path: a grey or palette PNG of ids. With `colors`, also an RGB one.
+        colors: RGB colour (0 … 255) → id, for masks that show a class by its colour.
+
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is no picture, or has colour channels.
+        ValueError: the file is no picture, or has colour channels and no `colors` are given, or
+            one of its colours is unknown.
         MemoryError: the mask is too large for the free memory.
     """
     with opened(path, "mask", "a PNG of class ids") as (picture, _):
-        ids = np.array(picture)
+        ids = np.array(picture.convert("RGB") if colors and picture.mode == "RGBA" else picture)
+    if colors and ids.ndim == 3 and ids.dtype == np.uint8:
+        ids = _ids_of_colors(ids, colors, path)  # (H, W)
     if ids.ndim != 2 or ids.dtype != np.uint8:
         raise ValueError(
             f"{path} holds {ids.dtype} values of shape {ids.shape}; expected one channel of 8-bit "
             "class ids (a grey or palette PNG)"
         )
     return tv_tensors.Mask(torch.from_numpy(ids))
+
+
+def _ids_of_colors(
+    pixels: np.ndarray, colors: Mapping[tuple[int, int, int], int], path: str | Path
+) -> np.ndarray:
+    """Colours (H, W, 3) uint8 → ids (H, W) uint8."""
+    red, green, blue = (pixels[..., k].astype(np.int32) for k in range(3))
+    codes = (red << 16) | (green << 8) | blue  # (H, W)
+    known = np.array(sorted((r << 16) | (g << 8) | b for r, g, b in colors))
+    id_of = {(r << 16) | (g << 8) | b: k for (r, g, b), k in colors.items()}
+    at = np.searchsorted(known, codes).clip(max=len(known) - 1)  # (H, W)
+    unknown = known[at] != codes
+    if unknown.any():
+        color = tuple(pixels[unknown][0].tolist())
+        raise ValueError(
+            f"{path} holds the colour {color} in {int(unknown.sum())} pixels, which is no class's; "
+            "expected a mask in the set's own colours"
+        )
+    return np.array([id_of[code] for code in known.tolist()], np.uint8)[at]
 
 
 @contextmanager

@@ -115,11 +115,12 @@ class DataSpec:
     """The data set and its size.
 
     Attributes:
-        name: the data set's name, see `gss_lite.data.DATASETS`.
+        name: the data set's name, see `gss_lite.data.DATASETS`; "folder" is any folder.
         size: height and width of the pictures in pixels.
         num_classes: K.
         train_pictures: number of pictures in the training split of a drawn set.
         eval_pictures: number of pictures in its other splits.
+        class_list: the lines of the list of classes of any folder.
     """
 
     name: str
@@ -127,6 +128,7 @@ class DataSpec:
     num_classes: int
     train_pictures: int | None = None
     eval_pictures: int | None = None
+    class_list: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -171,6 +171,14 @@ CAMVID_PRETRAINED = replace(
     notes="CamVid in the palette and tokens of camvid, from a backbone pretrained on ImageNet.",
 )
 
+CAMVID_GENERIC = replace(
+    CAMVID_PRETRAINED,
+    name="camvid-generic",
+    palette="by-neighbours",
+    tokenizer="generic-s4",
+    notes="CamVid in the tokens of generic-s4. With a list of classes, for any folder.",
+)
+
 CAMVID_GPU = replace(
     CAMVID,
     name="camvid-gpu",
@@ -275,6 +283,7 @@ SMALL_PRESETS = (
     MOBILENET,
     CAMVID,
     CAMVID_PRETRAINED,
+    CAMVID_GENERIC,
     CAMVID_GPU,
     GENERIC_S4,
     MANY_SCENES,

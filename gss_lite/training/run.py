@@ -90,10 +90,12 @@ def schedule_hash(preset: Preset, stage: str, schedule: Schedule) -> str:
     are left out too, because only evaluation reads them.
     """
     settings = replace(schedule, accumulate=1, checkpointing=False, compile=False)
-    # Runs that are older than the choice of an optimizer keep their hash.
+    # Runs that are older than the choice of an optimizer keep their hash, and so do presets without
+    # a list of classes.
     left_out = ("middle", "optimizer") if schedule.optimizer == "adamw" else ("middle",)
+    data = vars(replace(preset.data, eval_pictures=None))
     parts = {
-        "data": replace(preset.data, eval_pictures=None),
+        "data": {k: v for k, v in data.items() if k != "class_list" or v},
         "schedule": {k: v for k, v in vars(settings).items() if k not in left_out},
     }
     if stage == "vqvae":

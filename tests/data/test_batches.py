@@ -50,6 +50,15 @@ def test_samples_in_memory_are_read_once():
     assert Counting.read == [2, 0, 1] and len(data) == 4
 
 
+def test_samples_beyond_the_limit_are_read_again():
+    pairs = [(torch.full((3, 4, 4), i), torch.full((4, 4), i)) for i in range(3)]
+    size = sum(part.nbytes for part in pairs[0])
+    data = InMemory(pairs, limit=2 * size)
+    for _ in range(2):
+        assert [int(data[i][1][0, 0]) for i in (2, 1, 0)] == [2, 1, 0]
+    assert sorted(data.samples) == [1, 2] and data.size == 2 * size
+
+
 # Seeds and order ------------------------------------------------------------------------------
 
 

