@@ -115,10 +115,9 @@ def find_submissions(folder: Path, names: list[str]) -> dict[str, dict[str, Path
                 ]
                 if files:
                     mine[name] = files[0]
-    flat = [(FLAT.fullmatch(path.name), path) for path in folder.glob("*.ipynb")]
-    for match, path in sorted(
-        ((m, p) for m, p in flat if m), key=lambda pair: (pair[1].name, int(pair[0]["again"] or 0))
-    ):
+    flat = [(match, path) for path in folder.iterdir() if (match := FLAT.fullmatch(path.name))]
+    flat.sort(key=lambda pair: int(pair[0]["again"] or 0))  # the latest one stays
+    for match, path in flat:
         if match["assignment"] in names:
             found.setdefault(match["student"], {})[match["assignment"]] = path
     return dict(sorted(found.items()))

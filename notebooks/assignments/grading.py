@@ -252,6 +252,7 @@ def in_words(error: BaseException) -> str:
 def run_part(assignment: Assignment, part: Part, cells, alone: bool, report: Report) -> None:
     """Run the student's code and the tests of one part, and report every test."""
     names, broken = prepare(assignment, part, cells, alone)
+    report({"ready": True})
     for test in part.tests:
         seed_all()
         give_setup(assignment, names)
@@ -260,22 +261,28 @@ def run_part(assignment: Assignment, part: Part, cells, alone: bool, report: Rep
 
 
 def grade_part(
-    assignment: Assignment, part: Part, cells, limits: Limits, folder: Path
+    assignment: Assignment, part: Part, cells, ways: list[bool], limits: Limits, folder: Path
 ) -> list[Result]:
-    """Run a part as it stands in the notebook, and again alone if it fails."""
+    """Run a part as it stands in the notebook, and again alone if it fails.
+
+    `ways` holds False for the whole notebook and True for alone. The whole notebook is taken out
+    of it if the cells themselves end Python, because they would do so for every later part too.
+    """
     passed: set[str] = set()
     messages: dict[str, str] = {}
-    for alone in (False, True):
+    for alone in list(ways):
         reports, ended = run_isolated(
             lambda report, alone=alone: run_part(assignment, part, cells, alone, report),
             limits,
             folder,
             SOURCE,
         )
-        passed |= {each["test"] for each in reports if not each["message"]}
+        if not reports and not alone:
+            ways.remove(alone)
+        found = {each["test"]: each["message"] for each in reports if "test" in each}
+        passed |= {test for test, message in found.items() if not message}
         # The second messages replace the first: alone, a part is blamed for its own mistakes only.
-        messages |= dict.fromkeys((test.name for test in part.tests), ended or ENDED)
-        messages |= {each["test"]: each["message"] for each in reports}
+        messages = {test.name: found.get(test.name, ended or ENDED) for test in part.tests}
         if len(passed) == len(part.tests):
             break
     return [
@@ -318,12 +325,13 @@ def grade_notebook(
             for test in part.tests
         ], dict.fromkeys(assignment.written, "")
     results: list[Result] = []
+    ways = [False, True]
     for part in assignment.parts:
         with tempfile.TemporaryDirectory() as folder:
             for file in (SOURCE / assignment.name).iterdir():
                 if file.suffix != ".ipynb" and file.is_file():
                     shutil.copy(file, folder)
-            results += grade_part(assignment, part, cells, limits, Path(folder))
+            results += grade_part(assignment, part, cells, ways, limits, Path(folder))
     answers = {
         name: "\n".join(
             cell.source

@@ -16,7 +16,8 @@ PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
 body {{ font: 16px/1.5 sans-serif; max-width: 50em; margin: 2em auto; padding: 0 1em }}
 table {{ border-collapse: collapse; width: 100% }}
-td, th {{ border-bottom: 1px solid #ccc; padding: .4em .6em; text-align: left; vertical-align: top }}
+td, th {{ border-bottom: 1px solid #ccc; padding: .4em .6em }}
+td, th {{ text-align: left; vertical-align: top }}
 .ok {{ color: #00664b }} .no {{ color: #a33b00 }} pre {{ white-space: pre-wrap }}
 </style></head><body>
 <h1>{title}</h1>
