@@ -1,8 +1,11 @@
-"""Submissions of students, made from the reference solution and from the release."""
+"""Submissions of students, made from reference and release, and the command that grades them."""
 
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -10,7 +13,7 @@ from course_mistakes import MISTAKES
 from course_solutions import OTHER
 from nbformat import NotebookNode
 
-from notebooks.assignments.course import HERE
+from notebooks.assignments.course import HERE, ROOT
 from notebooks.assignments.grading import cell_name
 
 HARMED = "part-2"  # the part that is broken in `harmful`
@@ -111,3 +114,12 @@ def harmful(name: str, stub: NotebookNode) -> dict[str, NotebookNode]:
         source = cells(stub, HARMED)[0].source
         found["endless-cell"] = with_source(name, HARMED, f"{source}\n\n\nwhile True:\n    pass")
     return found
+
+
+def grade(submissions: Path, out: Path, *options: str) -> None:
+    """Run the command as `make grade` does, with limits that a test can wait for."""
+    command = [sys.executable, "-m", "notebooks.assignments.course", "grade", str(submissions)]
+    command += ["--out", str(out), "--cpu-seconds", "2", "--memory-mb", "256", *options]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -15,11 +15,10 @@ import nbformat
 import numpy as np
 import pytest
 import torch
-from course_submissions import reference, with_mistake, write
+from course_submissions import grade, reference, with_mistake, write
 from nbgrader.api import Gradebook
 from nbgrader.apps import NbGraderAPI
 from nbgrader.nbgraderformat import MetadataValidator
-from test_course_grader import grade
 from traitlets.config import Config
 
 from notebooks.assignments import report

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
-import subprocess
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -14,6 +12,7 @@ import pytest
 from course_mistakes import MISTAKES
 from course_submissions import (
     HARMED,
+    grade,
     harmful,
     moved_to_other_cells,
     other_solution,
@@ -22,7 +21,7 @@ from course_submissions import (
     write,
 )
 
-from notebooks.assignments.course import ROOT, release
+from notebooks.assignments.course import release
 from notebooks.assignments.grading import assignment_names, read_assignment
 
 pytestmark = [
@@ -30,14 +29,6 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="grading needs Linux"),
 ]
 NAMES = assignment_names()
-
-
-def grade(submissions: Path, out: Path, *options: str) -> None:
-    command = [sys.executable, "-m", "notebooks.assignments.course", "grade", str(submissions)]
-    command += ["--out", str(out), "--cpu-seconds", "2", "--memory-mb", "256", *options]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
 
 
 class Grades:

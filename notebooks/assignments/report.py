@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import html
+import io
+import os
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -81,22 +83,28 @@ def read_marks(path: Path) -> Marks:
 
 def write_all(graded: list[Graded], out: Path) -> None:
     """Write all reports into a folder; older ones of the same names are replaced."""
-    out.mkdir(parents=True, exist_ok=True)
-    write_csv(out / "grades.csv", [grade_row(each) for each in graded])
-    write_csv(out / "parts.csv", [row for each in graded for row in part_rows(each)])
-    (out / "summary.md").write_text(summary(graded), encoding="utf-8")
+    replace_text(out / "grades.csv", as_csv([grade_row(each) for each in graded]))
+    replace_text(out / "parts.csv", as_csv([row for each in graded for row in part_rows(each)]))
+    replace_text(out / "summary.md", summary(graded))
     for each in graded:
-        folder = out / "feedback" / each.student
-        folder.mkdir(parents=True, exist_ok=True)
-        page = feedback(each)
-        (folder / f"{each.assignment.name}.html").write_text(page, encoding="utf-8")
+        page = out / "feedback" / each.student / f"{each.assignment.name}.html"
+        replace_text(page, feedback(each))
 
 
-def write_csv(path: Path, rows: list[dict]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
+def replace_text(path: Path, text: str) -> None:
+    """Write a file beside `path` and rename it, so that nobody sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def as_csv(rows: list[dict]) -> str:
+    file = io.StringIO()
+    writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()
 
 
 def grade_row(each: Graded) -> dict:
