@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help walkthrough lab lint test quick bench notebooks lock clean
+.PHONY: help walkthrough lab lint test quick bench notebooks course grade lock clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -46,12 +46,20 @@ bench: $(STAMP)  ## speed and memory, as ratios to a plain baseline
 notebooks: $(STAMP)  ## re-execute the committed notebooks in place
 	@$(RUN) notebooks/walkthrough.py --in-place
 
+course: $(STAMP)  ## write the students' assignments to build/course/
+	@$(RUN) -m notebooks.assignments.course release
+
+grade: $(STAMP)  ## grade a folder: make grade SUBMISSIONS=folder [SEED=7] [WRITTEN=marks.csv] [OUT=folder]
+	@test -n "$(SUBMISSIONS)" || { echo "Name a folder: make grade SUBMISSIONS=folder" >&2; exit 1; }
+	@$(RUN) -m notebooks.assignments.course grade "$(SUBMISSIONS)" \
+		$(if $(SEED),--seed "$(SEED)") $(if $(WRITTEN),--written "$(WRITTEN)") $(if $(OUT),--out "$(OUT)")
+
 lock:  ## resolve requirements.lock anew from pyproject.toml
 	@$(CHECK_PYTHON)
 	@$(PYTHON) -m venv build/lock
 	@build/lock/bin/python -m pip install --quiet --disable-pip-version-check uv
 	@build/lock/bin/python -m uv pip compile pyproject.toml --quiet --upgrade --universal --python-version 3.11 \
-		--extra notebooks --extra test --extra pretrained --no-annotate --custom-compile-command "make lock" \
+		--extra notebooks --extra test --extra pretrained --extra course --no-annotate --custom-compile-command "make lock" \
 		--output-file requirements.lock
 	@rm -rf build/lock
 

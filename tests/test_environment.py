@@ -41,7 +41,7 @@ SYSTEMS = [
         "platform_machine": "AMD64",
     },
 ]
-LOCKED = ("notebooks", "test", "pretrained")  # the extras that the lock covers
+LOCKED = ("notebooks", "test", "pretrained", "course")  # the extras that the lock covers
 PYTHONS = ["3.11", "3.12", "3.13"]
 
 
