@@ -159,7 +159,7 @@ class Site:
     def pages(self) -> dict[Path, Path]:
         """Every notebook and text of the course → its page."""
         names = ["*.ipynb", "solutions/*.ipynb", "reproductions/*.ipynb"]
-        names += ["*.md", "experiments/*.md", "reproductions/*.md"]
+        names += ["*.md", "experiments/*.md", "reproductions/*.md", "assignments/*.md"]
         sources = [path for name in names for path in sorted(self.folder.glob(name))]
         pages = {
             path: self.target / path.relative_to(self.folder).with_suffix(".html")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import json
 import os
 import subprocess
 import sys
@@ -96,10 +96,21 @@ def moved_to_other_cells(name: str) -> NotebookNode:
     return notebook
 
 
+def with_odd_contents(name: str) -> NotebookNode:
+    """Return the reference with metadata and letters that nobody expects."""
+    notebook = reference(name)
+    notebook.cells[0].metadata = {"nbgrader": None}
+    notebook.cells[0].source = "\ud800"
+    notebook.cells[-1].source = "\ud800 <script>alert(1)</script>"
+    error = nbformat.v4.new_code_cell("raise ValueError('\\ud800' * 10**6)")
+    notebook.cells.insert(2, error)
+    return notebook
+
+
 def write(notebook: NotebookNode, folder: Path, student: str, name: str) -> None:
     path = folder / student / f"{name}.ipynb"
     path.parent.mkdir(parents=True, exist_ok=True)
-    nbformat.write(copy.deepcopy(notebook), path)
+    path.write_text(json.dumps(notebook), encoding="utf-8")
 
 
 def harmful(name: str, stub: NotebookNode) -> dict[str, NotebookNode]:

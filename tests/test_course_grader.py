@@ -18,6 +18,7 @@ from course_submissions import (
     other_solution,
     reference,
     with_mistake,
+    with_odd_contents,
     write,
 )
 
@@ -71,6 +72,7 @@ def graded(name, course, tmp_path_factory) -> Grades:
         "stub": stub,
         "other": other_solution(name),
         "moved": moved_to_other_cells(name),
+        "odd": with_odd_contents(name),
         **{f"mistake-{i}": with_mistake(name, i) for i in range(len(MISTAKES[name]))},
         **harmful(name, stub),
     }
@@ -83,7 +85,7 @@ def graded(name, course, tmp_path_factory) -> Grades:
     return Grades(folder / "grades")
 
 
-@pytest.mark.parametrize("student", ["reference", "other", "moved"])
+@pytest.mark.parametrize("student", ["reference", "other", "moved", "odd"])
 def test_a_right_solution_earns_every_point(graded, full, student):
     assert graded.points[student] == full, graded.messages[student]
 
@@ -131,5 +133,7 @@ def test_feedback_and_summary(graded, name, full):
     page = (graded.out / "feedback" / "mistake-0" / f"{name}.html").read_text(encoding="utf-8")
     assert f"of {sum(full.values())} points" in page and "passed" in page
     assert "hidden" not in page.lower()
+    odd = (graded.out / "feedback" / "odd" / f"{name}.html").read_text(encoding="utf-8")
+    assert "? &lt;script&gt;" in odd and "<script>" not in odd
     summary = (graded.out / "summary.md").read_text(encoding="utf-8")
     assert summary.startswith(f"# {name}: ") and "This part has not been solved yet." in summary

@@ -129,6 +129,8 @@ def grade(options: argparse.Namespace) -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     os.environ["MPLBACKEND"] = "Agg"
     os.environ["GSS_COURSE_SEED"] = str(options.seed)
+    import gc
+
     import matplotlib.pyplot  # noqa: F401  imported once, here, and not again for every part
     import torch
 
@@ -136,6 +138,7 @@ def grade(options: argparse.Namespace) -> None:
     from notebooks.assignments.sandbox import Limits
 
     torch.set_num_threads(1)
+    gc.freeze()  # the forked processes need not copy what was imported here
     limits = Limits(options.cpu_seconds, options.memory_mb)
     names = options.only or grading.assignment_names()
     submissions = find_submissions(options.submissions, names)

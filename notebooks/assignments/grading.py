@@ -30,6 +30,7 @@ SETUP = "setup"
 NOT_SOLVED = "This part has not been solved yet."
 ENDED = "Python ended before the test had run. Does your code call exit()?"
 NO_ANSWER = "YOUR ANSWER HERE"  # nbgrader writes it into the release
+LONGEST = 600  # letters of a message
 OUT_OF_MEMORY = re.compile(r"can't allocate memory|not enough memory|[Uu]nable to allocate")
 CHECKS = compile((SOURCE / "checks.py").read_text(encoding="utf-8"), "checks.py", "exec")
 TITLE = re.compile(r"^## (.+?)(?: \(\d+ points?\))?$", re.MULTILINE)
@@ -92,7 +93,8 @@ class Result:
 
 def cell_name(cell: NotebookNode) -> str:
     """Return the id that nbgrader gave to a cell, or nothing."""
-    return cell.metadata.get("nbgrader", {}).get("grade_id", "")
+    mark = cell.metadata.get("nbgrader")
+    return str(mark.get("grade_id", "")) if isinstance(mark, dict) else ""
 
 
 def read_assignment(name: str) -> Assignment:
@@ -223,7 +225,7 @@ def attempt(code: str | ast.Module, where: str, names: dict) -> str:
     try:
         exec(compile(plain(code) if isinstance(code, str) else code, where, "exec"), names)
     except BaseException as error:  # exit() and a Ctrl-C too
-        return in_words(error)
+        return in_words(error)[:LONGEST]
     return ""
 
 
@@ -296,6 +298,15 @@ def grade_part(
 # A whole submission ------------------------------------------------------------------------------
 
 
+def written_answers(assignment: Assignment, notebook: NotebookNode) -> dict[str, str]:
+    """Return the text of each written answer, empty if nothing was written."""
+    found = dict.fromkeys(assignment.written, "")
+    for cell in notebook.cells:
+        if cell_name(cell) in found and cell.source.strip() != NO_ANSWER:
+            found[cell_name(cell)] += cell.source
+    return found
+
+
 def grade_notebook(
     assignment: Assignment, path: Path | None, limits: Limits
 ) -> tuple[list[Result], dict[str, str]]:
@@ -315,6 +326,7 @@ def grade_notebook(
         try:
             notebook = nbformat.read(path, as_version=4)
             cells = code_cells(assignment, notebook)
+            answers = written_answers(assignment, notebook)
         except Exception as error:  # any file may come
             problem = f"The file {path.name} is no notebook: {type(error).__name__}."
             notebook = None
@@ -332,12 +344,4 @@ def grade_notebook(
                 if file.suffix != ".ipynb" and file.is_file():
                     shutil.copy(file, folder)
             results += grade_part(assignment, part, cells, ways, limits, Path(folder))
-    answers = {
-        name: "\n".join(
-            cell.source
-            for cell in notebook.cells
-            if cell_name(cell) == name and cell.source.strip() != NO_ANSWER
-        )
-        for name in assignment.written
-    }
     return results, answers

@@ -95,7 +95,8 @@ def replace_text(path: Path, text: str) -> None:
     """Write a file beside `path` and rename it, so that nobody sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(text, encoding="utf-8")
+    # A student's text may hold letters that no file can.
+    temporary.write_text(text, encoding="utf-8", errors="replace")
     os.replace(temporary, path)
 
 
@@ -153,9 +154,8 @@ def feedback(each: Graded) -> str:
     else:
         total += f" Written answer: {each.written:g} of {each.written_points} points."
     answers = "".join(
-        f"<h2>Your answer: {html.escape(name)}</h2>\n"
-        f"<pre>{html.escape(text or 'There is no answer.')}</pre>\n"
-        for name, text in each.answers.items()
+        f"<h2>Your written answer</h2>\n<pre>{html.escape(text or 'There is none.')}</pre>\n"
+        for text in each.answers.values()
     )
     title = html.escape(f"{each.assignment.name}: {each.student}")
     return PAGE.format(title=title, total=total, rows="\n".join(rows), answers=answers)
