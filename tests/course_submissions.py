@@ -21,13 +21,15 @@ HARMED = "part-2"  # the part that is broken in `harmful`
 HARM = {
     "crash": "import ctypes\n    ctypes.string_at(0)",
     "memory": "hog = [0]\n    while True:\n        hog.extend(hog)",
-    "tensor": "torch.ones(10**13)",
     "ends": "import os\n    os._exit(0)",
+}
+MORE_HARM = {  # tried in the first assignment only, because the machinery is the same for all
+    "endless": "while True:\n        pass",
+    "tensor": "torch.ones(10**13)",
     "exits": "raise SystemExit(0)",
-    "steals": "from pathlib import Path\n    Path({source!r}).read_text()",
+    "steals": "from pathlib import Path\n    Path(SOURCE).read_text()",
     "calls": "import socket\n    socket.create_connection(('127.0.0.1', 9))",
 }
-ENDLESS = "while True:\n        pass"
 
 
 def reference(name: str) -> NotebookNode:
@@ -116,14 +118,16 @@ def write(notebook: NotebookNode, folder: Path, student: str, name: str) -> None
 def harmful(name: str, stub: NotebookNode) -> dict[str, NotebookNode]:
     """Student → notebook in which part 2 does harm; all else is right."""
     source = str(HERE / "source" / name / f"{name}.ipynb")
-    found = {student: with_first_line(name, line) for student, line in HARM.items()}
-    found["steals"] = with_first_line(name, HARM["steals"].format(source=source))
+    harm = HARM | MORE_HARM if name == "ps1" else HARM
+    found = {
+        student: with_first_line(name, line.replace("SOURCE", repr(source)))
+        for student, line in harm.items()
+    }
     found["deleted"] = without_cell(name)
     found["edited"] = with_edited_tests(name, stub)
     if name == "ps1":
-        found["endless"] = with_first_line(name, ENDLESS)
-        source = cells(stub, HARMED)[0].source
-        found["endless-cell"] = with_source(name, HARMED, f"{source}\n\n\nwhile True:\n    pass")
+        unsolved = cells(stub, HARMED)[0].source
+        found["endless-cell"] = with_source(name, HARMED, f"{unsolved}\n\n\nwhile True:\n    pass")
     return found
 
 

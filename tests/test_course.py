@@ -22,8 +22,8 @@ from nbgrader.nbgraderformat import MetadataValidator
 from traitlets.config import Config
 
 from notebooks.assignments import report
-from notebooks.assignments.course import HERE, find_submissions, main, release
-from notebooks.assignments.grading import Result, assignment_names, cell_name, read_assignment
+from notebooks.assignments.course import HERE, assignment_names, find_submissions, main, release
+from notebooks.assignments.grading import Result, cell_name, read_assignment
 from notebooks.assignments.sandbox import Limits, run_isolated
 from notebooks.assignments.source import checks
 
@@ -157,6 +157,7 @@ def test_students_can_start(course, name):
             assert cell.metadata.editable is False
 
 
+@pytest.mark.slow
 def test_a_release_replaces_only_a_release(tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")

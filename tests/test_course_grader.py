@@ -22,8 +22,8 @@ from course_submissions import (
     write,
 )
 
-from notebooks.assignments.course import release
-from notebooks.assignments.grading import assignment_names, read_assignment
+from notebooks.assignments.course import assignment_names, release
+from notebooks.assignments.grading import read_assignment
 
 pytestmark = [
     pytest.mark.slow,
@@ -111,7 +111,7 @@ def test_a_mistake_costs_points_in_its_part_and_nowhere_else(graded, full, name)
 
 def test_harm_scores_zero_for_its_part_and_stops_nothing(graded, full, name):
     students = harmful(name, reference(name))
-    assert len(students) >= 9
+    assert len(students) >= (11 if name == "ps1" else 5)
     for student in students:
         points = graded.points[student]
         assert points == {**full, HARMED: 0}, (student, graded.messages[student])
@@ -119,13 +119,11 @@ def test_harm_scores_zero_for_its_part_and_stops_nothing(graded, full, name):
 
 def test_harm_is_named(graded, name):
     said = {student: each[HARMED] for student, each in graded.messages.items()}
-    assert "crashed (SIGSEGV)" in said["crash"]
-    assert "too much memory" in said["memory"] and "too much memory" in said["tensor"]
-    assert "ended before the test" in said["ends"] and "calls exit()" in said["exits"]
-    assert "closed while you are graded" in said["steals"]
-    assert "no network" in said["calls"]
-    assert "is missing" in said["deleted"]
+    assert "crashed (SIGSEGV)" in said["crash"] and "too much memory" in said["memory"]
+    assert "ended before the test" in said["ends"] and "is missing" in said["deleted"]
     if name == "ps1":
+        assert "too much memory" in said["tensor"] and "calls exit()" in said["exits"]
+        assert "closed while you are graded" in said["steals"] and "no network" in said["calls"]
         assert "does not end" in said["endless"] and "does not end" in said["endless-cell"]
 
 

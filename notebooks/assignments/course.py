@@ -7,6 +7,7 @@ python -m notebooks.assignments.course grade SUBMISSIONS
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import re
 import shutil
@@ -31,6 +32,11 @@ dependencies:
 """
 # Canvas puts all files into one folder: doejane_12345_67890_ps1.ipynb, later ps1-1.ipynb.
 FLAT = re.compile(r"(?P<student>.+?)[_-](?P<assignment>ps\d+)(?:-(?P<again>\d+))?\.ipynb")
+
+
+def assignment_names() -> list[str]:
+    """Return the names of all assignments in order."""
+    return sorted(path.parent.name for path in (HERE / "source").glob("*/*.ipynb"))
 
 
 # Release -----------------------------------------------------------------------------------------
@@ -125,12 +131,19 @@ def find_submissions(folder: Path, names: list[str]) -> dict[str, dict[str, Path
 
 def grade(options: argparse.Namespace) -> None:
     """Grade every submission and write grades.csv, parts.csv, summary.md and feedback/."""
-    os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported: a process that forks has none
+    names = options.only or assignment_names()
+    submissions = find_submissions(options.submissions, names)
+    # An assignment that nobody has handed in is not due yet.
+    due = [name for name in names if any(name in mine for mine in submissions.values())]
+    if not due:
+        raise SystemExit(
+            f"no submission found in {options.submissions}: it needs STUDENT/ps1.ipynb, "
+            "STUDENT/ps1/ps1.ipynb or STUDENT_ps1.ipynb"
+        )
+    os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, as grading forks
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     os.environ["MPLBACKEND"] = "Agg"
     os.environ["GSS_COURSE_SEED"] = str(options.seed)
-    import gc
-
     import matplotlib.pyplot  # noqa: F401  imported once, here, and not again for every part
     import torch
 
@@ -140,15 +153,6 @@ def grade(options: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     gc.freeze()  # the forked processes need not copy what was imported here
     limits = Limits(options.cpu_seconds, options.memory_mb)
-    names = options.only or grading.assignment_names()
-    submissions = find_submissions(options.submissions, names)
-    # An assignment that nobody has handed in is not due yet.
-    due = [name for name in names if any(name in mine for mine in submissions.values())]
-    if not due:
-        raise SystemExit(
-            f"no submission found in {options.submissions}: it needs STUDENT/ps1.ipynb, "
-            "STUDENT/ps1/ps1.ipynb or STUDENT_ps1.ipynb"
-        )
     marks = report.read_marks(options.written) if options.written else {}
     graded = []
     for name in due:

@@ -118,11 +118,6 @@ def read_assignment(name: str) -> Assignment:
     return found
 
 
-def assignment_names() -> list[str]:
-    """Return the names of all assignments in order."""
-    return sorted(path.parent.name for path in SOURCE.glob("*/*.ipynb"))
-
-
 # Running a part ---------------------------------------------------------------------------------
 
 
