@@ -6,7 +6,15 @@ Use it as `import gss_lite as gss`; the README shows what for.
 from gss_lite.baselines.pixel import PixelTwin
 from gss_lite.contracts import IGNORE
 from gss_lite.dalle import DalleDVAE, load_dalle
-from gss_lite.data import DATASETS, create_dataset
+from gss_lite.data import (
+    DATASETS,
+    LabelMap,
+    OwnFolder,
+    Relabeled,
+    Taxonomy,
+    create_dataset,
+    with_data,
+)
 from gss_lite.data.folders import CamVid
 from gss_lite.data.pictures import read_image
 from gss_lite.data.scenes import ManyScenes, Scenes
@@ -47,20 +55,24 @@ __all__ = [
     "DalleDVAE",
     "Evaluation",
     "GaussianInverse",
+    "LabelMap",
     "LeastSquares",
     "LoopOptions",
     "ManyScenes",
     "NearestColor",
+    "OwnFolder",
     "Palette",
     "PixelTwin",
     "Prediction",
     "Preset",
     "Prior",
+    "Relabeled",
     "Run",
     "Scenes",
     "SegmentationMetrics",
     "SwinInverse",
     "Targets",
+    "Taxonomy",
     "arithmetic_palette",
     "create_dataset",
     "create_model",
@@ -84,6 +96,7 @@ __all__ = [
     "rebuild",
     "show",
     "train",
+    "with_data",
 ]
 
 

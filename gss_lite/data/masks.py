@@ -61,8 +61,17 @@ def load_masks(name: str, split: str, count: int, **arguments: object) -> Tensor
 
 
 def stack_masks(dataset: Dataset, indices: Iterable[int]) -> Tensor:
-    """Stack the masks of these (picture, mask) pairs → (N, H, W)."""
-    return torch.stack([torch.as_tensor(dataset[i][1]) for i in indices])
+    """Stack the masks of these (picture, mask) pairs → (N, H, W).
+
+    Smaller masks are padded with 255, at the right and at the bottom, to the size of the largest.
+    """
+    masks = [torch.as_tensor(dataset[i][1]).as_subclass(Tensor) for i in indices]
+    height, width = (max(mask.shape[axis] for mask in masks) for axis in (0, 1))
+    padded = [
+        F.pad(mask, (0, width - mask.shape[1], 0, height - mask.shape[0]), value=IGNORE)
+        for mask in masks
+    ]
+    return torch.stack(padded)
 
 
 def evenly_spaced(length: int, count: int | None = None) -> list[int]:

@@ -140,15 +140,19 @@ def border_lengths(masks: Tensor, num_classes: int) -> Tensor:
     It is the number of pairs of adjacent pixels of classes i and j, divided by the number of pixels
     of the smaller class. So a border of 30 pixels counts little for a road and much for a pole.
     """
-    masks = masks.long().cpu()
     counts = torch.zeros(num_classes * num_classes, dtype=torch.double)
-    across = masks[:, :, 1:], masks[:, :, :-1]
-    down = masks[:, 1:], masks[:, :-1]
-    for one, other in (across, down):
-        border = (one != other) & (one != IGNORE) & (other != IGNORE)
-        counts += torch.bincount(one[border] * num_classes + other[border], minlength=len(counts))
+    area = torch.zeros(num_classes, dtype=torch.long)
+    for part in masks.cpu().split(16):  # ids of 64 bits would fill the memory for large masks
+        ids = part.long()  # (16, H, W)
+        across = ids[:, :, 1:], ids[:, :, :-1]
+        down = ids[:, 1:], ids[:, :-1]
+        for one, other in (across, down):
+            border = (one != other) & (one != IGNORE) & (other != IGNORE)
+            pairs = one[border] * num_classes + other[border]
+            counts += torch.bincount(pairs, minlength=len(counts))
+        area += torch.bincount(ids.flatten(), minlength=IGNORE + 1)[:num_classes]
     lengths = counts.view(num_classes, num_classes)
-    area = torch.bincount(masks.flatten(), minlength=IGNORE + 1)[:num_classes].clamp(min=1)
+    area = area.clamp(min=1)
     return (lengths + lengths.T) / torch.minimum(area[:, None], area[None, :])
 
 

@@ -7,8 +7,9 @@ import torch
 
 from gss_lite.contracts import IGNORE
 from gss_lite.data import load_masks, near_borders, tiles
-from gss_lite.data.masks import MASK_SETS, class_names, evenly_spaced
+from gss_lite.data.masks import MASK_SETS, class_names, evenly_spaced, stack_masks
 from gss_lite.data.scenes import ManyScenes, Scenes
+from gss_lite.palette import border_lengths
 
 
 def test_tiles_are_cut_row_by_row():
@@ -71,3 +72,19 @@ def test_near_borders_by_looking_around_every_pixel():
                     around = mask[b, top : y + reach + 1, left : x + reach + 1]
                     another = bool((around != mask[b, y, x]).any())
                     assert bool(found[b, y, x]) == (mask[b, y, x] != IGNORE and another)
+
+
+def test_masks_of_different_sizes_are_padded_with_255_which_changes_no_border():
+    streets = [Scenes(1, height=h, width=w)[0] for h, w in ((40, 64), (48, 56))]
+    masks = stack_masks(streets, range(2))
+    assert masks.shape == (2, 48, 64) and (masks[0, 40:] == 255).all()
+    assert (masks[1, :, 56:] == 255).all() and torch.equal(masks[1, :, :56], streets[1][1])
+    apart = sum(border_counts(mask[None]) for _, mask in streets)
+    assert torch.equal(border_counts(masks), apart)
+
+
+def border_counts(masks):
+    """Pairs of adjacent pixels of two classes, (11, 11)."""
+    area = torch.bincount(masks.flatten().int(), minlength=256)[:11].clamp(min=1)
+    lengths = border_lengths(masks, 11) * torch.minimum(area[:, None], area[None, :])
+    return lengths.round().long()
