@@ -14,6 +14,7 @@ from gss_lite.presets.parts import (
     PriorSpec,
     Schedule,
     TokenizerSpec,
+    UViMSpec,
     ViewSpec,
     fixed,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "PriorSpec",
     "Schedule",
     "TokenizerSpec",
+    "UViMSpec",
     "ViewSpec",
     "fixed",
     "get_preset",
