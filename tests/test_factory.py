@@ -302,7 +302,10 @@ class TestShipped:
     "arguments, message",
     [
         ({"preset": "nonsense"}, "no preset named 'nonsense'"),
-        ({"preset": "scenes-tiny", "model": "pixels"}, 'must be "gss" or "pixel".*got .pixels'),
+        (
+            {"preset": "scenes-tiny", "model": "pixels"},
+            "must be one of gss, pixel, uvim, .*got .pixels",
+        ),
         ({"preset": "generic-s4"}, "a tokenizer alone; use create_tokenizer"),
         ({"preset": "scenes-tiny", "inverse": "tf"}, "X⁻¹ must be one of ff, ft, .*got 'tf'"),
     ],
