@@ -14,21 +14,23 @@ from pathlib import Path
 
 from torch import nn
 
+from gss_lite.baselines.build import (
+    create_language_model,
+    create_uvim_base,
+    uvim_base_hash,
+)
 from gss_lite.contracts import Tokenizer
 from gss_lite.data import DATASETS
 from gss_lite.factory import (
     SHIPPED,
-    create_language_model,
     create_palette,
     create_prior,
     create_tokenizer,
-    create_uvim_base,
     load_inverse,
     owns_palette,
     palette_hash,
     stage_one_hashes,
     tokenizer_path,
-    uvim_base_hash,
 )
 from gss_lite.palette import Palette
 from gss_lite.presets import PRESETS, Preset, get_preset, tokenizer_owner
@@ -109,7 +111,7 @@ def _read_uvim(preset: Preset, run: Path) -> dict[str, nn.Module]:
     paths = {path.stem.removeprefix(f"{preset.name}."): path for path in _uvim_files(preset, run)}
     if not paths:
         return {}
-    modules: dict[str, nn.Module] = {"uvim-base": create_uvim_base(preset, pretrained=run)}
+    modules: dict[str, nn.Module] = {"uvim-base": create_uvim_base(preset, run)}
     for stage in paths.keys() - modules.keys():
         modules[stage] = create_language_model(preset, stage == "uvim-code-ar")
         load_weights(paths[stage], modules[stage])
@@ -205,7 +207,7 @@ def _write_uvim(
     for stage, module in rivals.items():
         _write(preset, stage, module, cards[stage], staged, rests_on)
         if stage == "uvim-base":
-            rests_on = uvim_base_hash(create_uvim_base(preset, pretrained=staged))
+            rests_on = uvim_base_hash(create_uvim_base(preset, staged))
     for path in _uvim_files(preset, folder):
         stays = path.stem.removeprefix(f"{preset.name}.") not in rivals
         if stays and rivals and what_it_rests_on(path) != rests_on:

@@ -12,9 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from gss_lite.backbones import create_backbone
-from gss_lite.baselines.language_model import Autoregressive, LanguageModel, OnePass
+from gss_lite.baselines.build import create_uvim
 from gss_lite.baselines.pixel import PixelTwin
-from gss_lite.baselines.uvim import StageOne, UViM
 from gss_lite.contracts import Inverse, Segmenter, Tokenizer
 from gss_lite.dalle import DalleDVAE, load_dalle
 from gss_lite.gss import GSS
@@ -28,7 +27,7 @@ from gss_lite.palette import (
     released_cityscapes_palette,
     released_mseg_palette,
 )
-from gss_lite.presets import PRESETS, Preset, get_preset, tokenizer_owner
+from gss_lite.presets import Preset, get_preset, tokenizer_owner
 from gss_lite.prior import Prior
 from gss_lite.storage import (
     check_rests_on,
@@ -108,7 +107,8 @@ def create_model(
     if model == "pixel":
         return _create_twin(preset, pretrained)
     if model != "gss":
-        return _create_uvim(preset, pretrained, autoregressive=model == "uvim-ar")
+        folder = weights_folder(pretrained) if pretrained else None
+        return create_uvim(preset, folder, autoregressive=model == "uvim-ar")
     return with_inverse(_create_gss(preset, pretrained), preset, inverse, pretrained)
 
 
@@ -148,67 +148,6 @@ def _create_twin(preset: Preset, pretrained: Weights) -> PixelTwin:
         return twin
     load_weights(weights_folder(pretrained) / f"{preset.name}.pixel.safetensors", network)
     return twin.eval()
-
-
-def _create_uvim(preset: Preset, pretrained: Weights, autoregressive: bool) -> UViM:
-    stage_one = create_uvim_base(preset, pretrained=pretrained)
-    language = create_language_model(preset, autoregressive)
-    model = assemble_uvim(preset, stage_one, language)
-    if not pretrained:
-        return model
-    stage = "uvim-code-ar" if autoregressive else "uvim-code"
-    path = weights_folder(pretrained) / f"{preset.name}.{stage}.safetensors"
-    load_weights(path, language)
-    check_rests_on(path, uvim_base_hash(stage_one))
-    return model.eval()
-
-
-def assemble_uvim(preset: Preset, stage_one: StageOne, language: LanguageModel | None) -> UViM:
-    """Put a UViM together from its parts, with the preset's view for it."""
-    colors = farthest_point_palette(preset.data.num_classes).colors
-    return UViM(stage_one, language, colors, view=preset.uvim.view)
-
-
-def create_uvim_base(preset: str | Preset, *, pretrained: Weights = False) -> StageOne:
-    """Make UViM's stage I for a preset's data, in eval mode if it is trained.
-
-    Raises:
-        ValueError: the preset has no UViM; the message names presets that have one.
-        FileNotFoundError: the file of weights is missing.
-    """
-    preset = get_preset(preset)
-    if preset.uvim is None:
-        names = ", ".join(name for name, other in PRESETS.items() if other.uvim)
-        raise ValueError(f"preset {preset.name} has no UViM; these have one: {names}")
-    stage_one = StageOne(preset.data.num_classes, **preset.uvim.stage_one)
-    if not pretrained:
-        return stage_one
-    load_weights(weights_folder(pretrained) / f"{preset.name}.uvim-base.safetensors", stage_one)
-    return stage_one.eval()
-
-
-def create_language_model(
-    preset: str | Preset,
-    autoregressive: bool = False,
-    *,
-    pretrained_backbone: bool | str | Path = False,
-) -> LanguageModel:
-    """Make UViM's language model on the backbone of the preset's prior, with random weights.
-
-    Its argument `pretrained_backbone` and its errors are those of `create_prior`.
-    """
-    preset = get_preset(preset)
-    spec = preset.uvim
-    backbone = create_backbone(preset, pretrained_backbone)
-    sizes = (spec.stage_one["vocab_size"], spec.stage_one["code_grid"])
-    if autoregressive:
-        return Autoregressive(backbone, *sizes, decoder_depth=spec.decoder_depth, **spec.language)
-    return OnePass(backbone, *sizes, **spec.language)
-
-
-def uvim_base_hash(stage_one: StageOne) -> dict[str, str]:
-    """Return the hash of the stage I that a language model is trained with."""
-    return {"uvim_base_sha256": weights_hash(stage_one)}
 
 
 def weights_folder(pretrained: Weights) -> Path:

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import torch
 
-from gss_lite.baselines.uvim import StageOne, UViM
-from gss_lite.distributed import wait_for_all
-from gss_lite.factory import (
+from gss_lite.baselines.build import (
     assemble_uvim,
     create_language_model,
     create_uvim_base,
     uvim_base_hash,
 )
+from gss_lite.baselines.uvim import StageOne, UViM
+from gss_lite.distributed import wait_for_all
 from gss_lite.training.prior import SegmenterLoss, train_segmenter
 from gss_lite.training.run import (
     UVIM_STAGE_ONE,
@@ -59,7 +59,7 @@ def train_uvim_code(job: Job, source: Path, autoregressive: bool) -> UViM:
     """
     preset = job.preset
     check_stage_one(preset, source, job.folder, UVIM_STAGE_ONE)
-    stage_one = create_uvim_base(preset, pretrained=source)
+    stage_one = create_uvim_base(preset, source)
     torch.manual_seed(preset.seed)
     model = train_segmenter(
         job,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from gss_lite.baselines.build import create_language_model
 from gss_lite.baselines.language_model import resize_map
-from gss_lite.factory import create_language_model
 from gss_lite.presets import get_preset
 
 TINY = get_preset("scenes-tiny")
@@ -81,6 +81,7 @@ def test_greedy_decoding_takes_the_likeliest_code_given_those_before(autoregress
     assert torch.equal(autoregressive.predict(image), greedy)
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_samples_follow_the_distribution_of_the_logits(autoregressive, image):
     draws = 600

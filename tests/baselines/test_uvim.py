@@ -9,10 +9,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from gss_lite.baselines.build import create_language_model, create_uvim_base
 from gss_lite.baselines.language_model import OnePass
 from gss_lite.baselines.uvim import SplitCodebook, StageOne, UViM, standardize
 from gss_lite.contracts import IGNORE, Segmenter
-from gss_lite.factory import create_language_model, create_model, create_uvim_base
+from gss_lite.factory import create_model
 from gss_lite.presets import PRESETS, ViewSpec, get_preset
 
 TINY = get_preset("scenes-tiny")

@@ -56,6 +56,7 @@ def test_the_trained_model_is_put_together(folder, model, kind):
     assert bool(uvim.stage_one.to_pixels.weight.any())  # it began with zeros
 
 
+@pytest.mark.slow
 def test_stage_two_is_refused_on_another_stage_one(folder, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
@@ -68,6 +69,7 @@ def test_stage_two_is_refused_on_another_stage_one(folder, tmp_path):
     assert not (tmp_path / "package").exists()
 
 
+@pytest.mark.slow
 def test_stage_two_can_build_on_the_stage_one_of_another_folder(folder, tmp_path):
     train(TINY, tmp_path, stage="uvim-code", stage_one=folder, options=QUIET)
     name = "scenes-tiny.uvim-base.safetensors"
@@ -90,7 +92,7 @@ def test_models_and_stages_belong_together(tmp_path):
 @pytest.mark.slow
 def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path):
     """kill −9 in the middle of either stage, then started again until it is through."""
-    steps = 40
+    steps = 24
     command = ["train", "--preset", "scenes-tiny", "--model", "uvim-ar", "--save-every", "3"]
     command += ["--steps", str(steps)]
     whole = tmp_path / "whole"
@@ -126,6 +128,7 @@ def test_evaluation_is_the_metrics_of_prediction_and_reconstruction(folder):
     assert "reconstruction" not in windows.scores()  # the oracle's code is one for a whole picture
 
 
+@pytest.mark.slow
 def test_validation_keeps_the_best_language_model(tmp_path, folder):
     run = train(
         TINY,
@@ -159,6 +162,7 @@ def test_the_commands_evaluate_and_predict_with_it(folder, tmp_path, capsys):
     assert main([*command, "--model", "uvim-ar", str(picture)]) == 0  # they may be replaced
 
 
+@pytest.mark.slow
 def test_export_halves_the_weights_and_they_still_fit_together(folder, tmp_path):
     paths = export_weights(TINY, folder, tmp_path)
     names = {f"scenes-tiny.{s}.{e}" for s in STAGES for e in ("safetensors", "json")}
