@@ -98,7 +98,9 @@ def _schedules(steps: int, batch: int, side: int, lr: float, inverse_lr: float, 
 def _uvim(side: int, patch: int, view: ViewSpec) -> UViMSpec:
     """UViM as section H describes it: the UViM paper's stage I, and Swin-L as language model.
 
-    The head of the language model and its decoder's depth are our choice, as both are not given.
+    The decoder has the 24 layers and 1,024 channels of the UViM paper's language model. What stands
+    between Swin-L and the code is not described, so it is our choice: aggregation and two blocks.
+    Both stages see 32 × 32 patches, as in the UViM paper, whatever the size of the pictures.
     """
     return UViMSpec(
         stage_one=fixed(
@@ -121,8 +123,8 @@ def _uvim(side: int, patch: int, view: ViewSpec) -> UViMSpec:
 def _uvim_schedules(batch: int, side: int) -> dict[str, Schedule]:
     """80,000 iterations for stage I and 160,000 for stage II (section H, iii).
 
-    Section H gives neither optimiser nor batch. Batch, crop and scales are those of GSS here, and
-    the learning rates are our choice.
+    Section H gives neither optimiser nor batch. Optimiser, batch, crop and scales are those of GSS
+    here, and stage I's learning rate is our choice. The UViM paper trains with Adafactor.
     """
     base = Schedule(
         steps=80_000,
