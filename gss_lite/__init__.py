@@ -4,6 +4,7 @@ Use it as `import gss_lite as gss`; the README shows what for.
 """
 
 from gss_lite.baselines.pixel import PixelTwin
+from gss_lite.baselines.uvim import UViM
 from gss_lite.contracts import IGNORE
 from gss_lite.dalle import DalleDVAE, load_dalle
 from gss_lite.data import (
@@ -73,6 +74,7 @@ __all__ = [
     "SwinInverse",
     "Targets",
     "Taxonomy",
+    "UViM",
     "arithmetic_palette",
     "create_dataset",
     "create_model",

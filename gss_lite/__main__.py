@@ -31,7 +31,7 @@ from gss_lite.data.inspection import check_files, open_splits
 from gss_lite.distributed import init_distributed, is_main, world_size
 from gss_lite.evaluation import Evaluation, evaluate
 from gss_lite.export import export_weights
-from gss_lite.factory import INVERSES, create_model, load_inverse
+from gss_lite.factory import INVERSES, MODELS, create_model, load_inverse
 from gss_lite.gss import GSS
 from gss_lite.official import export_checkpoint, import_checkpoint
 from gss_lite.predict import check_outputs, predict_file
@@ -123,8 +123,9 @@ def _train(arguments: argparse.Namespace, line: str) -> None:
     if arguments.steps and stage == "inverse-gaussian":
         raise ValueError("--stage inverse-gaussian takes no training steps; leave --steps out")
     changes, how = stage_two_options(arguments)
-    if "prior" in preset.schedules and changes:
-        preset = preset.with_schedule("prior", **changes)
+    for name in ("prior", "uvim-code"):
+        if name in preset.schedules and changes:
+            preset = preset.with_schedule(name, **changes)
     if arguments.steps:
         for name in preset.schedules:
             preset = preset.with_schedule(name, steps=arguments.steps)
@@ -138,6 +139,7 @@ def _train(arguments: argparse.Namespace, line: str) -> None:
         preset,
         folder,
         stage=stage,
+        model=arguments.model,
         data=arguments.data,
         stage_one=arguments.stage_one,
         maskige=arguments.maskige or "noisy",
@@ -147,7 +149,8 @@ def _train(arguments: argparse.Namespace, line: str) -> None:
     )
     if not is_main():
         return
-    if stage in ("vqvae", "all") and not trains_tokenizer(preset):
+    makes_tokenizer = stage == "vqvae" or (stage == "all" and arguments.model == "gss")
+    if makes_tokenizer and not trains_tokenizer(preset):
         shared = isinstance(preset.tokenizer, str)
         owner = f"the trained tokenizer of {preset.tokenizer}" if shared else "OpenAI's dVAE"
         done = "made its palette" if owns_palette(preset) else "took its palette too"
@@ -256,8 +259,8 @@ def _says_the_same(path: Path, record: dict) -> bool:
 
 def _what_is_evaluated(arguments: argparse.Namespace, preset: Preset) -> tuple[str, str]:
     """Return the prediction's name, and its word in records: "", "pixel" or "inverse-…"."""
-    if arguments.model == "pixel":
-        return "pixel twin", "pixel"
+    if arguments.model != "gss":
+        return MODELS[arguments.model], arguments.model
     choice = arguments.inverse
     if choice.endswith(".safetensors"):
         _, choice = load_inverse(choice)
@@ -309,7 +312,12 @@ def _predict(arguments: argparse.Namespace, line: str) -> None:
     pictures = [Path(path) for path in arguments.pictures]
     check_outputs(pictures, folder, arguments.overwrite)
     check_writable(folder)
-    model = create_model(arguments.preset, pretrained=arguments.weights, inverse=arguments.inverse)
+    model = create_model(
+        arguments.preset,
+        pretrained=arguments.weights,
+        inverse=arguments.inverse,
+        model=arguments.model,
+    )
     model = model.to(arguments.device)
     for picture in pictures:
         for path in predict_file(model, picture, folder):

@@ -21,6 +21,7 @@ from timm.models import FeatureDictNet, FeatureHookNet
 from torch import Tensor, nn
 
 from gss_lite.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from gss_lite.presets.parts import Preset
 from gss_lite.released_backbones import as_released
 
 # Packages of the index that hold ImageNet weights (Apache-2.0) → timm's name of the model.
@@ -128,6 +129,30 @@ def build_backbone(
     if config is None or (config.mean, config.std) == (IMAGENET_MEAN, IMAGENET_STD):
         return body
     return OwnNormalization(body, config.mean, config.std)
+
+
+def create_backbone(preset: Preset, pretrained: bool | str | Path = False) -> nn.Module:
+    """Make the backbone of a preset's prior; arguments and errors are those of `create_prior`."""
+    spec = preset.prior
+    name, source = spec.backbone, pretrained
+    if source is True:
+        if not spec.pretrained:
+            raise ValueError(
+                f"preset {preset.name} names no pretrained weights; name a file of weights of "
+                f"timm's {name}, or leave pretrained_backbone out"
+            )
+        if spec.pretrained in INDEX_PACKAGES:
+            source = spec.pretrained
+        else:
+            name = spec.pretrained  # with the tag of the weights
+    elif source == "timm":
+        source = True
+    try:
+        return build_backbone(name, pretrained=source, **spec.backbone_arguments)
+    except RuntimeError as error:
+        if source is not True:
+            raise
+        raise OSError(str(error)) from error
 
 
 def _create(name: str, pretrained: bool, arguments: Mapping[str, object]) -> nn.Module:

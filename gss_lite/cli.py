@@ -7,13 +7,14 @@ import sys
 
 import torch
 
-from gss_lite.factory import INVERSES, SHIPPED
+from gss_lite.factory import INVERSES, MODELS, SHIPPED
 from gss_lite.presets import PAPER_PRESETS, PRESETS
-from gss_lite.training import STAGES
+from gss_lite.training import STAGES, STAGES_OF
 from gss_lite.training.inverse import INPUTS
 
 # The options of stage II that change its schedule, and those that are arguments of `train`.
 SCHEDULE = ("precision", "accumulate", "checkpointing", "compile", "middle")
+RIVALS = "pixel: the discriminative twin; uvim, uvim-ar: UViM, in one pass or autoregressive"
 ARGUMENTS = ("validate_every", "keep", "pretrained_backbone")
 
 
@@ -88,13 +89,21 @@ def _add_train(commands: argparse._SubParsersAction, parents: list) -> None:
         help="; ".join(f"{name}: {what}" for name, what in STAGES.items()),
     )
     train.add_argument(
+        "--model",
+        choices=list(STAGES_OF),
+        default="gss",
+        help="what --stage all trains; "
+        + "; ".join(f"{name}: {' and '.join(stages)}" for name, stages in STAGES_OF.items()),
+    )
+    train.add_argument(
         "--out", help="folder for weights, checkpoints and records (default: runs/PRESET)"
     )
     train.add_argument(
         "--stage-one",
         metavar="FOLDER|shipped",
         help="folder of the weights that the stage builds on (default: that of --out): palette and "
-        "VQ-VAE for prior, the whole model for inverse-…; shipped: the weights in the package",
+        "VQ-VAE for prior, UViM's stage I for uvim-code, the whole model for inverse-…; shipped: "
+        "the weights in the package",
     )
     train.add_argument(
         "--maskige",
@@ -120,7 +129,7 @@ def _add_train(commands: argparse._SubParsersAction, parents: list) -> None:
     train.add_argument(
         "--tensorboard", action="store_true", help="log to FOLDER/STAGE/tensorboard as well"
     )
-    two = train.add_argument_group("stage II and its twin (--stage prior, all, pixel)")
+    two = train.add_argument_group("stage II and its rivals (--stage prior, all, pixel, uvim-code)")
     two.add_argument(
         "--validate-every",
         type=whole_number(1),
@@ -191,9 +200,7 @@ def _add_evaluate(commands: argparse._SubParsersAction, parents: list) -> None:
         metavar="FILE",
         help="a map from the classes in the masks to those of --map",
     )
-    test.add_argument(
-        "--model", default="gss", choices=["gss", "pixel"], help="pixel: the discriminative twin"
-    )
+    test.add_argument("--model", default="gss", choices=list(MODELS), help=RIVALS)
     test.add_argument(
         "--flip", action="store_true", help="average with the probabilities of the mirrored picture"
     )
@@ -219,6 +226,7 @@ def _add_predict(commands: argparse._SubParsersAction, parents: list) -> None:
         help="segment pictures with the views of evaluate: writes mask, maskige and overlay",
     )
     predict.add_argument("pictures", nargs="+", help="picture files")
+    predict.add_argument("--model", default="gss", choices=["gss", "uvim", "uvim-ar"], help=RIVALS)
     predict.add_argument("--out", default="predictions", help="folder for the results")
     predict.add_argument(
         "--overwrite", action="store_true", help="replace files that predict did not make"
@@ -286,7 +294,7 @@ def _add_data(commands: argparse._SubParsersAction) -> None:
 
 
 def stage_two_options(arguments: argparse.Namespace) -> tuple[dict, dict]:
-    """Return the given options of stage II and its twin: (changes of the schedule, the others).
+    """Return the given options of stage II and its rivals: (changes of the schedule, the others).
 
     The others are arguments of `gss_lite.training.train`.
 
@@ -297,16 +305,20 @@ def stage_two_options(arguments: argparse.Namespace) -> tuple[dict, dict]:
         {name: vars(arguments)[name] for name in names if vars(arguments)[name] is not None}
         for names in (SCHEDULE, ARGUMENTS)
     )
-    if (changes or others) and arguments.stage not in {"prior", "pixel", "all"}:
+    if (changes or others) and not _trains_stage_two(arguments.stage):
         names = [name.removesuffix("_backbone") for name in (*changes, *others)]
         options = ", ".join("--" + name.replace("_", "-") for name in names)
         raise ValueError(
-            f"{options}: for --stage prior, all or pixel only; leave out with --stage "
+            f"{options}: for --stage prior, all, pixel or uvim-code only; leave out with --stage "
             f"{arguments.stage}"
         )
     if others.get("keep") == "best" and "validate_every" not in others:
         raise ValueError("--keep best keeps the best of --validate-every N; give that too")
     return changes, others
+
+
+def _trains_stage_two(stage: str) -> bool:
+    return stage in {"prior", "pixel", "all"} or stage.startswith("uvim-code")
 
 
 def whole_number(least: int):

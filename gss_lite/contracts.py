@@ -95,7 +95,7 @@ class Inverse(Protocol):
 
 @runtime_checkable
 class Segmenter(Protocol):
-    """A segmentation model: `GSS` and the discriminative `PixelTwin` implement it.
+    """A segmentation model: `GSS`, the discriminative `PixelTwin` and `UViM` implement it.
 
     Attributes:
         num_classes: K.

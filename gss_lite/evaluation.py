@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm import tqdm
 
+from gss_lite.baselines.uvim import UViM
 from gss_lite.contracts import IGNORE, Segmenter, Tokenizer
 from gss_lite.data.taxonomy import LabelMap
 from gss_lite.distributed import is_distributed, is_main, process_index, world_size
@@ -28,6 +29,7 @@ TITLES = {
     "prediction": "prediction",
     "pixel_head": "auxiliary pixel head",
     "reconstruction": "reconstruction of the true masks",
+    "without_code": "base model with a code of zeros",
 }
 
 
@@ -40,7 +42,8 @@ class Evaluation:
 
     Attributes:
         matrices: name → confusion matrices (N, K, K), one for each picture. For a GSS the names are
-            "prediction", "pixel_head" and "reconstruction" (of the true masks, by stage I).
+            "prediction", "pixel_head" and "reconstruction" (of the true masks, by stage I). A UViM
+            has "without_code" in place of "pixel_head".
         seconds: how long the evaluation took.
         classes: the classes' names; empty if the data set has none.
     """
@@ -134,6 +137,8 @@ def evaluate(
         ids = {name: scores.argmax(1) for name, scores in score_fn(image).items()}
         if isinstance(model, GSS) and label_map is None:
             ids["reconstruction"] = model.reconstruct(mask)[0]
+        elif isinstance(model, UViM) and view == ViewSpec():
+            ids["reconstruction"] = model.reconstruct(image, mask)[0]
         return ids
 
     return evaluate_masks(

@@ -14,6 +14,11 @@ from pathlib import Path
 
 from torch import nn
 
+from gss_lite.baselines.build import (
+    create_language_model,
+    create_uvim_base,
+    uvim_base_hash,
+)
 from gss_lite.contracts import Tokenizer
 from gss_lite.data import DATASETS
 from gss_lite.factory import (
@@ -46,7 +51,7 @@ LOG_LINES = 60
 def export_weights(
     preset: str | Preset, run: str | Path, folder: str | Path = SHIPPED
 ) -> list[Path]:
-    """Copy the files NAME.{palette,vqvae,prior,inverse-*} of `run` to `folder` → their paths.
+    """Copy NAME.{palette,vqvae,prior,inverse-*,uvim-*} of `run` to `folder` → the files' paths.
 
     Weights are stored in 16 bits, each with a JSON card. The card is the training record, with
     about 60 entries of its log and the licence of the data, if there is one.
@@ -63,7 +68,14 @@ def export_weights(
     run = Path(run)
     folder = Path(folder)
     modules = _read_modules(preset, run)
-    cards = {stage: _read_card(run / f"{preset.name}.{stage}.json") for stage in modules}
+    rivals = _read_uvim(preset, run)
+    if not modules and not rivals:
+        raise FileNotFoundError(
+            f"{run} holds no weights of {preset.name}; train them first: "
+            f"python -m gss_lite train --preset {preset.name}"
+        )
+    stages = [*modules, *rivals]
+    cards = {stage: _read_card(run / f"{preset.name}.{stage}.json") for stage in stages}
     palette = _read_palette(preset, run)
     _check_belongs_together(preset, run, folder, modules, palette)
     check_writable(folder)
@@ -75,6 +87,7 @@ def export_weights(
             # Without a tokenizer beside it, an X⁻¹ keeps the hashes of its own file.
             known = what_it_rests_on(run / f"{preset.name}.{stage}.safetensors")
             _write(preset, stage, modules[stage], cards[stage], staged, hashes or known)
+        _write_uvim(preset, rivals, cards, staged, folder)
         _check_nothing_breaks(preset, modules, hashes, folder)
         return _exchange(sorted(staged.iterdir()), folder)
 
@@ -90,12 +103,26 @@ def _read_modules(preset: Preset, run: Path) -> dict[str, nn.Module]:
         load_weights(prior, modules["prior"])
     for path in sorted(run.glob(f"{preset.name}.inverse-*.safetensors")):
         modules[path.stem.removeprefix(f"{preset.name}.")] = load_inverse(path)[0]
-    if not modules:
-        raise FileNotFoundError(
-            f"{run} holds no weights of {preset.name}; train them first: "
-            f"python -m gss_lite train --preset {preset.name}"
-        )
     return modules
+
+
+def _read_uvim(preset: Preset, run: Path) -> dict[str, nn.Module]:
+    """Read UViM's stages, the first one first. Stage II is read with the stage I beside it."""
+    paths = {path.stem.removeprefix(f"{preset.name}."): path for path in _uvim_files(preset, run)}
+    if not paths:
+        return {}
+    modules: dict[str, nn.Module] = {"uvim-base": create_uvim_base(preset, run)}
+    for stage in paths.keys() - modules.keys():
+        modules[stage] = create_language_model(preset, stage == "uvim-code-ar")
+        load_weights(paths[stage], modules[stage])
+        check_rests_on(paths[stage], uvim_base_hash(modules["uvim-base"]))
+    return modules
+
+
+def _uvim_files(preset: Preset, folder: Path) -> list[Path]:
+    names = ("uvim-base", "uvim-code", "uvim-code-ar")
+    paths = [folder / f"{preset.name}.{name}.safetensors" for name in names]
+    return [path for path in paths if path.exists()]
 
 
 def _read_card(path: Path) -> dict:
@@ -166,6 +193,28 @@ def _write_stage_one(
     if palette:
         return stage_one_hashes(palette, tokenizer)
     return {"tokenizer_sha256": weights_hash(tokenizer)}
+
+
+def _write_uvim(
+    preset: Preset, rivals: Mapping, cards: Mapping, staged: Path, folder: Path
+) -> None:
+    """Write UViM's stages, so that stage II rests on stage I in 16 bits.
+
+    Raises:
+        ValueError: a stage II that stays in `folder` would lose its stage I.
+    """
+    rests_on: dict[str, str] = {}
+    for stage, module in rivals.items():
+        _write(preset, stage, module, cards[stage], staged, rests_on)
+        if stage == "uvim-base":
+            rests_on = uvim_base_hash(create_uvim_base(preset, staged))
+    for path in _uvim_files(preset, folder):
+        stays = path.stem.removeprefix(f"{preset.name}.") not in rivals
+        if stays and rivals and what_it_rests_on(path) != rests_on:
+            raise ValueError(
+                f"{folder} holds {path.name}, trained with the stage I that this export would "
+                "replace. Train it on the new one and export it too, or remove it first"
+            )
 
 
 def _write(

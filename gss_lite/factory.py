@@ -11,7 +11,8 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from gss_lite.backbones import INDEX_PACKAGES, build_backbone
+from gss_lite.backbones import create_backbone
+from gss_lite.baselines.build import create_uvim
 from gss_lite.baselines.pixel import PixelTwin
 from gss_lite.contracts import Inverse, Segmenter, Tokenizer
 from gss_lite.dalle import DalleDVAE, load_dalle
@@ -57,6 +58,14 @@ INVERSES = {
     "expected": "GSS-FF, expected codes",
 }
 
+# The name of each model on the command line → the name of its predictions in tables.
+MODELS = {
+    "gss": "GSS-FF",
+    "pixel": "pixel twin",
+    "uvim": "UViM, one pass",
+    "uvim-ar": "UViM, autoregressive",
+}
+
 Weights = bool | str | Path
 
 
@@ -75,27 +84,34 @@ def create_model(
             run's folder. A tokenizer shared with another preset is always trained.
         inverse: X⁻¹: a key of INVERSES, or the path of a file that `train --stage inverse-…` wrote.
             "ff" is the nearest colour; "expected" is the nearest colour of expected codes.
-        model: "gss", or "pixel" for the discriminative twin.
+        model: a key of MODELS: "gss", "pixel" for the discriminative twin, and "uvim" or "uvim-ar"
+            for UViM with a language model that decodes in one pass or autoregressively.
 
     Raises:
         ValueError: the preset, model or X⁻¹ does not exist, or weights do not belong together.
         FileNotFoundError: a file of weights is missing.
     """
     preset = get_preset(preset)
-    if model not in ("gss", "pixel"):
-        raise ValueError(f'model must be "gss" or "pixel", the discriminative twin; got {model!r}')
+    if model not in MODELS:
+        raise ValueError(
+            f"model must be one of {', '.join(MODELS)} (pixel is the discriminative twin); "
+            f"got {model!r}"
+        )
     if preset.prior is None:
         raise ValueError(
             f"preset {preset.name} is a tokenizer alone; use create_tokenizer, or choose a preset "
             "with a prior, as scenes-cpu or camvid"
         )
+    if model != "gss" and inverse != "ff":
+        who = "the discriminative twin" if model == "pixel" else "UViM"
+        raise ValueError(
+            f"{who} paints no maskige and has no X⁻¹; leave the inverse or the model out"
+        )
     if model == "pixel":
-        if inverse != "ff":
-            raise ValueError(
-                "the discriminative twin paints no maskige and has no X⁻¹; "
-                "leave the inverse or the model out"
-            )
         return _create_twin(preset, pretrained)
+    if model != "gss":
+        folder = weights_folder(pretrained) if pretrained else None
+        return create_uvim(preset, folder, autoregressive=model == "uvim-ar")
     return with_inverse(_create_gss(preset, pretrained), preset, inverse, pretrained)
 
 
@@ -302,28 +318,9 @@ def create_prior(
         ImportError: the package that holds them is not installed.
     """
     preset = get_preset(preset)
-    spec = preset.prior
-    name, source = spec.backbone, pretrained_backbone
-    if source is True:
-        if not spec.pretrained:
-            raise ValueError(
-                f"preset {preset.name} names no pretrained weights; name a file of weights of "
-                f"timm's {name}, or leave pretrained_backbone out"
-            )
-        if spec.pretrained in INDEX_PACKAGES:
-            source = spec.pretrained
-        else:
-            name = spec.pretrained  # with the tag of the weights
-    elif source == "timm":
-        source = True
-    try:
-        backbone = build_backbone(name, pretrained=source, **spec.backbone_arguments)
-    except RuntimeError as error:
-        if source is not True:
-            raise
-        raise OSError(str(error)) from error
+    backbone = create_backbone(preset, pretrained_backbone)
     vocab_size = vocab_size or tokenizer_owner(preset).tokenizer.arguments["vocab_size"]
-    return Prior(backbone, vocab_size, preset.data.num_classes, **spec.head)
+    return Prior(backbone, vocab_size, preset.data.num_classes, **preset.prior.head)
 
 
 def with_inverse(gss: GSS, preset: Preset, choice: str | Path, weights: Weights = True) -> GSS:

@@ -10,6 +10,7 @@ import torch
 from PIL import Image, PngImagePlugin
 from torch import Tensor
 
+from gss_lite.baselines.uvim import UViM
 from gss_lite.contracts import IGNORE
 from gss_lite.data.pictures import read_image
 from gss_lite.gss import GSS
@@ -20,25 +21,29 @@ OUTPUTS = ("mask", "maskige", "overlay")
 MADE_BY = "gss_lite predict"  # a note in every file that is written here, see `is_ours`
 
 
-def predict_file(gss: GSS, picture: Path, folder: Path) -> list[Path]:
+def predict_file(model: GSS | UViM, picture: Path, folder: Path) -> list[Path]:
     """Write NAME_mask.png (class ids), NAME_maskige.png and NAME_overlay.png into `folder`.
 
-    All three have the picture's own size.
+    All three have the picture's own size. UViM has no maskige.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is no picture.
     """
     image = read_image(picture)  # (3, H, W)
-    found = gss.segment(image)
+    found = model.segment(image)
     ids = found.mask.to(torch.uint8).cpu()  # (H, W)
-    colors = gss.colors.cpu()
+    colors = model.colors.cpu()
     indexed = Image.fromarray(ids.numpy())
     # putpalette turns the grey picture into an indexed one. Its values stay class ids.
     indexed.putpalette((255 * colors).round().to(torch.uint8).flatten().tolist())
     laid_over = overlay(image.float() / 255, ids.long(), colors)
-    pictures = (indexed, to_pil(found.maskige), to_pil(laid_over))
+    pictures = [indexed, to_pil(laid_over)]
     paths = output_paths(picture, folder)
+    if isinstance(model, UViM):
+        paths = [paths[OUTPUTS.index(name)] for name in ("mask", "overlay")]
+    else:
+        pictures.insert(1, to_pil(found.maskige))
     for path, output in zip(paths, pictures):
         note = PngImagePlugin.PngInfo()
         note.add_text("Software", _signature(output))

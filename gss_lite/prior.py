@@ -116,12 +116,47 @@ class Aggregation(nn.Module):
         return self.fuse(x)  # (B, out_dim, H/4, W/4)
 
 
-class Prior(nn.Module):
-    """The image encoder I_ψ with its token head and its auxiliary pixel head.
+class WithBackbone(nn.Module):
+    """A network on a timm backbone.
 
     Args:
         backbone: a timm `features_only` model that gives four levels, the finest at 1/4. Its maps
             are (B, C, H, W), or (B, H, W, C) where it has an `output_fmt` of "NHWC".
+
+    Raises:
+        ValueError: the backbone does not give four levels beginning at 1/4.
+    """
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.channels = _level_channels(backbone)
+        self.backbone = backbone
+        self.depthwise = any(
+            isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels > 1
+            for layer in backbone.modules()
+        )
+
+    def features(self, image: Tensor) -> list[Tensor]:
+        """Normalised photograph (B, 3, H, W) → the maps (B, C, H/s, W/s), finest first."""
+        with self._backbone_precision(image.device.type):
+            maps = self.backbone(image)
+        # timm names the layout of its maps where it is (B, H, W, C), as for Swin.
+        if getattr(self.backbone, "output_fmt", "NCHW") == "NHWC":
+            return [m.permute(0, 3, 1, 2) for m in maps]
+        return list(maps)
+
+    def _backbone_precision(self, device: str) -> AbstractContextManager:
+        """Keep depthwise convolutions out of mixed precision on CPUs, where bf16 slows them."""
+        if device == "cpu" and self.depthwise:
+            return torch.autocast("cpu", enabled=False)
+        return nullcontext()
+
+
+class Prior(WithBackbone):
+    """The image encoder I_ψ with its token head and its auxiliary pixel head.
+
+    Args:
+        backbone: see `WithBackbone`.
         vocab_size: V, the tokenizer's number of codes.
         num_classes: K.
         level_dim: channels of each level in the aggregation.
@@ -160,13 +195,8 @@ class Prior(nn.Module):
         ffn_dim: int = 1024,
         dropout: float = 0.1,
     ) -> None:
-        super().__init__()
-        channels = _level_channels(backbone)
-        self.backbone = backbone
-        self.depthwise = any(
-            isinstance(layer, nn.Conv2d) and layer.groups == layer.in_channels > 1
-            for layer in backbone.modules()
-        )
+        super().__init__(backbone)
+        channels = self.channels
         self.aggregation = Aggregation(channels, level_dim, fuse_dim)
         blocks = [
             WindowBlock(fuse_dim, heads, window, ffn_dim, shifted=i % 2 == 1) for i in range(depth)
@@ -208,21 +238,6 @@ class Prior(nn.Module):
             x = fused if shared else self.pixel_aggregation(features)  # (B, C', H/4, W/4)
             pixel_logits = self.to_classes(x)  # (B, K, H/4, W/4)
         return PriorFeatures(self._token_features(fused), pixel_logits)
-
-    def features(self, image: Tensor) -> list[Tensor]:
-        """Normalised photograph (B, 3, H, W) → the maps (B, C, H/s, W/s), finest first."""
-        with self._backbone_precision(image.device.type):
-            maps = self.backbone(image)
-        # timm names the layout of its maps where it is (B, H, W, C), as for Swin.
-        if getattr(self.backbone, "output_fmt", "NCHW") == "NHWC":
-            return [m.permute(0, 3, 1, 2) for m in maps]
-        return list(maps)
-
-    def _backbone_precision(self, device: str) -> AbstractContextManager:
-        """Keep depthwise convolutions out of mixed precision on CPUs, where bf16 slows them."""
-        if device == "cpu" and self.depthwise:
-            return torch.autocast("cpu", enabled=False)
-        return nullcontext()
 
     def token_features(self, features: Sequence[Tensor]) -> Tensor:
         """Feature maps (B, C_i, H/s_i, W/s_i), finest first → (B, token_dim, H/4, W/4)."""

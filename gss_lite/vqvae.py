@@ -112,7 +112,11 @@ class Codebook(nn.Module):
         self.counts.lerp_(counts, 1 - self.decay)
         self.sums.lerp_(sums, 1 - self.decay)
         self._restart(flat, ids)
-        self.codes.copy_(self.sums / self.counts[:, None])
+        self.codes.copy_(self._averages())
+
+    def _averages(self) -> Tensor:
+        """The codes (V, C) that the counts and sums stand for."""
+        return self.sums / self.counts[:, None]
 
     def _restart(self, flat: Tensor, ids: Tensor) -> None:
         """Move unused codes onto vectors (N, C) that lie far from the code of their `ids`."""

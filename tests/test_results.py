@@ -42,9 +42,11 @@ def test_every_command_can_be_given_today(path):
     main.parser().parse_args(arguments)  # ends the process where it does not parse
 
 
-def check_some(preset: str, name: str, pictures: list[int], folder: Path | None = None) -> None:
+def check_some(
+    preset: str, name: str, pictures: list[int], folder: Path | None = None, kind: str = "gss"
+) -> None:
     dataset = Subset(gss.create_dataset(preset, "test", folder=folder), pictures)
-    model = gss.create_model(preset, pretrained=True)
+    model = gss.create_model(preset, pretrained=True, model=kind)
     again = gss.evaluate(model, dataset, batch=1, progress=False).picture_accuracy()
     said = [record(name)["metrics"]["picture_accuracy"][i] for i in pictures]
     # Another CPU rounds in another way, which changes a token here and there.
@@ -54,6 +56,11 @@ def check_some(preset: str, name: str, pictures: list[int], folder: Path | None 
 @pytest.mark.slow
 def test_scenes_record_is_what_the_shipped_weights_give():
     check_some("scenes-cpu", "scenes-cpu-test", [0, 50, 100, 150, 199])
+
+
+@pytest.mark.slow
+def test_uvims_record_is_what_the_shipped_weights_give():
+    check_some("scenes-cpu", "scenes-cpu-uvim-test", [0, 100, 199], kind="uvim")
 
 
 @pytest.mark.slow
@@ -103,6 +110,16 @@ def test_scenes_targets():
     assert metrics["pictures"] == gss.get_preset("scenes-cpu").data.eval_pictures
     assert metrics["reconstruction"]["miou"] >= 0.95
     assert metrics["prediction"]["miou"] >= 0.80
+
+
+def test_uvims_oracle_and_its_language_model_help_the_base_model():
+    metrics = record("scenes-cpu-uvim-test")["metrics"]
+    alone = metrics["without_code"]["miou"]
+    assert metrics["reconstruction"]["miou"] >= alone + 0.15
+    assert metrics["prediction"]["miou"] >= alone + 0.05
+    log = json.loads((SHIPPED / "scenes-cpu.uvim-base.json").read_text())["log"]
+    used = [entry["usage"] for entry in log]
+    assert used[0] < 0.1 and used[-1] > 0.5  # of the dictionary, in one batch
 
 
 def test_camvid_target():

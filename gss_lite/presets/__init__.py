@@ -16,6 +16,7 @@ from gss_lite.presets.parts import (
     PriorSpec,
     Schedule,
     TokenizerSpec,
+    UViMSpec,
     ViewSpec,
     fixed,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "PriorSpec",
     "Schedule",
     "TokenizerSpec",
+    "UViMSpec",
     "ViewSpec",
     "fixed",
     "get_preset",

@@ -184,6 +184,23 @@ class ViewSpec:
 
 
 @dataclass(frozen=True)
+class UViMSpec:
+    """UViM, the generative rival of section H. Its backbone is that of the prior.
+
+    Attributes:
+        stage_one: keyword arguments of StageOne, with the size of the pictures.
+        language: keyword arguments of LanguageModel.
+        decoder_depth: layers of the autoregressive decoder.
+        view: see `Preset.view`; each view is resized to the size of stage I.
+    """
+
+    stage_one: Mapping
+    language: Mapping
+    decoder_depth: int
+    view: ViewSpec = ViewSpec()
+
+
+@dataclass(frozen=True)
 class Preset:
     """One experiment.
 
@@ -195,6 +212,7 @@ class Preset:
             owner's tokenizer was trained in one palette, this preset uses that palette.
         prior: None if the preset has a tokenizer only.
         schedules: a stage's name → its schedule. A stage that is absent is not trained.
+        uvim: None if UViM is not trained on this preset's data.
     """
 
     name: str
@@ -206,6 +224,7 @@ class Preset:
     view: ViewSpec = ViewSpec()
     seed: int = 0
     notes: str = field(default="", compare=False)
+    uvim: UViMSpec | None = None
 
     def __post_init__(self) -> None:
         """Make the schedules read-only."""

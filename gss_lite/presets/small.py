@@ -12,6 +12,7 @@ from gss_lite.presets.parts import (
     PriorSpec,
     Schedule,
     TokenizerSpec,
+    UViMSpec,
     fixed,
 )
 
@@ -47,6 +48,53 @@ SMALL_HEAD = fixed(
     level_dim=48, fuse_dim=96, token_dim=192, pixel_dim=48, depth=2, heads=4, ffn_dim=192
 )
 
+
+def _uvim(size: tuple[int, int]) -> UViMSpec:
+    """UViM for one size of pictures: patches of 8 × 8 pixels, and a code for 16 × 16 pixels.
+
+    The dictionary forgets faster than UViM's (decay 0.995), since the training is shorter.
+    """
+    return UViMSpec(
+        stage_one=fixed(
+            size=size,
+            patch=8,
+            code_grid=(size[0] // 16, size[1] // 16),
+            vocab_size=256,
+            code_dim=32,
+            width=128,
+            heads=4,
+            oracle_depth=2,
+            base_depth=3,
+            decay=0.97,
+        ),
+        language=fixed(level_dim=48, dim=128, depth=2, heads=4),
+        decoder_depth=2,
+    )
+
+
+def _uvim_schedules(crop, *, base_steps: int, code_steps: int, batch: int, scales=(1.0, 1.0)):
+    """Make the schedules of UViM's two stages."""
+    base = Schedule(
+        steps=base_steps,
+        batch=batch,
+        crop=crop,
+        lr=1e-3,
+        warmup=50,
+        scales=scales,
+        precision="bf16",
+    )
+    code = replace(
+        base,
+        steps=code_steps,
+        lr=2e-3,
+        warmup=100,
+        weight_decay=0.05,
+        distortion="torchvision",
+        ema=0.99,
+    )
+    return {"uvim-base": base, "uvim-code": code}
+
+
 SCENES = Preset(
     name="scenes-cpu",
     data=DataSpec("scenes", (96, 128), 11, train_pictures=12_000, eval_pictures=200),
@@ -72,7 +120,9 @@ SCENES = Preset(
         ),
         "inverse-ft": _convolutions(800, steps=800, batch=16, crop=(48, 64), width=32),
         "inverse-ft-w": _swin_blocks(800, steps=500, batch=16, crop=(35, 49)),
+        **_uvim_schedules((96, 128), base_steps=800, code_steps=600, batch=8),
     },
+    uvim=_uvim((96, 128)),
     notes="The default of the notebooks: street scenes drawn on the fly, for a laptop.",
 )
 
@@ -102,7 +152,25 @@ TINY = replace(
             warmup=2,
             network=fixed(dim=16, ffn_dim=32),
         ),
+        "uvim-base": Schedule(steps=12, batch=2, crop=(32, 32), lr=2e-3, warmup=2),
+        "uvim-code": Schedule(steps=12, batch=2, crop=(32, 32), lr=2e-3, warmup=2, ema=0.9),
     },
+    uvim=UViMSpec(
+        stage_one=fixed(
+            size=(32, 32),
+            patch=8,
+            code_grid=(2, 3),
+            vocab_size=16,
+            code_dim=8,
+            width=16,
+            heads=2,
+            oracle_depth=1,
+            base_depth=1,
+            decay=0.9,
+        ),
+        language=fixed(level_dim=8, dim=16, depth=1, heads=2),
+        decoder_depth=1,
+    ),
     notes="A model that learns nothing useful in a second, for tests of the machinery.",
 )
 
@@ -112,6 +180,7 @@ MOBILENET = replace(
     tokenizer=SCENES.name,
     prior=PriorSpec("mobilenetv3_small_050", fixed(out_indices=LEVELS), SMALL_HEAD),
     schedules={"prior": replace(SCENES.schedules["prior"], steps=1000)},
+    uvim=None,
     notes="Another image encoder for the tokens of scenes-cpu: one trained X⁻¹ serves both.",
 )
 
@@ -135,7 +204,12 @@ CAMVID = replace(
         ),
         "inverse-ft": _convolutions(120, steps=800, batch=8, crop=(64, 96), width=32),
         "inverse-ft-w": _swin_blocks(240, steps=800, batch=8, crop=(49, 63), precision="bf16"),
+        # From the whole frame, shrunk to the size of the crop, to a part of it in full size.
+        **_uvim_schedules(
+            (192, 256), base_steps=4000, code_steps=3000, batch=8, scales=(8 / 15, 1.0)
+        ),
     },
+    uvim=_uvim((192, 256)),
     notes="Real street frames, trained from scratch on two CPU cores.",
 )
 
@@ -167,6 +241,8 @@ CAMVID_PRETRAINED = replace(
         ),
         "inverse-ft": CAMVID.schedules["inverse-ft"],
         "inverse-ft-w": CAMVID.schedules["inverse-ft-w"],
+        "uvim-base": CAMVID.schedules["uvim-base"],
+        "uvim-code": replace(CAMVID.schedules["uvim-code"], steps=1500, lr=1e-3),
     },
     notes="CamVid in the palette and tokens of camvid, from a backbone pretrained on ImageNet.",
 )
@@ -210,6 +286,7 @@ CAMVID_GPU = replace(
             ema=0.999,
         )
     },
+    uvim=None,
     notes="CamVid in the palette and tokens of camvid, for one GPU. There is no record of a run.",
 )
 
@@ -274,6 +351,7 @@ MANY_SCENES = replace(
         "inverse-ft": _convolutions(800, steps=600, batch=16, crop=(48, 64), width=64),
         "inverse-ft-w": _swin_blocks(800, steps=400, batch=16, crop=(35, 49)),
     },
+    uvim=None,
     notes="Many classes, where colours get crowded. The tokenizer is that of generic-s4.",
 )
 

@@ -23,9 +23,11 @@ from gss_lite.training.palette import train_palette
 from gss_lite.training.prior import SegmenterLoss, train_pixel, train_prior
 from gss_lite.training.run import Job, middle_path, prepare
 from gss_lite.training.tokenizer import VQVAELoss, train_tokenizer
+from gss_lite.training.uvim import train_uvim_base, train_uvim_code
 
 __all__ = [
     "STAGES",
+    "STAGES_OF",
     "LoopOptions",
     "Run",
     "SegmenterLoss",
@@ -46,6 +48,16 @@ STAGES = {
     "inverse-ft": "X⁻¹ of GSS-FT for a trained model",
     "inverse-ft-w": "X⁻¹ of GSS-FT-W",
     "inverse-gaussian": "X⁻¹ by Gaussians, measured and not trained",
+    "uvim-base": "UViM's stage I",
+    "uvim-code": "UViM's stage II, decoded in one pass",
+    "uvim-code-ar": "UViM's stage II, decoded autoregressively",
+}
+# The stages that stage "all" trains of each model.
+STAGES_OF = {
+    "gss": ("vqvae", "prior"),
+    "pixel": ("pixel",),
+    "uvim": ("uvim-base", "uvim-code"),
+    "uvim-ar": ("uvim-base", "uvim-code-ar"),
 }
 
 
@@ -73,6 +85,7 @@ def train(
     folder: str | Path,
     *,
     stage: str = "all",
+    model: str = "gss",
     seed: int | None = None,
     data: str | Path | None = None,
     stage_one: str | Path | None = None,
@@ -88,12 +101,13 @@ def train(
     Args:
         preset: a preset or its name.
         folder: for weights, checkpoints and records.
-        stage: a key of STAGES.
+        stage: a key of STAGES. "all" trains the stages that STAGES_OF names for the model.
+        model: what stage "all" trains, a key of STAGES_OF; any other stage names its model itself.
         seed: replaces the preset's seed.
         data: the folder of a data set that is on disk.
         stage_one: the folder with the weights that the stage builds on, by default `folder`.
-            Stage "prior" needs palette and tokenizer, "inverse-…" the whole model. "shipped" takes
-            the weights that come with the package.
+            Stage "prior" needs palette and tokenizer, "uvim-code" UViM's stage I, and "inverse-…"
+            the whole model. "shipped" takes the weights that come with the package.
         maskige: what X⁻¹ is trained on: "noisy" maskige of the tokens that the prior predicts,
             "middle" maskige of the prior's middle checkpoint, see `Schedule.middle`, or "clean"
             maskige of true masks.
@@ -113,13 +127,14 @@ def train(
         preset = replace(preset, seed=seed)
     if stage not in STAGES:
         raise ValueError(f"there is no stage {stage!r}; there are: {', '.join(STAGES)}")
+    stages = _stages(preset, stage, model)
     inverse = stage.removeprefix("inverse-") if stage.startswith("inverse-") else None
     if stage.startswith("palette-"):
         preset = learned_palette(preset, stage.removeprefix("palette-"))
-    if stage_one and stage != "prior" and not inverse:
+    if stage_one and not stage.startswith(("prior", "uvim-code", "inverse-")):
         raise ValueError(
-            "stage_one is where stage prior finds palette and VQ-VAE, and stage inverse-… a "
-            f"trained model; stage {stage} trains them itself. Leave one out"
+            "stage_one is where stage prior finds palette and VQ-VAE, stage uvim-code its stage I, "
+            f"and stage inverse-… a trained model; stage {stage} trains them itself. Leave one out"
         )
     if keep == "best" and not validate_every:
         raise ValueError("keep='best' keeps the best of validate_every; give that too")
@@ -138,16 +153,23 @@ def train(
         command=command,
     )
     source = SHIPPED if stage_one == "shipped" else Path(stage_one or folder)
-    palette_job = replace(job, validate_every=None, keep="last", pretrained_backbone=False)
-    if preset.learned and (stage == "all" or stage.startswith("palette-")):
-        train_palette(palette_job)
-    elif stage in ("vqvae", "all"):
-        # Validation and the best weights are stage II's.
-        train_tokenizer(palette_job)
-    if stage == "prior" or (stage == "all" and preset.prior):
-        train_prior(job, source)
-    if stage == "pixel":
-        train_pixel(job)
+    # Validation and the best weights are stage II's.
+    first = replace(job, validate_every=None, keep="last", pretrained_backbone=False)
+    if stage.startswith("palette-"):
+        train_palette(first)
+    for name in stages:
+        if name == "vqvae" and preset.learned:
+            train_palette(first)
+        elif name == "vqvae":
+            train_tokenizer(first)
+        elif name == "uvim-base":
+            train_uvim_base(first)
+        elif name == "prior":
+            train_prior(job, source)
+        elif name == "pixel":
+            train_pixel(job)
+        elif name.startswith("uvim-code"):
+            train_uvim_code(job, source, autoregressive=name == "uvim-code-ar")
     if inverse:
         if not (source / f"{preset.name}.prior.safetensors").is_file():
             raise FileNotFoundError(
@@ -163,3 +185,18 @@ def train(
         else:
             train_inverse(job, inverse, gss, maskige=maskige)
     return Run(preset.name, folder)
+
+
+def _stages(preset: Preset, stage: str, model: str) -> tuple[str, ...]:
+    """The stages to train in their order; ValueError if stage and model do not belong together."""
+    if model not in STAGES_OF:
+        raise ValueError(f"model must be one of {', '.join(STAGES_OF)}; got {model!r}")
+    if stage != "all":
+        if model != "gss" and stage not in STAGES_OF[model]:
+            raise ValueError(
+                f"model {model} has no stage {stage!r}; it has {', '.join(STAGES_OF[model])}"
+            )
+        return (stage,)
+    if model == "gss" and not preset.prior:
+        return ("vqvae",)
+    return STAGES_OF[model]

@@ -17,6 +17,7 @@ from gss_lite.distributed import wait_for_all
 from gss_lite.evaluation import validator
 from gss_lite.factory import assemble_gss, create_prior, create_stage_one, stage_one_hashes
 from gss_lite.gss import GSS
+from gss_lite.presets import Schedule
 from gss_lite.training.run import Job, bring_stage_one, check_stage_one, run_stage
 from gss_lite.training.tokenizer import augmented
 
@@ -48,11 +49,12 @@ def train_prior(job: Job, stage_one: Path | None = None) -> GSS:
     check_stage_one(preset, source, job.folder)
     torch.manual_seed(preset.seed)
     palette, tokenizer = create_stage_one(preset, source)
-    gss = _train_segmenter(
+    gss = train_segmenter(
         job,
         "prior",
-        tokenizer.vocab_size,
+        create_prior(preset, tokenizer.vocab_size, pretrained_backbone=job.pretrained_backbone),
         partial(assemble_gss, preset, palette, tokenizer),
+        preset.schedule("prior"),
         rests_on=stage_one_hashes(palette, tokenizer),
         target_precision=preset.schedule("prior").target_precision,
     )
@@ -69,29 +71,31 @@ def train_pixel(job: Job) -> PixelTwin:
     preset = job.preset
     torch.manual_seed(preset.seed)
     assemble = partial(PixelTwin, view=preset.view)
-    return _train_segmenter(job, "pixel", preset.data.num_classes, assemble)
+    network = create_prior(
+        preset, preset.data.num_classes, pretrained_backbone=job.pretrained_backbone
+    )
+    # The twin has no X⁻¹ that is trained at its middle.
+    schedule = replace(preset.schedule("prior"), middle=None)
+    return train_segmenter(job, "pixel", network, assemble, schedule)
 
 
-def _train_segmenter(
+def train_segmenter(
     job: Job,
     stage: str,
-    outputs: int,
+    network: nn.Module,
     assemble: Callable[[nn.Module], nn.Module],
+    schedule: Schedule,
     rests_on: Mapping[str, str] | None = None,
     **arguments: object,
 ) -> nn.Module:
-    """Train a new network of `outputs` outputs → the model that `assemble` makes of it.
+    """Train a new network on photographs → the model that `assemble` makes of it.
 
     Args:
         rests_on: see `run_stage`.
         arguments: see `SegmenterLoss`.
     """
-    network = create_prior(job.preset, outputs, pretrained_backbone=job.pretrained_backbone)
     model = assemble(network)
     network.to(memory_format=torch.channels_last)  # makes convolutions about a quarter faster
-    schedule = job.preset.schedule("prior")
-    if stage == "pixel":
-        schedule = replace(schedule, middle=None)  # the twin has no X⁻¹ to train
     pictures = job.pictures()
     validate = None
     if job.validate_every:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -43,6 +43,7 @@ from gss_lite.training.loop import LoopOptions, fit
 
 SAMPLED_MASKS = 16  # so many masks of a data set enter its hash
 STAGE_ONE = ("palette.json", "vqvae.safetensors", "vqvae.json")
+UVIM_STAGE_ONE = ("uvim-base.safetensors", "uvim-base.json")
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,10 @@ def schedule_hash(preset: Preset, stage: str, schedule: Schedule) -> str:
         parts |= {"palette": preset.palette, "tokenizer": preset.tokenizer}
     elif stage in ("prior", "pixel"):
         parts |= {"prior": preset.prior}
+    elif stage == "uvim-base":
+        parts |= {"uvim": preset.uvim.stage_one}
+    elif stage.startswith("uvim-code"):
+        parts |= {"prior": replace(preset.prior, head={}), "uvim": replace(preset.uvim, view=None)}
     text = json.dumps(_plain_maps(parts), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -321,27 +326,33 @@ def keep_best(job: Job, stage: str, model: nn.Module, run: Mapping) -> dict:
     return {"kept": {"step": best["step"], "score": best["score"]}}
 
 
-def check_stage_one(preset: Preset, source: Path, folder: Path) -> None:
+def check_stage_one(
+    preset: Preset, source: Path, folder: Path, ends: Sequence[str] = STAGE_ONE
+) -> None:
     """Raise ValueError if `bring_stage_one` would overwrite another stage I in `folder`."""
-    for theirs, ours in stage_one_files(preset, source, folder):
+    for theirs, ours in stage_one_files(preset, source, folder, ends):
         if ours.is_file() and theirs.read_bytes() != ours.read_bytes():
             raise ValueError(
-                f"{ours} differs from {theirs}, which the prior is trained on, and would be "
+                f"{ours} differs from {theirs}, which stage II is trained on, and would be "
                 "overwritten. Train in another folder (--out), or on this folder's own stage I"
             )
 
 
-def bring_stage_one(preset: Preset, source: Path, folder: Path) -> None:
-    """Copy palette, VQ-VAE and its record into the prior's folder, so that it is complete."""
+def bring_stage_one(
+    preset: Preset, source: Path, folder: Path, ends: Sequence[str] = STAGE_ONE
+) -> None:
+    """Copy stage I and its record into the folder of stage II, so that it is complete."""
     if not is_main():
         return
-    for theirs, ours in stage_one_files(preset, source, folder):
+    for theirs, ours in stage_one_files(preset, source, folder, ends):
         replace_file(ours, partial(shutil.copyfile, theirs))
 
 
-def stage_one_files(preset: Preset, source: Path, folder: Path) -> list[tuple[Path, Path]]:
+def stage_one_files(
+    preset: Preset, source: Path, folder: Path, ends: Sequence[str] = STAGE_ONE
+) -> list[tuple[Path, Path]]:
     """List the files of stage I in `source`, each with its place in another folder."""
     if source.resolve() == folder.resolve():
         return []
-    names = [f"{preset.name}.{end}" for end in STAGE_ONE]
+    names = [f"{preset.name}.{end}" for end in ends]
     return [(source / name, folder / name) for name in names if (source / name).is_file()]

@@ -155,7 +155,7 @@ class TestFinished:
     [
         (
             ["--stage", "vqvae", "--validate-every", "5", "--compile"],
-            "--compile, --validate-every: for --stage prior, all or pixel only",
+            "--compile, --validate-every: for --stage prior, all, pixel or uvim-code only",
         ),
         (["--stage", "prior", "--keep", "best"], "--keep best keeps the best of --validate-every"),
         (["--stage", "pixel", "--pretrained"], "preset scenes-tiny names no pretrained weights"),
