@@ -4,6 +4,9 @@ Each seed assigns the colours of every construction to the classes in a new orde
 of its random steps. Refinement, assignment and learning use training masks alone. All figures are
 of the validation split. The palette learned from random colours with seed 0 is saved beside the
 record.
+
+Started again with the same settings, the command keeps the rows of the record and adds those that
+it lacks. The record says when, and on which hardware, rows were added.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from __future__ import annotations
 import copy
 import statistics
 from argparse import ArgumentTypeError
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +26,7 @@ from gss_lite.contracts import DifferentiableTokenizer
 from gss_lite.data import load_masks, tiles
 from gss_lite.data.masks import class_names
 from gss_lite.evaluation import blend_collision_rate
+from gss_lite.storage import read_json
 from gss_lite.tables import spread, text_table
 from notebooks.experiments.runner import REQUIRED, Run, new_parser, option
 
@@ -47,10 +51,12 @@ def build_palettes(
     *,
     trials: int,
     steps: int,
+    done: Collection[str] = (),
 ) -> dict[str, gss.Palette]:
     """Make the palettes of all rows for one seed.
 
     Args:
+        done: rows that are not needed. Those that take long are then not made.
         fit: training masks (N, H, W) for refinement, assignment and learning.
         trials: number of trials of the refinement.
         steps: number of steps of the learning.
@@ -71,15 +77,18 @@ def build_palettes(
     if classes == 150:
         grid = palettes.released_ade20k_palette(seed)
         found["released ADE20K grid"] = palettes.shuffled(grid, seed)
-    additive, far = found["random additive"], found["max-min RGB"]
+    start, additive, far = (found[n] for n in ("random", "random additive", "max-min RGB"))
     how = {"trials": trials, "seed": seed}
-    found["refined"] = palettes.refine_palette(additive, iou, **how).palette
-    found["max-min RGB, assigned"] = palettes.by_neighbours(far, fit.cpu(), seed=seed)
-    found["learned"] = learn(found["random"])
-    found["learned from max-min"] = learn(far)
     printed = {"objective": palettes.cascade_loss, "lr": 0.002}
-    found["learned, printed objective"] = learn(found["random"], **printed)
-    return found
+    slow = {
+        "refined": lambda: palettes.refine_palette(additive, iou, **how).palette,
+        "max-min RGB, assigned": lambda: palettes.by_neighbours(far, fit.cpu(), seed=seed),
+        "learned": lambda: learn(start),
+        "learned from max-min": lambda: learn(far),
+        "learned, printed objective": lambda: learn(start, **printed),
+    }
+    found |= {name: make() for name, make in slow.items() if name not in done}
+    return {name: palette for name, palette in found.items() if name not in done}
 
 
 def measure(
@@ -109,6 +118,26 @@ def table(rows: Mapping[str, Mapping[str, list[float]]]) -> str:
         lines[name] = [*figures, distance, "   ".join(paper)]
     head = ("construction", "mIoU", "aAcc", "third class", "least dist.", "mIoU, aAcc (paper)")
     return text_table(head, lines)
+
+
+def kept_rows(
+    path: Path, preset: str, settings: Mapping, seeds: int
+) -> tuple[dict[str, dict], list[dict]]:
+    """Read the rows of a record, if it was made with these settings and seeds.
+
+    Returns:
+        The rows, and the runs that made them: what their record said, and the names of their rows.
+    """
+    record = read_json(path) if path.is_file() else {"metrics": {}}
+    metrics = record["metrics"]
+    rows = metrics.get("rows", {})
+    same = record.get("preset") == preset and settings.items() <= metrics.items()
+    if not rows or not same or any(len(row["miou"]) != seeds for row in rows.values()):
+        return {}, []
+    runs = metrics.get("earlier_runs", [])
+    known = {name for run in runs for name in run["rows"]}
+    facts = {name: record[name] for name in ("seconds", "hardware", "commit", "torch")}
+    return rows, [*runs, {**facts, "rows": [name for name in rows if name not in known]}]
 
 
 def weights_file(text: str) -> Path:
@@ -144,11 +173,15 @@ def main(argv: list[str] | None = None) -> None:
     masks = load_masks(given.data, "val", given.pictures).to(given.device)
     fit = load_masks(given.data, "train", given.fit_pictures).to(given.device)
     border = palettes.border_lengths(masks.cpu(), classes)
+    sizes = {"pictures": len(masks), "height": masks.shape[1], "width": masks.shape[2]}
+    fitted = {"fit_pictures": len(fit), "trials": given.trials, "learning_steps": given.steps}
+    settings = {"classes": classes, "split": "val", **sizes, **fitted}
+    old, runs = kept_rows(run.record, preset, settings, given.seeds)
     rows: dict[str, dict[str, list[float]]] = {}
     for seed in range(given.seeds):
         how = run.values("trials", "steps")
-        found = build_palettes(classes, seed, tokenizer, fit, **how)
-        if seed == 0:
+        found = build_palettes(classes, seed, tokenizer, fit, done=old, **how)
+        if seed == 0 and "learned" in found:
             folder = run.record.parent / "palettes"
             found["learned"].save(folder / f"learned-{given.data}.json")
         for name, palette in found.items():
@@ -157,10 +190,11 @@ def main(argv: list[str] | None = None) -> None:
                 rows.setdefault(name, {}).setdefault(key, []).append(round(value, 3))
             shown = "".join(f"  {key} {value:6.2f}" for key, value in values.items())
             print(f"seed {seed}  {name:28s}{shown}", flush=True)
-    sizes = {"pictures": len(masks), "height": masks.shape[1], "width": masks.shape[2]}
-    fitted = {"fit_pictures": len(fit), "trials": given.trials, "learning_steps": given.steps}
-    print(table(rows))
-    run.write(preset, {"classes": classes, "split": "val", **sizes, **fitted, "rows": rows})
+    print(table(old | rows))
+    if not rows:
+        print(f"{run.record} has all rows with these settings; nothing was measured")
+        return
+    run.write(preset, {**settings, "rows": old | rows, "earlier_runs": runs})
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -86,6 +88,25 @@ def test_the_table_shows_mean_spread_and_the_papers_column():
     assert "51.00 ± 1.41" in lines[1] and "4.00 ± 1.41" in lines[1] and "11.0" in lines[1]
     assert lines[1].endswith("85.99   94.37")
     assert lines[2].endswith("11.0") and lines[3].endswith("62.83   –")
+
+
+def test_rows_of_the_same_settings_are_kept_and_their_run_is_named(tmp_path):
+    path = tmp_path / "record.json"
+    settings = {"classes": 11, "trials": 2}
+    run = {"seconds": 9.0, "hardware": "a", "commit": "b", "torch": "c"}
+    rows = {"random": {"miou": [1.0, 2.0]}, "greedy": {"miou": [3.0, 4.0]}}
+    assert palette_ablation.kept_rows(path, "p", settings, 2) == ({}, [])
+    path.write_text(json.dumps(run | {"preset": "p", "metrics": settings | {"rows": rows}}))
+    kept, runs = palette_ablation.kept_rows(path, "p", settings, 2)
+    assert kept == rows and runs == [run | {"rows": ["random", "greedy"]}]
+    for other in (("q", settings, 2), ("p", settings | {"trials": 3}, 2), ("p", settings, 3)):
+        assert palette_ablation.kept_rows(path, *other) == ({}, [])
+    metrics = settings | {"rows": rows | {"new": {"miou": [5.0, 6.0]}}, "earlier_runs": runs}
+    path.write_text(json.dumps(run | {"preset": "p", "metrics": metrics}))
+    assert palette_ablation.kept_rows(path, "p", settings, 2)[1] == [
+        *runs,
+        run | {"rows": ["new"]},
+    ]
 
 
 def test_weights_without_a_presets_name_are_refused(tmp_path, capsys):
