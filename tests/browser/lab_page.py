@@ -210,6 +210,19 @@ class LabNotebook:
         self.check()
         return before, now
 
+    def press(self, button: Locator, figures: Locator) -> None:
+        """Press a button by the space bar; `figures` must change, then `check`."""
+        before = figures.evaluate_all(SOURCES)
+        button.focus()
+        button.press("Space")
+        deadline = time.monotonic() + MOVE_TIMEOUT
+        while (now := figures.evaluate_all(SOURCES)) == before or not now:
+            self.check()
+            if time.monotonic() > deadline:
+                raise NotebookFailed(f"the figure did not change after {button} was pressed")
+            self.page.wait_for_timeout(100)
+        self.check()
+
 
 def step(handle: Locator) -> None:
     """Move a slider by one step or flip a check box, by keyboard; choose a menu's next entry."""

@@ -16,6 +16,7 @@ from slices import control_slice
 ROOT = Path(__file__).resolve().parents[2]
 CONTROL = re.compile(r"\binteract\(")
 DESCRIPTION = re.compile(r"""description\s*=\s*(["'])(.+?)\1""")
+WIDGETS = ("painter", "widgets.domain_viewer(")  # cells that end in a control of the package
 
 pytestmark = [
     pytest.mark.browser,
@@ -173,3 +174,48 @@ def notebook(
 def test_control_changes_its_figure(notebook: LabNotebook, control: tuple[str, str]) -> None:
     before, after = notebook.move(control[1])
     assert before and after and before != after
+
+
+# Controls of gss_lite.widgets ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def of_widgets(served: Path, address: str, browser: Browser) -> Iterator[LabNotebook]:
+    """The notebook of the token painter and the viewer of domains, run once."""
+    name = "notebooks/controls.ipynb"
+    cells = code_of(ROOT / name)
+    wanted = {i for i, source in enumerate(cells) if source.startswith(WIDGETS)}
+    assert len(wanted) == len(WIDGETS)
+    write(served, name, *control_slice(cells, wanted))
+    notebook = LabNotebook(browser, address.format(name=name))
+    notebook.run_all()
+    yield notebook
+    notebook.close()
+
+
+def test_tokens_are_painted_by_key_and_by_mouse(of_widgets: LabNotebook) -> None:
+    page = of_widgets.page
+    cell = page.locator(".jp-OutputArea-child").filter(has=page.get_by_title("undo all changes"))
+    figures = cell.last.locator(".widget-output img")
+    of_widgets.press(page.get_by_title("undo all changes"), figures)
+    page.get_by_title("paint with token").last.press("Enter")  # it chooses, and draws nothing
+    page.get_by_text("The next click paints token").get_by_text("Bicyclist").wait_for()
+    place = page.get_by_title("row 19, column 8: token")
+    old = place.get_attribute("title")
+    of_widgets.press(place, figures)
+    assert place.get_attribute("title") != old
+    page.get_by_text("1 tokens are changed").wait_for()
+    page.get_by_title("row 17, column 8: token").click()
+    page.get_by_text("2 tokens are changed").wait_for()
+    page.keyboard.press("Tab")  # the next place has the focus
+    focus = page.evaluate("document.activeElement.title")
+    assert focus.startswith("row 17, column 9: token")
+    of_widgets.check()
+
+
+def test_domains_and_streets_are_reached_by_key(of_widgets: LabNotebook) -> None:
+    page = of_widgets.page
+    fog = page.get_by_role("button", name="fog")
+    cell = page.locator(".jp-OutputArea-child").filter(has=fog)
+    of_widgets.press(fog, cell.last.locator(".widget-output img"))
+    of_widgets.move("street")
