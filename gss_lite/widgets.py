@@ -172,7 +172,7 @@ class TokenPainter(VBox):
         changes = int((self.tokens != self._true).sum())
         self._status.value = (
             f"The next click paints token {self.chosen} ({self.gallery[self.chosen]}). "
-            f"{changes} tokens are changed."
+            f"Changed tokens: {changes}."
         )
 
     def _paint_and_show(self, row: int, column: int, _: Button) -> None:

@@ -92,7 +92,7 @@ def write(folder: Path, name: str, *sources: str) -> None:
 
 SHOW = """%matplotlib inline
 import matplotlib.pyplot as plt
-from ipywidgets import Dropdown, IntSlider, interact
+from ipywidgets import Dropdown, IntSlider, ToggleButtons, interact
 
 def show(k, shown=None, limit=9):
     if k > limit:
@@ -111,6 +111,7 @@ def test_a_control_that_works_is_told_from_one_that_does_not(
         SHOW,
         "interact(lambda k: show(k), k=IntSlider(3, 1, 3, description='at its end'));",
         "interact(lambda k: show(k), k=Dropdown(options=[2, 4], description='a menu'));",
+        "interact(lambda k: show(k), k=ToggleButtons(options=[2, 4], description='buttons'));",
         "interact(lambda k: show(k, shown=3), k=IntSlider(3, description='dead'));",
         "interact(lambda k: show(k, limit=3), k=IntSlider(3, description='raises'));",
     )
@@ -118,6 +119,7 @@ def test_a_control_that_works_is_told_from_one_that_does_not(
     notebook.run_all()
     notebook.move("at its end")
     notebook.move("a menu")
+    notebook.move("buttons")
     with pytest.raises(NotebookFailed, match="did not change within 3 s after 'dead'"):
         notebook.move("dead", timeout=3)
     with pytest.raises(NotebookFailed, match="k is over the limit"):
@@ -204,9 +206,9 @@ def test_tokens_are_painted_by_key_and_by_mouse(of_widgets: LabNotebook) -> None
     old = place.get_attribute("title")
     of_widgets.press(place, figures)
     assert place.get_attribute("title") != old
-    page.get_by_text("1 tokens are changed").wait_for()
+    page.get_by_text("Changed tokens: 1.").wait_for()
     page.get_by_title("row 17, column 8: token").click()
-    page.get_by_text("2 tokens are changed").wait_for()
+    page.get_by_text("Changed tokens: 2.").wait_for()
     page.keyboard.press("Tab")  # the next place has the focus
     focus = page.evaluate("document.activeElement.title")
     assert focus.startswith("row 17, column 9: token")
@@ -218,4 +220,5 @@ def test_domains_and_streets_are_reached_by_key(of_widgets: LabNotebook) -> None
     fog = page.get_by_role("button", name="fog")
     cell = page.locator(".jp-OutputArea-child").filter(has=fog)
     of_widgets.press(fog, cell.last.locator(".widget-output img"))
+    of_widgets.move("domain")
     of_widgets.move("street")
