@@ -4,8 +4,8 @@ python notebooks/walkthrough.py                 write pages to build/walkthrough
 python notebooks/walkthrough.py --only '03*'    run only the notebooks that match
 python notebooks/walkthrough.py --in-place      refresh all committed notebooks
 
-Solutions and reproductions have pages too. Their outputs are the committed ones, unless --only
-names them.
+Controls, solutions and reproductions have pages too. Their outputs are the committed ones, unless
+--only names them.
 """
 
 from __future__ import annotations
@@ -195,6 +195,7 @@ def find(pattern: str | None, in_place: bool) -> list[Path]:
     """
     paths = sorted(HERE.glob("[0-9][0-9]_*.ipynb"))
     if in_place or pattern:
+        paths += sorted(HERE.glob("[!0-9]*.ipynb"))
         paths += sorted(HERE.glob("solutions/*.ipynb"))
         paths += sorted(HERE.glob("reproductions/*.ipynb"))
     pattern = pattern or "*"
@@ -212,7 +213,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--in-place",
         action="store_true",
-        help="write clean outputs back to the notebooks, solutions and reproductions included",
+        help="write clean outputs back to the notebooks, those that are no lessons included",
     )
     return options
 

@@ -208,10 +208,11 @@ def test_a_lesson_leads_to_its_neighbours(lesson: NotebookNode) -> None:
     assert NAVIGATION.match(last.source.strip().splitlines()[-1])
 
 
-def test_a_solution_and_a_reproduction_lead_back(path: Path, notebook: NotebookNode) -> None:
+def test_what_is_no_lesson_leads_back(path: Path, notebook: NotebookNode) -> None:
     if path not in LESSONS:
         first = notebook.cells[0].source.splitlines()[0]
-        assert NAVIGATION.match(first) and "](../README.md)" in first
+        index = "README.md" if path.parent.name == "notebooks" else "../README.md"
+        assert NAVIGATION.match(first) and f"]({index})" in first
 
 
 def test_the_index_says_how_long_the_reading_takes(path: Path, notebook: NotebookNode) -> None:

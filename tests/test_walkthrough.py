@@ -29,7 +29,7 @@ INDEX = """# All
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A small course: two lessons, a solution, a reproduction and an index."""
+    """A small course: two lessons, a solution, a reproduction, controls and an index."""
     monkeypatch.setattr(walkthrough, "HERE", tmp_path / "notebooks")
     monkeypatch.setattr(walkthrough, "PAGES", tmp_path / "build" / "walkthrough")
     cells = {
@@ -37,6 +37,7 @@ def folder(tmp_path, monkeypatch):
         "01_second": "raise ValueError('Σ β')",
         "solutions/00_first_solutions": "1",
         "reproductions/table": "2",
+        "controls": "3",
     }
     for name, source in cells.items():
         path = tmp_path / "notebooks" / f"{name}.ipynb"
@@ -67,7 +68,7 @@ def test_a_pattern_and_in_place_reach_solutions_and_reproductions(folder):
     assert names == ["00_first", "00_first_solutions"]
     names = [path.stem for path in walkthrough.find("table", in_place=True)]
     assert names == ["table"]
-    assert len(walkthrough.find(None, in_place=True)) == 4
+    assert len(walkthrough.find(None, in_place=True)) == 5
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,10 +31,11 @@ SETTINGS = {
 }
 # JupyterLab shows tracebacks, those of cells and those of controls, as stderr.
 ERRORS = '[data-mime-type="application/vnd.jupyter.stderr"]'
-# The key that moves a slider by one step from where it stands, or flips a check box.
-STEP_KEY = """handle => handle.type === 'checkbox' ? 'Space'
+# The key that moves a slider by one step, flips a check box or presses a button.
+STEP_KEY = """handle => handle.type === 'checkbox' || handle.tagName === 'BUTTON' ? 'Space'
     : Number(handle.ariaValueNow) < Number(handle.ariaValueMax) ? 'ArrowRight' : 'ArrowLeft'"""
-
+# What the keyboard works on; of several buttons, one that is not pressed.
+HANDLE = '[role="slider"], select, input[type="checkbox"], button:not(.mod-active)'
 SOURCES = "figures => figures.map(figure => figure.src)"
 
 
@@ -188,23 +189,32 @@ class LabNotebook:
         Returns the sources of its images before and after.
         """
         label = self.page.locator(".widget-label").get_by_text(description, exact=True)
-        control = self.page.locator(".widget-inline-hbox", has=label).first
-        handle = control.locator('[role="slider"], select, input[type="checkbox"]').first
+        control = self.page.locator(".widget-inline-hbox, .widget-toggle-buttons", has=label).first
+        handle = control.locator(HANDLE).first
         # The innermost output that holds the control is that of its cell; the control's own output
         # lies within.
         figures = self.page.locator(".jp-OutputArea-child", has=control).last.locator(
             ".widget-output img"
         )
+        return self.changed(figures, lambda: step(handle), f"{description!r} was moved", timeout)
+
+    def press(self, button: Locator, figures: Locator) -> None:
+        """Press a button by the space bar; the `figures` must change."""
+        self.changed(figures, lambda: step(button), f"{button} was pressed", MOVE_TIMEOUT)
+
+    def changed(
+        self, figures: Locator, act: Callable[[], None], done: str, timeout: float
+    ) -> tuple[list[str], list[str]]:
+        """The sources of `figures` before and after `act`, which must differ, then `check`."""
         before = figures.evaluate_all(SOURCES)
-        step(handle)
+        act()
         deadline = time.monotonic() + timeout
         # While the function of the control runs, the old figure is gone for a moment.
         while (now := figures.evaluate_all(SOURCES)) == before or not now:
             self.check()
             if time.monotonic() > deadline:
                 raise NotebookFailed(
-                    f"the figure did not change within {timeout:.0f} s after {description!r} was "
-                    "moved"
+                    f"the figure did not change within {timeout:.0f} s after {done}"
                 )
             self.page.wait_for_timeout(100)
         self.check()
@@ -212,7 +222,7 @@ class LabNotebook:
 
 
 def step(handle: Locator) -> None:
-    """Move a slider by one step or flip a check box, by keyboard; choose a menu's next entry."""
+    """Move a slider, flip a check box or press a button by keyboard; choose a menu's next entry."""
     if handle.evaluate("handle => handle.tagName") == "SELECT":
         # JupyterLab takes the arrow keys for its cells when a menu has the focus, so the entry is
         # chosen as a mouse would.

@@ -16,6 +16,7 @@ from slices import control_slice
 ROOT = Path(__file__).resolve().parents[2]
 CONTROL = re.compile(r"\binteract\(")
 DESCRIPTION = re.compile(r"""description\s*=\s*(["'])(.+?)\1""")
+WIDGETS = ("painter", "widgets.domain_viewer(")  # cells that end in a control of the package
 
 pytestmark = [
     pytest.mark.browser,
@@ -91,7 +92,7 @@ def write(folder: Path, name: str, *sources: str) -> None:
 
 SHOW = """%matplotlib inline
 import matplotlib.pyplot as plt
-from ipywidgets import Dropdown, IntSlider, interact
+from ipywidgets import Dropdown, IntSlider, ToggleButtons, interact
 
 def show(k, shown=None, limit=9):
     if k > limit:
@@ -110,6 +111,7 @@ def test_a_control_that_works_is_told_from_one_that_does_not(
         SHOW,
         "interact(lambda k: show(k), k=IntSlider(3, 1, 3, description='at its end'));",
         "interact(lambda k: show(k), k=Dropdown(options=[2, 4], description='a menu'));",
+        "interact(lambda k: show(k), k=ToggleButtons(options=[2, 4], description='buttons'));",
         "interact(lambda k: show(k, shown=3), k=IntSlider(3, description='dead'));",
         "interact(lambda k: show(k, limit=3), k=IntSlider(3, description='raises'));",
     )
@@ -117,6 +119,7 @@ def test_a_control_that_works_is_told_from_one_that_does_not(
     notebook.run_all()
     notebook.move("at its end")
     notebook.move("a menu")
+    notebook.move("buttons")
     with pytest.raises(NotebookFailed, match="did not change within 3 s after 'dead'"):
         notebook.move("dead", timeout=3)
     with pytest.raises(NotebookFailed, match="k is over the limit"):
@@ -173,3 +176,49 @@ def notebook(
 def test_control_changes_its_figure(notebook: LabNotebook, control: tuple[str, str]) -> None:
     before, after = notebook.move(control[1])
     assert before and after and before != after
+
+
+# Controls of gss_lite.widgets ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def of_widgets(served: Path, address: str, browser: Browser) -> Iterator[LabNotebook]:
+    """The notebook of the token painter and the viewer of domains, run once."""
+    name = "notebooks/controls.ipynb"
+    cells = code_of(ROOT / name)
+    wanted = {i for i, source in enumerate(cells) if source.startswith(WIDGETS)}
+    assert len(wanted) == len(WIDGETS)
+    write(served, name, *control_slice(cells, wanted))
+    notebook = LabNotebook(browser, address.format(name=name))
+    notebook.run_all()
+    yield notebook
+    notebook.close()
+
+
+def test_tokens_are_painted_by_key_and_by_mouse(of_widgets: LabNotebook) -> None:
+    page = of_widgets.page
+    cell = page.locator(".jp-OutputArea-child").filter(has=page.get_by_title("undo all changes"))
+    figures = cell.last.locator(".widget-output img")
+    of_widgets.press(page.get_by_title("undo all changes"), figures)
+    page.get_by_title("paint with token").last.press("Enter")  # it chooses, and draws nothing
+    page.get_by_text("The next click paints token").get_by_text("Bicyclist").wait_for()
+    place = page.get_by_title("row 19, column 8: token")
+    old = place.get_attribute("title")
+    of_widgets.press(place, figures)
+    assert place.get_attribute("title") != old
+    page.get_by_text("Changed tokens: 1.").wait_for()
+    page.get_by_title("row 17, column 8: token").click()
+    page.get_by_text("Changed tokens: 2.").wait_for()
+    page.keyboard.press("Tab")  # the next place has the focus
+    focus = page.evaluate("document.activeElement.title")
+    assert focus.startswith("row 17, column 9: token")
+    of_widgets.check()
+
+
+def test_domains_and_streets_are_reached_by_key(of_widgets: LabNotebook) -> None:
+    page = of_widgets.page
+    fog = page.get_by_role("button", name="fog")
+    cell = page.locator(".jp-OutputArea-child").filter(has=fog)
+    of_widgets.press(fog, cell.last.locator(".widget-output img"))
+    of_widgets.move("domain")
+    of_widgets.move("street")
